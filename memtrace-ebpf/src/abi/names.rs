@@ -1,0 +1,18 @@
+//! Names of maps, programs and globals that user space looks up in the object.
+
+/// Ring buffer of task events and uncounted faults.
+pub const CONTROL: &str = "CONTROL";
+/// Ring buffer of faults.
+pub const EVENTS: &str = "EVENTS";
+/// Hash map from thread ID to [`TaskState`](crate::TaskState).
+pub const TASKS: &str = "TASKS";
+/// Hash map from thread-group ID to address space: processes whose threads join when first seen.
+pub const GROUPS: &str = "GROUPS";
+/// Array of [`HeatCell`](crate::HeatCell), a section per CPU.
+pub const HEAT: &str = "HEAT";
+/// Array of counters, a section per CPU.
+pub const COUNTERS: &str = "COUNTERS";
+/// The global that holds [`Config`](crate::Config).
+pub const CONFIG: &str = "CONFIG";
+/// The global that holds the path of the traced cgroup.
+pub const CGROUP_PATH: &str = "CGROUP_PATH";

@@ -1,0 +1,63 @@
+//! What the programs remember about each traced task, in the map `TASKS`.
+
+record! {
+    /// The kernel's fault counters of one task against the events seen of it.
+    ///
+    /// `recorded + uncounted == last - base`, for minor and for major faults, at any time.
+    pub struct TaskAccount = 64 {
+        /// `task->min_flt` when tracing of the task began.
+        pub base_minor: u64,
+        /// `task->maj_flt` when tracing of the task began.
+        pub base_major: u64,
+        /// `task->min_flt` when last read.
+        pub last_minor: u64,
+        /// `task->maj_flt` when last read.
+        pub last_major: u64,
+        /// Completions of minor faults that the programs saw, written to the ring or not.
+        pub recorded_minor: u64,
+        /// Completions of major faults that the programs saw, written to the ring or not.
+        pub recorded_major: u64,
+        /// Minor faults charged without an event.
+        pub uncounted_minor: u64,
+        /// Major faults charged without an event.
+        pub uncounted_major: u64,
+    }
+}
+
+record! {
+    /// A fault that has begun and not ended.
+    pub struct Pending = 32 {
+        /// `bpf_ktime_get_boot_ns()` at entry; 0 if there is none.
+        pub time_ns: u64,
+        /// Faulting virtual address.
+        pub addr: u64,
+        /// Instruction pointer.
+        pub ip: u64,
+        /// Bits of [`FaultFlags`](crate::FaultFlags), [`USER`](crate::FaultFlags::USER) included.
+        pub flags: u64,
+    }
+}
+
+record! {
+    /// One traced task; the key is its thread ID.
+    pub struct TaskState = 216 {
+        /// The kernel's `task_struct`, to tell a recycled thread ID; never leaves the kernel map.
+        pub task: u64,
+        /// Address space: a number given at birth, join or exec, never reused.
+        pub space: u64,
+        /// Thread-group ID.
+        pub tgid: u32,
+        /// 1 once `base_*` of the account are known, else 0.
+        pub base_known: u32,
+        /// Counters.
+        pub account: TaskAccount,
+        /// The user-mode fault being handled.
+        pub user: Pending,
+        /// Kernel-mode faults being handled; more than one when a handler's own access faults.
+        pub kernel_0: Pending,
+        /// See [`Self::kernel_0`].
+        pub kernel_1: Pending,
+        /// See [`Self::kernel_0`].
+        pub kernel_2: Pending,
+    }
+}

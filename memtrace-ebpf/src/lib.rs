@@ -1,0 +1,35 @@
+//! The ABI between memtrace's eBPF programs and its user space.
+//!
+//! Both sides compile this crate, so a layout is written once. Everything here is plain data:
+//! fixed-width integers, native byte order, no implicit padding, no dependencies.
+//!
+//! Three ways lead out of the kernel:
+//!
+//! * `EVENTS`, a ring buffer of [`FaultEvent`]s alone: one page fault each, complete in itself.
+//! * `CONTROL`, a ring buffer of records that begin with an [`EventHeader`]: what happened to tasks,
+//!   and faults that the kernel charged without an event. It is never shared with faults, so a fault
+//!   storm cannot displace the life of a process.
+//! * `HEAT` and `COUNTERS`, arrays mapped into user space: fault counts per address-space slot, and
+//!   per-CPU totals with the losses by cause. They only grow, and are read without a system call.
+//!
+//! [`Config`] goes the other way, once, before the programs are loaded.
+//!
+//! Any change to a layout or to the meaning of a field changes [`ABI_VERSION`], which recordings carry.
+#![no_std]
+
+mod abi;
+
+pub use abi::{
+    config::Config,
+    counters::{Counter, counter_index},
+    event::{
+        CommEvent, EventHeader, EventKind, ExecEvent, ExitEvent, FaultEvent, FaultFlags, FaultKind,
+        ForkEvent, JoinEvent, LeaveEvent, UncountedCause, UncountedEvent,
+    },
+    heat::{HEAT_OVERFLOW_CELLS, HEAT_PROBES, HEAT_SLOT_SHIFT, HeatCell, OVERFLOW_SLOT},
+    names,
+    task::{Pending, TaskAccount, TaskState},
+};
+
+/// Version of every layout in this crate; stored in recordings.
+pub const ABI_VERSION: u32 = 1;

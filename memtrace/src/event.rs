@@ -1,0 +1,448 @@
+//! The vocabulary of everything the core may learn about the world.
+//!
+//! Layer: core. Input: none; these are the words that `decode` speaks and `pipeline` understands.
+//! Keeps: unknown is an `Option` or an enum, never 0.
+//! Not here: byte layouts (`memtrace_ebpf`), the file format (`record`).
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    pagemap::StateRun,
+    units::{Nanos, PageSize, Timestamp, VirtAddr, VirtRange},
+};
+
+/// A thread-group ID in the initial PID namespace: what the command line calls a PID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Tgid(pub u32);
+
+/// A thread ID in the initial PID namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Tid(pub u32);
+
+/// The number of a CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Cpu(pub u32);
+
+/// An address space (the kernel's `mm_struct`), numbered by the programs at birth, join or exec.
+///
+/// Never reused within a recording, and no kernel pointer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SpaceId(pub u64);
+
+/// The name of a task: at most 15 bytes, as the kernel keeps it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Comm([u8; 16]);
+
+impl Comm {
+    /// The name that ends at the first zero byte of `bytes`.
+    #[must_use]
+    pub const fn from_raw(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The first 15 bytes of `text`.
+    #[must_use]
+    pub fn from_text(text: &str) -> Self {
+        let mut bytes = [0; 16];
+        let len = text.len().min(15);
+        bytes[..len].copy_from_slice(&text.as_bytes()[..len]);
+        Self(bytes)
+    }
+
+    /// The name without the bytes after its end.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.split(|byte| *byte == 0).next().unwrap_or_default()
+    }
+
+    /// All 16 bytes.
+    #[must_use]
+    pub const fn to_raw(self) -> [u8; 16] {
+        self.0
+    }
+}
+
+impl fmt::Display for Comm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(self.as_bytes()))
+    }
+}
+
+/// Everything the core may learn, in arrival order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// A page fault ended.
+    Fault(Fault),
+    /// A traced task changed.
+    Task(TaskEvent),
+    /// The kernel charged faults without an event.
+    Uncounted(Uncounted),
+    /// The heat array was read.
+    Heat(HeatReading),
+    /// A look at a traced process.
+    Observation(Observation),
+    /// Records are missing here.
+    Loss(Loss),
+    /// Time passed: every event before it, less the reordering window, has arrived.
+    Tick(Timestamp),
+}
+
+/// A page fault that ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Completion; entry if it never completed.
+    pub time: Timestamp,
+    /// Faulting thread.
+    pub tid: Tid,
+    /// CPU that it ended on.
+    pub cpu: Cpu,
+    /// Faulting address.
+    pub addr: VirtAddr,
+    /// Instruction pointer.
+    pub ip: VirtAddr,
+    /// What was attempted; `None` where the hardware's error code is not to be had.
+    pub access: Option<Access>,
+    /// Whether a present page refused the access; `None` where the error code is not to be had.
+    pub protection: Option<bool>,
+    /// Privilege level of the access.
+    pub mode: Mode,
+    /// How it ended.
+    pub kind: FaultKind,
+    /// Entry to completion; `None` if tracing began in between, or it never completed.
+    pub latency: Option<Nanos>,
+}
+
+/// What a faulting instruction attempted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Access {
+    /// A load.
+    Read,
+    /// A store.
+    Write,
+    /// An instruction fetch.
+    Exec,
+}
+
+/// Privilege level of a faulting access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mode {
+    /// The program's own access.
+    User,
+    /// An access by the kernel on its behalf, such as the copy of `read(2)`.
+    Kernel,
+}
+
+/// How a fault ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FaultKind {
+    /// Completed and charged to `min_flt`.
+    Minor,
+    /// Completed and charged to `maj_flt`; no I/O implied.
+    Major,
+    /// Never completed.
+    Failed,
+    /// Never completed; the thread faulted on the same page again.
+    Retried,
+    /// Being handled when tracing ended.
+    Unfinished,
+}
+
+/// Something a traced task did, or that became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskEvent {
+    /// When.
+    pub time: Timestamp,
+    /// Its thread group.
+    pub tgid: Tgid,
+    /// Its thread.
+    pub tid: Tid,
+    /// What.
+    pub action: TaskAction,
+}
+
+/// What a [`TaskEvent`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskAction {
+    /// It made a new task.
+    Fork {
+        /// Thread group of the new task.
+        child_tgid: Tgid,
+        /// Thread of the new task.
+        child_tid: Tid,
+        /// Raw `CLONE_*` flags.
+        clone_flags: u64,
+        /// Address space of the new task.
+        space: SpaceId,
+        /// Address space of the parent.
+        parent_space: SpaceId,
+        /// Name of both.
+        comm: Comm,
+    },
+    /// It replaced its address space.
+    Exec {
+        /// The new address space.
+        space: SpaceId,
+        /// Its thread ID before; differs if a thread other than the leader called.
+        old_tid: Tid,
+        /// Its new name.
+        comm: Comm,
+    },
+    /// It ended.
+    Exit {
+        /// Its address space.
+        space: SpaceId,
+        /// Whether it was the last of its thread group.
+        group_dead: bool,
+        /// What the kernel charged to it.
+        account: Account,
+    },
+    /// Tracing ended while it lived.
+    Alive {
+        /// Its address space.
+        space: SpaceId,
+        /// What the kernel charged to it.
+        account: Account,
+    },
+    /// It got another name.
+    Comm(Comm),
+    /// It became traced other than by birth.
+    Join {
+        /// Its address space.
+        space: SpaceId,
+        /// Thread group of its parent, if known.
+        parent: Option<Tgid>,
+        /// Its name.
+        comm: Comm,
+    },
+    /// It left the traced cgroup.
+    Leave {
+        /// What the kernel charged to it.
+        account: Account,
+    },
+}
+
+/// A number of minor and of major faults.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultCounts {
+    /// Minor faults.
+    pub minor: u64,
+    /// Major faults.
+    pub major: u64,
+}
+
+impl std::ops::AddAssign for FaultCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.minor += other.minor;
+        self.major += other.major;
+    }
+}
+
+impl FaultCounts {
+    /// Minor and major faults together.
+    #[must_use]
+    pub const fn total(self) -> u64 {
+        self.minor + self.major
+    }
+}
+
+/// The kernel's fault counters of one task over its traced life, against what the programs saw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// Growth of `min_flt` and `maj_flt`, as the programs read them.
+    pub kernel: FaultCounts,
+    /// Completions that the programs saw, whether or not their records were lost.
+    pub recorded: FaultCounts,
+    /// Charged without an event.
+    pub uncounted: FaultCounts,
+}
+
+impl std::ops::AddAssign for Account {
+    fn add_assign(&mut self, other: Self) {
+        self.kernel += other.kernel;
+        self.recorded += other.recorded;
+        self.uncounted += other.uncounted;
+    }
+}
+
+/// Faults that the kernel charged to a task without raising an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uncounted {
+    /// When the jump of the counters was noticed.
+    pub time: Timestamp,
+    /// Thread group of the task.
+    pub tgid: Tgid,
+    /// The task.
+    pub tid: Tid,
+    /// Its address space.
+    pub space: SpaceId,
+    /// How many.
+    pub faults: FaultCounts,
+    /// What the task was doing.
+    pub cause: UncountedCause,
+}
+
+/// What a task was doing when the kernel populated memory without events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum UncountedCause {
+    /// The system call with this number on the traced architecture.
+    Syscall(u32),
+    /// Replacing its address space.
+    Exec,
+    /// Exiting.
+    Exit,
+    /// Running in user mode: no call explains it.
+    User,
+}
+
+/// Growth of the heat counters since they were read before, over all CPUs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeatReading {
+    /// When they were read.
+    pub time: Timestamp,
+    /// Slots that grew, in order of address space and slot.
+    pub cells: Vec<HeatCell>,
+}
+
+/// Completed faults in one slot of one address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeatCell {
+    /// Address space; `None` in the overflow cell that several share.
+    pub space: Option<SpaceId>,
+    /// Addresses of the slot (2 MiB); `None` for faults in slots that found no place in the table.
+    pub slot: Option<VirtRange>,
+    /// Faults since the reading before.
+    pub faults: FaultCounts,
+}
+
+/// A look at a traced process, or why there is none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observation {
+    /// When the look ended.
+    pub time: Timestamp,
+    /// The process that was looked at.
+    pub tgid: Tgid,
+    /// The address space it was expected to have.
+    pub space: SpaceId,
+    /// What was seen.
+    pub seen: Seen,
+}
+
+/// What a look saw.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seen {
+    /// All its VMAs, in address order.
+    Maps(Vec<Vma>),
+    /// Page state of a range, in address order; pages in no run are absent.
+    Pages {
+        /// What was looked at.
+        range: VirtRange,
+        /// Runs of pages that are not absent.
+        runs: Vec<StateRun>,
+    },
+    /// The process is gone, or could not be read.
+    Nothing,
+}
+
+/// One row of `/proc/PID/maps`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vma {
+    /// Addresses.
+    pub range: VirtRange,
+    /// The four characters of maps, such as `rw-p`.
+    pub perms: [u8; 4],
+    /// Offset in the file, in bytes.
+    pub offset: u64,
+    /// Major and minor number of the file's device.
+    pub device: (u32, u32),
+    /// Inode of the file; 0 if there is none, as in maps.
+    pub inode: u64,
+    /// Path or bracketed name as maps prints it; may be empty, may be no UTF-8.
+    pub name: Vec<u8>,
+}
+
+/// Records known to be missing. Never silent: totals across it are lower bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    /// Nothing was missing before.
+    pub start: Timestamp,
+    /// Nothing is missing after.
+    pub end: Timestamp,
+    /// CPU that lost them, where known.
+    pub cpu: Option<Cpu>,
+    /// Why.
+    pub cause: LossCause,
+    /// How many records; `None` if it cannot be known.
+    pub count: Option<u64>,
+}
+
+/// Why records are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum LossCause {
+    /// The ring of faults was full.
+    EventsRing,
+    /// The ring of task events was full.
+    ControlRing,
+    /// The table of traced tasks was full: new tasks go untraced.
+    TaskTable,
+    /// A record arrived after the reordering window had closed.
+    Late,
+    /// The recording ends without its end mark, or part of it cannot be read.
+    TornTail,
+    /// A record of a kind that this build does not know.
+    UnknownKind,
+}
+
+impl LossCause {
+    /// The word for it in the table `losses`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::EventsRing => "events_ring",
+            Self::ControlRing => "control_ring",
+            Self::TaskTable => "task_table",
+            Self::Late => "late",
+            Self::TornTail => "torn_tail",
+            Self::UnknownKind => "unknown_kind",
+        }
+    }
+}
+
+/// A look that the core would like the shell to take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeRequest {
+    /// Process to look at.
+    pub tgid: Tgid,
+    /// Address space it is expected to have.
+    pub space: SpaceId,
+    /// What to look at.
+    pub target: ProbeTarget,
+}
+
+/// What a [`ProbeRequest`] asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProbeTarget {
+    /// Its VMAs.
+    Maps,
+    /// Page state of these ranges, ascending and apart.
+    Pages(Vec<VirtRange>),
+}
+
+/// Facts about the traced host without which records mean nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// Base page size.
+    pub page: PageSize,
+    /// Architecture in the words of `uname -m`.
+    pub arch: String,
+    /// Kernel release in the words of `uname -r`.
+    pub kernel_release: String,
+    /// CPUs that were online.
+    pub cpus: u32,
+    /// Start of the session; times in exports count from here.
+    pub start: Timestamp,
+    /// `CLOCK_REALTIME` minus `CLOCK_BOOTTIME` at the start, in nanoseconds.
+    pub realtime_offset_ns: i64,
+}

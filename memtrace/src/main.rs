@@ -1,0 +1,2 @@
+//! The `memtrace` program.
+fn main() {}

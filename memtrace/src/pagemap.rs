@@ -1,0 +1,47 @@
+//! What the kernel says about pages: scan categories, and runs of pages that share them.
+//!
+//! Layer: core. Input: categories as `PAGEMAP_SCAN` returns them, or a pagemap word. Output: [`PageCategories`], [`StateRun`].
+//! Source: `include/uapi/linux/fs.h` (`PAGE_IS_*`, Linux 6.7; soft-dirty 6.8, guard 6.16); `fs/proc/task_mmu.c` for words.
+//! Keeps: categories that this build does not know survive.
+//! Not here: opening files and ioctls (`probe`).
+#![forbid(unsafe_code)]
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::VirtRange;
+
+bitflags::bitflags! {
+    /// `PAGE_IS_*` of `PAGEMAP_SCAN`; a fall-back reader derives them from pagemap words.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    pub struct PageCategories: u64 {
+        /// The VMA is registered for asynchronous userfaultfd write-protection.
+        const WPALLOWED = 1 << 0;
+        /// The entry is not write-protected by userfaultfd.
+        const WRITTEN = 1 << 1;
+        /// File-backed or shared memory.
+        const FILE = 1 << 2;
+        /// In memory.
+        const PRESENT = 1 << 3;
+        /// Not present and not empty: swap, and also migration entries and markers.
+        const SWAPPED = 1 << 4;
+        /// The shared zero page, or the huge one.
+        const PFNZERO = 1 << 5;
+        /// Mapped by a page-middle-directory entry (THP), or hugetlb.
+        const HUGE = 1 << 6;
+        /// Soft-dirty.
+        const SOFT_DIRTY = 1 << 7;
+        /// A guard region.
+        const GUARD = 1 << 8;
+
+        const _ = !0;
+    }
+}
+
+/// Consecutive pages that share their categories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateRun {
+    /// Addresses of the run; page-aligned.
+    pub range: VirtRange,
+    /// What holds for each page of it.
+    pub categories: PageCategories,
+}

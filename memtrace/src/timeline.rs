@@ -1,0 +1,292 @@
+//! The derived rows: one per region and interval, one per fault.
+//!
+//! Layer: core. Input: none; the pipeline fills them. Output: [`TimelineRow`], [`FaultRow`], [`Summary`].
+//! Keeps: a value that no source gave is `None`, never 0.
+//! Not here: column names and text (`export`), how rows come about (`pipeline`).
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use crate::{
+    event::{
+        Account, Comm, Fault, FaultCounts, HostFacts, Loss, SpaceId, Tgid,
+        UncountedCause,
+    },
+    units::{Nanos, PageCount, Timestamp, VirtRange},
+};
+
+/// The number of a region, unique in a recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RegionId(pub u64);
+
+/// What stands behind a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Backing {
+    /// Private anonymous memory.
+    Anon,
+    /// The `brk` heap.
+    Heap,
+    /// The stack of the main thread.
+    Stack,
+    /// The stack of another thread.
+    ThreadStack,
+    /// A file.
+    File,
+    /// Shared anonymous memory.
+    Shmem,
+    /// A `memfd_create` file.
+    Memfd,
+    /// A System V shared-memory segment.
+    Sysv,
+    /// Huge pages of hugetlbfs.
+    Hugetlb,
+    /// The vDSO.
+    Vdso,
+    /// The data page of the vDSO.
+    Vvar,
+    /// Anything else that maps puts in brackets.
+    Other,
+}
+
+impl Backing {
+    /// The word for it in tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Anon => "anon",
+            Self::Heap => "heap",
+            Self::Stack => "stack",
+            Self::ThreadStack => "thread-stack",
+            Self::File => "file",
+            Self::Shmem => "shmem",
+            Self::Memfd => "memfd",
+            Self::Sysv => "sysv",
+            Self::Hugetlb => "hugetlb",
+            Self::Vdso => "vdso",
+            Self::Vvar => "vvar",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// A region as rows show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegionLabel {
+    /// Which region.
+    pub id: RegionId,
+    /// Where it lies at the end of the row's interval.
+    pub range: VirtRange,
+    /// The four characters of maps.
+    pub perms: [u8; 4],
+    /// What stands behind it.
+    pub backing: Backing,
+    /// Path or bracketed name; empty if it has none.
+    pub name: Arc<[u8]>,
+}
+
+/// One interval in the life of one region, or of what no region explains.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimelineRow {
+    /// Start of the interval.
+    pub start: Timestamp,
+    /// End of the interval, not included.
+    pub end: Timestamp,
+    /// Process that owns the address space.
+    pub tgid: Tgid,
+    /// Its name.
+    pub comm: Comm,
+    /// The region; `None` for faults at addresses that no known region holds.
+    pub region: Option<RegionLabel>,
+    /// Addresses that the row speaks of if it has no region: the slot, where only the heat counters know.
+    pub range: Option<VirtRange>,
+    /// Faults in the interval.
+    pub faults: FaultTally,
+    /// Faults charged without an event in the interval; they have no address, so rows without a region carry them.
+    pub uncounted: Option<u64>,
+    /// Page state at the last look in the interval, if there was one.
+    pub pages: Option<PageTally>,
+    /// Whether a loss touches the interval: counts are at least these.
+    pub lower_bound: bool,
+}
+
+/// What happened, counted over faults.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FaultTally {
+    /// Completed minor and major faults.
+    pub completed: FaultCounts,
+    /// What only fault records tell; `None` where faults were counted without records.
+    pub detail: Option<FaultDetail>,
+}
+
+/// What fault records tell beyond their number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FaultDetail {
+    /// Faults that failed, were retried or stayed unfinished.
+    pub failed: u64,
+    /// Loads, of all whose access is known; so for the three below.
+    pub read: u64,
+    /// Stores.
+    pub write: u64,
+    /// Instruction fetches.
+    pub exec: u64,
+    /// Taken in kernel mode.
+    pub kernel: u64,
+    /// Stores that a present page refused.
+    pub cow: u64,
+    /// Faults on pages that had been present before (not yet told apart: always `None` for now).
+    pub refaults: Option<u64>,
+    /// Sum of the known latencies.
+    pub latency_sum: Nanos,
+    /// Largest known latency.
+    pub latency_max: Nanos,
+}
+
+/// What was seen at a look, in base pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageTally {
+    /// When.
+    pub looked: Timestamp,
+    /// Pages looked at: the slots of the region that were hot.
+    pub looked_pages: PageCount,
+    /// In memory.
+    pub present: PageCount,
+    /// In swap, or another non-present entry.
+    pub swapped: PageCount,
+    /// Of a file or shared memory.
+    pub file: PageCount,
+    /// The zero page.
+    pub zero: PageCount,
+    /// Mapped by a huge entry.
+    pub huge: PageCount,
+}
+
+/// One fault with what is known around it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FaultRow {
+    /// The fault.
+    pub fault: Fault,
+    /// Process of the faulting thread; `None` if no task event told.
+    pub tgid: Option<Tgid>,
+    /// Name of the thread at that time.
+    pub comm: Option<Comm>,
+    /// The region that holds the address, and the distance from its start in bytes.
+    pub region: Option<(RegionId, u64)>,
+}
+
+/// What the pipeline puts out, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Row {
+    /// An interval closed.
+    Timeline(TimelineRow),
+    /// A fault, in time order.
+    Fault(FaultRow),
+    /// Records are missing.
+    Loss(Loss),
+}
+
+/// Totals of a whole session.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// The host.
+    pub host: HostFacts,
+    /// Time of the last record.
+    pub end: Timestamp,
+    /// Processes (thread groups) that were traced, in order of their ID.
+    pub processes: Vec<ProcessSummary>,
+    /// Completed and other faults over all fault records.
+    pub faults: FaultTotals,
+    /// Faults charged without an event, by what the task was doing; in order of cause.
+    pub uncounted: Vec<(UncountedCause, FaultCounts)>,
+    /// Sum of the accounts of all tasks that exited, left or were alive at the end; `None` if there is none.
+    pub account: Option<Account>,
+    /// Completed faults in the heat counters, overflow included.
+    pub heat: FaultCounts,
+    /// The part of `heat` that went to overflow cells.
+    pub heat_overflow: FaultCounts,
+    /// Every loss, in order of time.
+    pub losses: Vec<Loss>,
+    /// Latencies of completed faults in nanoseconds.
+    pub latencies: hdrhistogram::Histogram<u64>,
+    /// Task events by kind.
+    pub tasks: TaskTotals,
+    /// Regions with faults, hottest first.
+    pub regions: Vec<RegionSummary>,
+    /// Looks at page state, and the pages they covered.
+    pub looks: u64,
+    /// Pages covered by looks.
+    pub looked_pages: PageCount,
+}
+
+/// Totals of fault records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FaultTotals {
+    /// Completed.
+    pub completed: FaultCounts,
+    /// Failed.
+    pub failed: u64,
+    /// Retried.
+    pub retried: u64,
+    /// Unfinished.
+    pub unfinished: u64,
+    /// Completed in user mode.
+    pub user: u64,
+    /// Completed in kernel mode.
+    pub kernel: u64,
+    /// Completed loads.
+    pub read: u64,
+    /// Completed stores.
+    pub write: u64,
+    /// Completed instruction fetches.
+    pub exec: u64,
+    /// Completed stores that a present page refused.
+    pub cow: u64,
+    /// Completed without a known latency.
+    pub without_latency: u64,
+}
+
+/// Task events by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskTotals {
+    /// New processes.
+    pub forks: u64,
+    /// New threads.
+    pub threads: u64,
+    /// Replaced address spaces.
+    pub execs: u64,
+    /// Ended tasks.
+    pub exits: u64,
+}
+
+/// One traced process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessSummary {
+    /// Its ID.
+    pub tgid: Tgid,
+    /// Its last known name.
+    pub comm: Comm,
+    /// Completed faults in fault records.
+    pub faults: FaultCounts,
+    /// Faults charged without an event.
+    pub uncounted: FaultCounts,
+    /// Sum of the accounts of its tasks; `None` until one ended.
+    pub account: Option<Account>,
+}
+
+/// One region over the whole session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegionSummary {
+    /// Its process.
+    pub tgid: Tgid,
+    /// Its address space.
+    pub space: SpaceId,
+    /// The region as last known.
+    pub label: RegionLabel,
+    /// Completed faults.
+    pub faults: FaultCounts,
+    /// Sum of their known latencies.
+    pub latency_sum: Nanos,
+    /// Most present pages seen at one look.
+    pub peak_present: Option<PageCount>,
+    /// Whether a loss touches the counts.
+    pub lower_bound: bool,
+}

@@ -1,0 +1,402 @@
+//! Typed addresses, page numbers, sizes and times, and their text forms.
+//!
+//! Layer: core. Input: plain numbers at the border. Output: newtypes that cannot be confused.
+//! Source: `Documentation/admin-guide/mm/pagemap.rst` for page and frame numbers.
+//! Keeps: what `Display` prints, `FromStr` accepts.
+//! Not here: the page size of this machine (`HostFacts` carries that of the traced one).
+#![forbid(unsafe_code)]
+
+use std::{fmt, num::NonZeroU64, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// A base page size: a power of two, in bytes, as reported by the traced host.
+///
+/// Never a constant and never read from the running machine inside the core: a recording made on a
+/// 64 KiB arm64 host must replay on a 4 KiB x86 one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageSize {
+    shift: u32,
+}
+
+impl PageSize {
+    /// Returns `None` unless `bytes` is a power of two.
+    #[must_use]
+    pub const fn from_bytes(bytes: u64) -> Option<Self> {
+        if bytes.is_power_of_two() { Some(Self { shift: bytes.trailing_zeros() }) } else { None }
+    }
+
+    /// The size in bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        1 << self.shift
+    }
+}
+
+/// A virtual address in the traced process, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct VirtAddr(u64);
+
+impl VirtAddr {
+    /// The address `raw`, in bytes.
+    #[must_use]
+    pub const fn from_raw(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// The address in bytes.
+    #[must_use]
+    pub const fn as_raw(self) -> u64 {
+        self.0
+    }
+
+    /// The number of the page that holds the address.
+    #[must_use]
+    pub const fn vpn(self, page: PageSize) -> Vpn {
+        Vpn(self.0 >> page.shift)
+    }
+}
+
+impl fmt::Display for VirtAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// A virtual page number: a [`VirtAddr`] divided by the base page size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Vpn(u64);
+
+impl Vpn {
+    /// Address of the first byte of the page.
+    #[must_use]
+    pub const fn start(self, page: PageSize) -> VirtAddr {
+        VirtAddr(self.0 << page.shift)
+    }
+
+    /// The number itself.
+    #[must_use]
+    pub const fn as_raw(self) -> u64 {
+        self.0
+    }
+}
+
+/// A page frame number in units of base pages; never zero.
+///
+/// `/proc/PID/pagemap` reports zero to readers without `CAP_SYS_ADMIN`, so "no frame number" is
+/// `Option<Pfn>::None`, not a magic zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pfn(NonZeroU64);
+
+impl Pfn {
+    /// The frame `raw`; `None` for zero.
+    #[must_use]
+    pub const fn new(raw: u64) -> Option<Self> {
+        match NonZeroU64::new(raw) {
+            Some(raw) => Some(Self(raw)),
+            None => None,
+        }
+    }
+
+    /// The frame number itself.
+    #[must_use]
+    pub const fn as_raw(self) -> u64 {
+        self.0.get()
+    }
+}
+
+/// A number of base pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PageCount(u64);
+
+impl PageCount {
+    /// `pages` base pages.
+    #[must_use]
+    pub const fn new(pages: u64) -> Self {
+        Self(pages)
+    }
+
+    /// The number of base pages.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl std::ops::AddAssign for PageCount {
+    fn add_assign(&mut self, other: Self) {
+        self.0 += other.0;
+    }
+}
+
+/// A moment: nanoseconds on `CLOCK_BOOTTIME` of the traced host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// The moment `nanos` nanoseconds after boot.
+    #[must_use]
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    /// Nanoseconds since boot.
+    #[must_use]
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// The time from `earlier` to here; zero if `earlier` is later.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Nanos {
+        Nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    /// The moment `time` after this one.
+    #[must_use]
+    pub const fn after(self, time: Nanos) -> Self {
+        Self(self.0.saturating_add(time.0))
+    }
+
+    /// The moment `time` before this one; boot at the earliest.
+    #[must_use]
+    pub const fn before(self, time: Nanos) -> Self {
+        Self(self.0.saturating_sub(time.0))
+    }
+}
+
+/// A length of time in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Nanos(u64);
+
+impl Nanos {
+    /// `nanos` nanoseconds.
+    #[must_use]
+    pub const fn new(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    /// The number of nanoseconds.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+/// A half-open range of virtual addresses, `start..end`; never empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct VirtRange {
+    start: VirtAddr,
+    end: VirtAddr,
+}
+
+impl VirtRange {
+    /// Returns `None` if `start >= end`.
+    #[must_use]
+    pub const fn new(start: VirtAddr, end: VirtAddr) -> Option<Self> {
+        if start.0 < end.0 { Some(Self { start, end }) } else { None }
+    }
+
+    /// First address of the range.
+    #[must_use]
+    pub const fn start(self) -> VirtAddr {
+        self.start
+    }
+
+    /// First address after the range.
+    #[must_use]
+    pub const fn end(self) -> VirtAddr {
+        self.end
+    }
+
+    /// Size in bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        self.end.0 - self.start.0
+    }
+
+    /// Number of base pages the range touches, partial pages included.
+    #[must_use]
+    pub const fn pages(self, page: PageSize) -> PageCount {
+        let first = self.start.0 >> page.shift;
+        let last = (self.end.0 - 1) >> page.shift;
+        PageCount(last - first + 1)
+    }
+
+    /// Whether `addr` lies in the range.
+    #[must_use]
+    pub const fn contains(self, addr: VirtAddr) -> bool {
+        self.start.0 <= addr.0 && addr.0 < self.end.0
+    }
+
+    /// The part of the range that lies in `other` too.
+    #[must_use]
+    pub fn intersection(self, other: Self) -> Option<Self> {
+        Self::new(self.start.max(other.start), self.end.min(other.end))
+    }
+}
+
+impl fmt::Display for VirtRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.start, self.end)
+    }
+}
+
+/// A size in bytes as people type it: `65536`, `64K`, `16M`, `1GiB`; units are powers of 1024.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ByteSize(u64);
+
+impl ByteSize {
+    /// `bytes` bytes.
+    #[must_use]
+    pub const fn new(bytes: u64) -> Self {
+        Self(bytes)
+    }
+
+    /// The number of bytes.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+const SIZE_UNITS: [(&str, u32); 4] = [("T", 40), ("G", 30), ("M", 20), ("K", 10)];
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (unit, shift) in SIZE_UNITS {
+            if self.0 != 0 && self.0.trailing_zeros() >= shift {
+                return write!(f, "{}{unit}", self.0 >> shift);
+            }
+        }
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A text that is no size or no time; says what would be one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{text}' is no {what}: write {example}")]
+pub struct ParseUnitError {
+    text: String,
+    what: &'static str,
+    example: &'static str,
+}
+
+/// Splits `text` into its leading digits and what follows them.
+fn split_number(text: &str) -> (Option<u64>, &str) {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    (number.parse().ok(), unit.trim_start())
+}
+
+impl FromStr for ByteSize {
+    type Err = ParseUnitError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || ParseUnitError {
+            text: text.to_owned(),
+            what: "size",
+            example: "bytes or a number with K, M, G or T, such as 16M",
+        };
+        let (number, unit) = split_number(text);
+        let number = number.ok_or_else(error)?;
+        let unit = unit.to_ascii_uppercase();
+        let unit = unit.strip_suffix("IB").or(unit.strip_suffix('B')).unwrap_or(&unit);
+        let shift = match unit {
+            "" => 0,
+            _ => SIZE_UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(error)?.1,
+        };
+        number.checked_mul(1 << shift).map(Self).ok_or_else(error)
+    }
+}
+
+const TIME_UNITS: [(&str, u64); 6] = [
+    ("h", 3_600_000_000_000),
+    ("m", 60_000_000_000),
+    ("s", 1_000_000_000),
+    ("ms", 1_000_000),
+    ("us", 1_000),
+    ("ns", 1),
+];
+
+impl fmt::Display for Nanos {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (unit, nanos) = TIME_UNITS
+            .into_iter()
+            .find(|(_, nanos)| self.0 != 0 && self.0.is_multiple_of(*nanos))
+            .unwrap_or(("ns", 1));
+        write!(f, "{}{unit}", self.0 / nanos)
+    }
+}
+
+impl FromStr for Nanos {
+    type Err = ParseUnitError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || ParseUnitError {
+            text: text.to_owned(),
+            what: "time",
+            example: "a number with ns, us, ms, s, m or h, such as 100ms",
+        };
+        let (number, unit) = split_number(text);
+        let (_, nanos) = TIME_UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(error)?;
+        number.and_then(|number| number.checked_mul(*nanos)).map(Self).ok_or_else(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(raw: u64) -> VirtAddr {
+        VirtAddr::from_raw(raw)
+    }
+
+    #[test]
+    fn page_size_is_a_power_of_two() {
+        assert_eq!(PageSize::from_bytes(4096).map(PageSize::bytes), Some(4096));
+        assert_eq!(PageSize::from_bytes(4097), None);
+        assert_eq!(PageSize::from_bytes(0), None);
+    }
+
+    #[test]
+    fn range_counts_partial_pages() {
+        let page = PageSize::from_bytes(4096).expect("4096 is a power of two");
+        let range = VirtRange::new(addr(0x1fff), addr(0x3001)).expect("not empty");
+
+        assert_eq!(range.pages(page).get(), 3);
+    }
+
+    #[test]
+    fn empty_range_is_none() {
+        assert_eq!(VirtRange::new(addr(0x1000), addr(0x1000)), None);
+    }
+
+    #[test]
+    fn size_accepts_suffixes_of_1024() {
+        assert_eq!("64K".parse(), Ok(ByteSize(65536)));
+        assert_eq!("2MiB".parse(), Ok(ByteSize(2 << 20)));
+        assert_eq!("100".parse(), Ok(ByteSize(100)));
+        assert!("12X".parse::<ByteSize>().is_err());
+        assert!("K".parse::<ByteSize>().is_err());
+        assert!("99999999999T".parse::<ByteSize>().is_err());
+    }
+
+    #[test]
+    fn time_needs_a_unit() {
+        assert_eq!("100ms".parse(), Ok(Nanos(100_000_000)));
+        assert_eq!("2m".parse(), Ok(Nanos(120_000_000_000)));
+        assert!("5".parse::<Nanos>().is_err());
+        assert!("-1s".parse::<Nanos>().is_err());
+    }
+
+    #[test]
+    fn sizes_and_times_read_back_what_they_print() {
+        for bytes in [0, 1, 1023, 1024, 65536, 3 << 20, (1 << 40) + 1] {
+            assert_eq!(ByteSize(bytes).to_string().parse(), Ok(ByteSize(bytes)));
+        }
+        for nanos in [0, 1, 999, 1_000, 1_500_000, 60_000_000_000] {
+            assert_eq!(Nanos(nanos).to_string().parse(), Ok(Nanos(nanos)));
+        }
+    }
+}
