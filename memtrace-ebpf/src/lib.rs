@@ -5,7 +5,8 @@
 //!
 //! Three ways lead out of the kernel:
 //!
-//! * `EVENTS`, a ring buffer of [`FaultEvent`]s alone: one page fault each, complete in itself.
+//! * `EVENTS_0` to `EVENTS_7`, ring buffers of [`FaultEvent`]s alone: one page fault each, complete in itself. Up to eight CPUs
+//!   have one each, so that they do not wait for each other; more CPUs share them in turn.
 //! * `CONTROL`, a ring buffer of records that begin with an [`EventHeader`]: what happened to tasks,
 //!   and faults that the kernel charged without an event. It is never shared with faults, so a fault
 //!   storm cannot displace the life of a process.
@@ -20,7 +21,7 @@
 mod abi;
 
 pub use abi::{
-    config::Config,
+    config::{CGROUP_PATH_MAX, Config},
     counters::{Counter, counter_index},
     event::{
         CommEvent, EventHeader, EventKind, ExecEvent, ExitEvent, FaultEvent, FaultFlags, FaultKind,
@@ -28,6 +29,7 @@ pub use abi::{
     },
     heat::{HEAT_OVERFLOW_CELLS, HEAT_PROBES, HEAT_SLOT_SHIFT, HeatCell, OVERFLOW_SLOT},
     names,
+    names::EVENT_RINGS,
     task::{Pending, TaskAccount, TaskState},
 };
 

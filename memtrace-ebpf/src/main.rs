@@ -1,1 +1,153 @@
-fn main() {}
+//! The eBPF programs of memtrace: maps and entry points.
+//!
+//! Each entry point takes its arguments apart and calls into `prog`. Layouts are the library's.
+#![no_std]
+#![no_main]
+#![expect(unsafe_code, reason = "programs read kernel memory and write map values through raw pointers")]
+
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    macros::{map, perf_event, raw_tracepoint},
+    maps::{Array, HashMap, RingBuf, ring_buf::RingBufEntry},
+    programs::{PerfEventContext, RawTracePointContext},
+};
+use memtrace_ebpf::{Config, FaultEvent, FaultFlags, FaultKind, HeatCell, TaskState};
+
+mod prog;
+
+#[map]
+static CONTROL: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// Declares the rings of faults, and the function that finds room in one of them.
+macro_rules! fault_rings {
+    ($($number:literal: $ring:ident),*) => {
+        $(
+            #[map]
+            static $ring: RingBuf = RingBuf::with_byte_size(1 << 12, 0);
+        )*
+
+        /// Room for a fault in ring `number`.
+        #[inline(always)]
+        fn reserve_fault(number: u32) -> Option<RingBufEntry<FaultEvent>> {
+            match number {
+                $($number => $ring.reserve(0),)*
+                _ => None,
+            }
+        }
+    };
+}
+
+fault_rings! {
+    0: EVENTS_0, 1: EVENTS_1, 2: EVENTS_2, 3: EVENTS_3, 4: EVENTS_4, 5: EVENTS_5, 6: EVENTS_6, 7: EVENTS_7
+}
+
+#[map]
+static TASKS: HashMap<u32, TaskState> = HashMap::with_max_entries(1 << 15, 0);
+
+#[map]
+static GROUPS: HashMap<u32, u64> = HashMap::with_max_entries(1 << 15, 0);
+
+#[map]
+static HEAT: Array<HeatCell> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+#[map]
+static COUNTERS: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Set by user space before loading; the verifier sees constants and drops the branches they close.
+#[unsafe(no_mangle)]
+static CONFIG: Config = Config::ZERO;
+
+/// Path of the traced cgroup within its hierarchy; `Config::cgroup_path_len` bytes of it count.
+#[unsafe(no_mangle)]
+static CGROUP_PATH: [u8; memtrace_ebpf::CGROUP_PATH_MAX] = [0; memtrace_ebpf::CGROUP_PATH_MAX];
+
+/// Entry of a user-mode fault: `page_fault_user(address, regs, error_code)`.
+#[raw_tracepoint(tracepoint = "page_fault_user")]
+fn fault_enter_user(ctx: RawTracePointContext) -> i32 {
+    prog::fault::enter(
+        ctx.arg(0),
+        || prog::fault::ip_of(ctx.arg(1)),
+        prog::fault::access_of(ctx.arg(2)) | FaultFlags::USER,
+    )
+}
+
+/// Entry of a kernel-mode fault: `page_fault_kernel(address, regs, error_code)`.
+#[raw_tracepoint(tracepoint = "page_fault_kernel")]
+fn fault_enter_kernel(ctx: RawTracePointContext) -> i32 {
+    prog::fault::enter(ctx.arg(0), || prog::fault::ip_of(ctx.arg(1)), prog::fault::access_of(ctx.arg(2)))
+}
+
+/// Entry of any fault by the software event `page-faults`, where the tracepoints are missing.
+#[perf_event]
+fn fault_enter_software(ctx: PerfEventContext) -> i32 {
+    let (addr, ip) = prog::fault::sample_of(&ctx);
+    prog::fault::enter(addr, || ip, prog::fault::mode_of(ip))
+}
+
+/// Completion of a minor fault: software event `minor-faults`.
+#[perf_event]
+fn fault_minor(ctx: PerfEventContext) -> i32 {
+    let (addr, ip) = prog::fault::sample_of(&ctx);
+    prog::fault::complete(addr, ip, FaultKind::MINOR)
+}
+
+/// Completion of a major fault: software event `major-faults`.
+#[perf_event]
+fn fault_major(ctx: PerfEventContext) -> i32 {
+    let (addr, ip) = prog::fault::sample_of(&ctx);
+    prog::fault::complete(addr, ip, FaultKind::MAJOR)
+}
+
+/// A task lets go of a memory map: `mmap_lock_released(mm, write)`. Whatever populates memory without
+/// an event holds this lock, and this is the first thing that happens afterwards.
+#[raw_tracepoint(tracepoint = "mmap_lock_released")]
+fn lock_released(_ctx: RawTracePointContext) -> i32 {
+    prog::fault::populated()
+}
+
+/// A new task: `task_newtask(task, clone_flags)`, in the parent, before the child runs.
+#[raw_tracepoint(tracepoint = "task_newtask")]
+fn task_new(ctx: RawTracePointContext) -> i32 {
+    prog::task::new(&ctx, ctx.arg(0), ctx.arg(1))
+}
+
+/// A new program: `sched_process_exec(task, old_pid, bprm)`.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+fn task_exec(ctx: RawTracePointContext) -> i32 {
+    prog::task::exec(&ctx, ctx.arg(0), ctx.arg(1))
+}
+
+/// The end of a task: `sched_process_exit(task, …)`.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+fn task_exit(ctx: RawTracePointContext) -> i32 {
+    prog::task::exit(ctx.arg(0))
+}
+
+/// The kernel forgets a task: `sched_process_free(task)`.
+#[raw_tracepoint(tracepoint = "sched_process_free")]
+fn task_free(ctx: RawTracePointContext) -> i32 {
+    prog::task::free(ctx.arg(0))
+}
+
+/// A new name: `task_rename(task, name)`.
+#[raw_tracepoint(tracepoint = "task_rename")]
+fn task_rename(ctx: RawTracePointContext) -> i32 {
+    prog::task::rename(ctx.arg(0), ctx.arg(1))
+}
+
+/// A task moves between cgroups: `cgroup_attach_task(dst_cgrp, path, task, threadgroup)`.
+#[raw_tracepoint(tracepoint = "cgroup_attach_task")]
+fn cgroup_attach(ctx: RawTracePointContext) -> i32 {
+    prog::cgroup::attach(ctx.arg(0), ctx.arg(1), ctx.arg(2), ctx.arg(3))
+}
+
+/// The licence that the kernel asks for: some helpers are for GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: the verifier proves that no panic is reachable; a program with one is refused.
+    unsafe { core::hint::unreachable_unchecked() }
+}

@@ -4,7 +4,7 @@ record! {
     /// Constants of one session; all fields are words, so that the struct is an array of them.
     ///
     /// Offsets are in bytes and come from the running kernel's BTF.
-    pub struct Config = 144 {
+    pub struct Config = 160 {
         /// Offset of `min_flt` in `task_struct`.
         pub task_min_flt: u64,
         /// Offset of `maj_flt` in `task_struct`.
@@ -27,24 +27,56 @@ record! {
         pub cgroup_root_hierarchy: u64,
         /// 1 if new tasks of traced tasks are traced too.
         pub follow_forks: u64,
-        /// 1 if faults are written to `EVENTS`; 0 counts them in `HEAT` alone.
+        /// 1 if faults are written to the rings; 0 counts them in `HEAT` alone.
         pub full_detail: u64,
         /// 1 if tasks of [`GROUPS`](crate::names::GROUPS) join when first seen (cgroup targets).
         pub join_groups: u64,
         /// 1 if every task of the system is traced, those born of untraced parents too.
         pub whole_system: u64,
-        /// Hierarchy of the traced cgroup; the unified one is usually 0 or 1.
+        /// Hierarchy of the traced cgroup; the unified one is 0.
         pub cgroup_hierarchy: u64,
-        /// Bytes in [`CGROUP_PATH`](crate::names::CGROUP_PATH); 0 if no cgroup is traced.
+        /// Bytes in [`CGROUP_PATH`](crate::names::CGROUP_PATH) that count.
         pub cgroup_path_len: u64,
         /// Cells of the table in each CPU's section of `HEAT`: a power of two.
         pub heat_cells: u64,
         /// Base page size of the host, in bytes.
         pub page_size: u64,
+        /// Rings of faults in use: a power of two, at most [`EVENT_RINGS`](crate::EVENT_RINGS). A CPU uses the one with its
+        /// number modulo this.
+        pub event_rings: u64,
+        /// 1 if the kernel has the helper `bpf_task_pt_regs` (Linux 5.15), which names the system call in flight.
+        pub has_task_pt_regs: u64,
     }
 }
 
+/// Room for the path of the traced cgroup, in bytes.
+pub const CGROUP_PATH_MAX: usize = 256;
+
 impl Config {
+    /// All zero: what the object holds before user space sets it.
+    pub const ZERO: Self = Self {
+        task_min_flt: 0,
+        task_maj_flt: 0,
+        task_pid: 0,
+        task_tgid: 0,
+        task_signal: 0,
+        signal_live: 0,
+        regs_ip: 0,
+        regs_syscall: 0,
+        cgroup_root: 0,
+        cgroup_root_hierarchy: 0,
+        follow_forks: 0,
+        full_detail: 0,
+        join_groups: 0,
+        whole_system: 0,
+        cgroup_hierarchy: 0,
+        cgroup_path_len: 0,
+        heat_cells: 0,
+        page_size: 0,
+        event_rings: 0,
+        has_task_pt_regs: 0,
+    };
+
     /// The fields as words, in order: the bytes of the struct.
     #[must_use]
     pub fn to_words(&self) -> [u64; Self::LEN / 8] {

@@ -12,7 +12,7 @@ pub enum Counter {
     UncountedMinor = 2,
     /// Major faults charged without an event.
     UncountedMajor = 3,
-    /// Fault records that found no room in `EVENTS`.
+    /// Fault records that found no room in their ring.
     LostEvents = 4,
     /// Records that found no room in `CONTROL`.
     LostControl = 5,

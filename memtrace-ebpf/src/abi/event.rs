@@ -48,6 +48,8 @@ open_enum! {
         LEAVE = 7,
         /// [`ExitEvent`] for a task that was alive when tracing ended; written by user space.
         ALIVE = 8,
+        /// [`ExitEvent`] that adds what was charged to a task between its [`Self::EXIT`] and its end.
+        LATE = 9,
     }
 }
 
@@ -70,7 +72,7 @@ open_enum! {
 open_enum! {
     /// Where a jump of `min_flt` or `maj_flt` without events was noticed.
     pub struct UncountedCause(u32) {
-        /// At the end of the system call in [`UncountedEvent::syscall`], or at a fault inside it.
+        /// At the end of the system call in [`UncountedEvent::syscall_plus_one`], or at a fault inside it.
         SYSCALL = 1,
         /// At `sched_process_exec`: the argument and environment pages that `execve` copied.
         EXEC = 2,
@@ -103,7 +105,7 @@ impl FaultFlags {
 record! {
     /// First fields of every record in the `CONTROL` ring.
     pub struct EventHeader = 24 {
-        /// `bpf_ktime_get_boot_ns()` when the record was reserved, in nanoseconds.
+        /// `bpf_ktime_get_boot_ns()` when the record was written, in nanoseconds.
         pub time_ns: u64,
         /// Thread-group ID in the initial PID namespace.
         pub tgid: u32,
@@ -122,7 +124,7 @@ record! {
     /// A page fault that ended. Self-contained: no other record is needed to read it, so a loss costs
     /// only what was lost.
     pub struct FaultEvent = 40 {
-        /// `bpf_ktime_get_boot_ns()` at completion; at entry if the fault never completed.
+        /// `bpf_ktime_get_boot_ns()` at completion; if the fault never completed, when that became known.
         pub time_ns: u64,
         /// Faulting virtual address, not page-aligned.
         pub addr: u64,

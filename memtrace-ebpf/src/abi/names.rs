@@ -2,8 +2,11 @@
 
 /// Ring buffer of task events and uncounted faults.
 pub const CONTROL: &str = "CONTROL";
-/// Ring buffer of faults.
-pub const EVENTS: &str = "EVENTS";
+/// Ring buffers of faults.
+pub const EVENTS: [&str; EVENT_RINGS] =
+    ["EVENTS_0", "EVENTS_1", "EVENTS_2", "EVENTS_3", "EVENTS_4", "EVENTS_5", "EVENTS_6", "EVENTS_7"];
+/// Rings of faults in the object.
+pub const EVENT_RINGS: usize = 8;
 /// Hash map from thread ID to [`TaskState`](crate::TaskState).
 pub const TASKS: &str = "TASKS";
 /// Hash map from thread-group ID to address space: processes whose threads join when first seen.

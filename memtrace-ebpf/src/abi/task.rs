@@ -3,7 +3,7 @@
 record! {
     /// The kernel's fault counters of one task against the events seen of it.
     ///
-    /// `recorded + uncounted == last - base`, for minor and for major faults, at any time.
+    /// `recorded + uncounted == last - base`, for minor and for major faults, whenever `last` was read.
     pub struct TaskAccount = 64 {
         /// `task->min_flt` when tracing of the task began.
         pub base_minor: u64,
@@ -41,14 +41,14 @@ record! {
 record! {
     /// One traced task; the key is its thread ID.
     pub struct TaskState = 216 {
-        /// The kernel's `task_struct`, to tell a recycled thread ID; never leaves the kernel map.
+        /// The kernel's `task_struct`, to tell a recycled thread ID; 0 until the task is first seen. Never recorded.
         pub task: u64,
         /// Address space: a number given at birth, join or exec, never reused.
         pub space: u64,
         /// Thread-group ID.
         pub tgid: u32,
-        /// 1 once `base_*` of the account are known, else 0.
-        pub base_known: u32,
+        /// Bits [`Self::BASE_KNOWN`] and [`Self::EXITED`].
+        pub flags: u32,
         /// Counters.
         pub account: TaskAccount,
         /// The user-mode fault being handled.
@@ -60,4 +60,11 @@ record! {
         /// See [`Self::kernel_0`].
         pub kernel_2: Pending,
     }
+}
+
+impl TaskState {
+    /// `base_*` of the account have been read.
+    pub const BASE_KNOWN: u32 = 1 << 0;
+    /// `sched_process_exit` was seen; the account began anew there, for what the kernel charges afterwards.
+    pub const EXITED: u32 = 1 << 1;
 }

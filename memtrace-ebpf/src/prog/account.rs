@@ -1,0 +1,161 @@
+//! The kernel's fault counters of a task against the completions seen of it.
+//!
+//! `mm_account_fault()` adds to `min_flt` or `maj_flt` before it raises the event, so at a completion the
+//! counter is one ahead of what was seen; anything more was charged without an event.
+
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs};
+use memtrace_ebpf::{Counter, EventKind, FaultKind, TaskAccount, TaskState, UncountedCause, UncountedEvent};
+
+use super::{config, current_ids, emit, read_kernel};
+
+/// Reads `min_flt` and `maj_flt` of `task`.
+#[inline(always)]
+pub(crate) fn charged(task: u64) -> (u64, u64) {
+    let (min_flt, maj_flt) = (config!(task_min_flt), config!(task_maj_flt));
+    if maj_flt == min_flt + 8 {
+        // Neighbours on every kernel so far: one read instead of two.
+        let [minor, major] = read_kernel::<[u64; 2]>(task, min_flt);
+        return (minor, major);
+    }
+    (read_kernel(task, min_flt), read_kernel(task, maj_flt))
+}
+
+/// Takes note of a completion of the current task; `false` if it had been noted already.
+#[inline(always)]
+pub(crate) fn completed(state: *mut TaskState, kind: FaultKind) -> bool {
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    let (minor, major) = charged(task);
+    let is_major = kind.0 == FaultKind::MAJOR.0;
+    let (one_minor, one_major) = if is_major { (0, 1) } else { (1, 0) };
+    if !is_known(state, task) {
+        begin(state, task, minor - one_minor, major - one_major);
+    }
+    let (ahead_minor, ahead_major) = ahead(state, minor, major);
+    if (is_major && ahead_major == 0) || (!is_major && ahead_minor == 0) {
+        emit::count(Counter::Duplicates, 1);
+        return false;
+    }
+    if ahead_minor + ahead_major > 1 {
+        let cause = if in_kernel(state) { UncountedCause::SYSCALL } else { UncountedCause::USER };
+        uncounted(state, current_ids(), (ahead_minor - one_minor, ahead_major - one_major), cause);
+    }
+    // SAFETY: `state` is the current task's own element, and only the task itself changes its account.
+    unsafe {
+        (*state).account.recorded_minor += one_minor;
+        (*state).account.recorded_major += one_major;
+        (*state).account.last_minor = minor;
+        (*state).account.last_major = major;
+    }
+    emit::count(if is_major { Counter::Major } else { Counter::Minor }, 1);
+    true
+}
+
+/// Whether the account of `state` is that of `task` and has a beginning.
+///
+/// It is another task's for a moment when a thread that is about to `execve` has taken over the thread ID of
+/// its leader. User space does not know the address of a task that it enters.
+#[inline(always)]
+fn is_known(state: *mut TaskState, task: u64) -> bool {
+    // SAFETY: `state` is a live element; the task itself or its end is the only writer.
+    unsafe {
+        if (*state).task == 0 {
+            (*state).task = task;
+        }
+        (*state).task == task && (*state).flags & TaskState::BASE_KNOWN != 0
+    }
+}
+
+/// Begins the account of `task` at the given readings: it was there before it was traced.
+#[inline(always)]
+fn begin(state: *mut TaskState, task: u64, minor: u64, major: u64) {
+    // SAFETY: `state` is a live element; the task itself or its end is the only writer.
+    unsafe {
+        (*state).task = task;
+        (*state).flags = TaskState::BASE_KNOWN;
+        (*state).account = TaskAccount {
+            base_minor: minor,
+            base_major: major,
+            last_minor: minor,
+            last_major: major,
+            ..TaskAccount::default()
+        };
+    }
+}
+
+/// How far the readings are ahead of what was seen.
+#[inline(always)]
+fn ahead(state: *const TaskState, minor: u64, major: u64) -> (u64, u64) {
+    // SAFETY: `state` is a live element; the task itself or its end is the only writer.
+    let account = unsafe { &(*state).account };
+    (
+        minor.wrapping_sub(account.base_minor + account.recorded_minor + account.uncounted_minor),
+        major.wrapping_sub(account.base_major + account.recorded_major + account.uncounted_major),
+    )
+}
+
+/// Whether a kernel-mode fault of the task is being handled.
+#[inline(always)]
+fn in_kernel(state: *mut TaskState) -> bool {
+    // SAFETY: `state` is the current task's own element.
+    unsafe { (*state).kernel_0.time_ns | (*state).kernel_1.time_ns | (*state).kernel_2.time_ns != 0 }
+}
+
+/// Compares the counters of `task`, whose thread and group `ids` are, with what was seen, outside a completion.
+#[inline(always)]
+pub(crate) fn settle(state: *mut TaskState, task: u64, ids: (u32, u32), cause: UncountedCause) {
+    let (minor, major) = charged(task);
+    if !is_known(state, task) {
+        begin(state, task, minor, major);
+    }
+    let ahead = ahead(state, minor, major);
+    if ahead.0 | ahead.1 != 0 {
+        uncounted(state, ids, ahead, cause);
+    }
+    // SAFETY: `state` is a live element; the task itself or its end is the only writer.
+    unsafe {
+        (*state).account.last_minor = minor;
+        (*state).account.last_major = major;
+    }
+}
+
+/// Records faults that were charged without an event to the task with these thread and group IDs.
+#[inline(always)]
+fn uncounted(
+    state: *mut TaskState,
+    (tid, tgid): (u32, u32),
+    (minor, major): (u64, u64),
+    cause: UncountedCause,
+) {
+    // SAFETY: `state` is a live element; the task itself or its end is the only writer.
+    let space = unsafe {
+        (*state).account.uncounted_minor += minor;
+        (*state).account.uncounted_major += major;
+        (*state).space
+    };
+    emit::count(Counter::UncountedMinor, minor);
+    emit::count(Counter::UncountedMajor, major);
+    if let Some(mut entry) = emit::control::<UncountedEvent>() {
+        entry.write(UncountedEvent {
+            header: emit::header(EventKind::UNCOUNTED, UncountedEvent::LEN, tgid, tid),
+            minor,
+            major,
+            cause,
+            syscall_plus_one: if cause == UncountedCause::SYSCALL { syscall_plus_one() } else { 0 },
+            space,
+        });
+        entry.submit(emit::NO_WAKEUP);
+    }
+}
+
+/// Number of the system call in flight plus one; 0 if there is none, or the kernel cannot tell.
+#[inline(always)]
+fn syscall_plus_one() -> u32 {
+    if config!(has_task_pt_regs) == 0 {
+        return 0;
+    }
+    // SAFETY: the first helper returns the current task, which is what the second one takes.
+    let regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) };
+    let number: u64 = read_kernel(regs as u64, config!(regs_syscall));
+    (number as u32).wrapping_add(1)
+}

@@ -1,0 +1,51 @@
+//! Tasks that move into or out of the traced cgroup; version 1 and version 2 alike.
+
+use aya_ebpf::helpers::bpf_probe_read_kernel_str_bytes;
+use memtrace_ebpf::CGROUP_PATH_MAX;
+
+use super::{config, emit, filter, read_kernel};
+use crate::{CGROUP_PATH, GROUPS};
+
+/// The thread group of `task` moves to the cgroup at `path` of the hierarchy that `cgroup` belongs to.
+///
+/// A thread that moves alone stays with its group. Only the membership changes here; each task joins or leaves at its next fault.
+#[inline(always)]
+pub(crate) fn attach(cgroup: u64, path: u64, task: u64, whole_group: u64) -> i32 {
+    if config!(join_groups) == 0 || whole_group as u8 == 0 {
+        return 0;
+    }
+    let root: u64 = read_kernel(cgroup, config!(cgroup_root));
+    let hierarchy: u32 = read_kernel(root, config!(cgroup_root_hierarchy));
+    if u64::from(hierarchy) != config!(cgroup_hierarchy) {
+        return 0;
+    }
+    let tgid: u32 = read_kernel(task, config!(task_tgid));
+    if !is_inside(path) {
+        let _absent = GROUPS.remove(tgid);
+    } else if GROUPS.get_ptr(tgid).is_none() {
+        filter::track_group(tgid, emit::new_space());
+    }
+    0
+}
+
+/// Whether the cgroup at `path` is the traced one or below it.
+#[inline(always)]
+fn is_inside(path: u64) -> bool {
+    let mut name = [0; CGROUP_PATH_MAX];
+    // SAFETY: the helper checks the address and bounds the copy.
+    if unsafe { bpf_probe_read_kernel_str_bytes(path as *const u8, &mut name) }.is_err() {
+        return false;
+    }
+    let len = config!(cgroup_path_len) as usize;
+    for at in 0..CGROUP_PATH_MAX {
+        // SAFETY: `at` is below the length of the static.
+        let wanted = unsafe { core::ptr::read_volatile((&raw const CGROUP_PATH).cast::<u8>().add(at)) };
+        if at >= len {
+            return name[at] == 0 || name[at] == b'/';
+        }
+        if name[at] != wanted {
+            return false;
+        }
+    }
+    false
+}

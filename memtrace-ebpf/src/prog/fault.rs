@@ -1,0 +1,121 @@
+//! Pairs the entry of a fault with its completion.
+
+use aya_ebpf::{helpers::bpf_get_current_task, programs::PerfEventContext};
+use memtrace_ebpf::{FaultEvent, FaultFlags, FaultKind, Pending, UncountedCause};
+
+use super::{account, config, current_ids, emit, filter, heat, pending, read_kernel};
+
+/// The instruction pointer in the `pt_regs` at `regs`.
+#[inline(always)]
+pub(crate) fn ip_of(regs: u64) -> u64 {
+    read_kernel(regs, config!(regs_ip))
+}
+
+/// What the hardware's error code says of the access; the mode is left out, the hook knows it.
+#[inline(always)]
+pub(crate) fn access_of(error_code: u64) -> u16 {
+    #[cfg(bpf_target_arch = "x86_64")]
+    {
+        // Intel SDM volume 3, 4.7: bit 0 protection, bit 1 write, bit 4 instruction fetch.
+        let mut flags = FaultFlags::ACCESS_KNOWN;
+        if error_code & 1 != 0 {
+            flags |= FaultFlags::PROTECTION;
+        }
+        if error_code & 1 << 1 != 0 {
+            flags |= FaultFlags::WRITE;
+        }
+        if error_code & 1 << 4 != 0 {
+            flags |= FaultFlags::EXEC;
+        }
+        flags
+    }
+    #[cfg(not(bpf_target_arch = "x86_64"))]
+    {
+        let _ = error_code;
+        0
+    }
+}
+
+/// The mode that an instruction pointer belongs to: the kernel has the upper half of the addresses.
+#[inline(always)]
+pub(crate) fn mode_of(ip: u64) -> u16 {
+    if (ip as i64) < 0 { 0 } else { FaultFlags::USER }
+}
+
+/// Faulting address and instruction pointer of a software event.
+#[inline(always)]
+pub(crate) fn sample_of(ctx: &PerfEventContext) -> (u64, u64) {
+    // SAFETY: the kernel passes a valid `bpf_perf_event_data`.
+    unsafe {
+        #[cfg(bpf_target_arch = "x86_64")]
+        let ip = (*ctx.ctx).regs.rip;
+        #[cfg(bpf_target_arch = "aarch64")]
+        let ip = (*ctx.ctx).regs.pc;
+        ((*ctx.ctx).addr, ip)
+    }
+}
+
+/// A fault of the current task begins; `ip` is asked for only if it is traced.
+#[inline(always)]
+pub(crate) fn enter(addr: u64, ip: impl FnOnce() -> u64, flags: u16) -> i32 {
+    let Some(state) = filter::traced() else {
+        return 0;
+    };
+    let ip = ip();
+    let fault = Pending { time_ns: emit::now(), addr, ip, flags: u64::from(flags) };
+    if flags & FaultFlags::USER != 0 {
+        pending::end_all(state, Some(addr));
+        // SAFETY: `state` is the current task's own element.
+        unsafe { (*state).user = fault };
+    } else {
+        pending::enter_kernel(state, fault);
+    }
+    0
+}
+
+/// A fault of the current task completed.
+#[inline(always)]
+pub(crate) fn complete(addr: u64, ip: u64, kind: FaultKind) -> i32 {
+    let Some(state) = filter::traced() else {
+        return 0;
+    };
+    if !account::completed(state, kind) {
+        return 0;
+    }
+    let mode = mode_of(ip);
+    // SAFETY: `state` is the current task's own element.
+    let (tid, space) = (current_ids().0, unsafe { (*state).space });
+    heat::count(space, addr, kind);
+    let now = emit::now();
+    let (flags, latency_ns) = match pending::take(state, addr, mode) {
+        Some(entry) => {
+            let latency = (now - entry.time_ns).min(u64::from(u32::MAX));
+            (entry.flags as u16 | FaultFlags::LATENCY_KNOWN, latency as u32)
+        }
+        None => (mode, 0),
+    };
+    emit::fault(FaultEvent {
+        time_ns: now,
+        addr,
+        ip,
+        tid,
+        latency_ns,
+        cpu: emit::cpu() as u16,
+        flags,
+        kind,
+        pad: [0; 3],
+    });
+    0
+}
+
+/// The current task lets go of a memory map, which it may have populated without an event.
+#[inline(always)]
+pub(crate) fn populated() -> i32 {
+    let Some(state) = filter::traced() else {
+        return 0;
+    };
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    account::settle(state, task, current_ids(), UncountedCause::SYSCALL);
+    0
+}

@@ -1,0 +1,214 @@
+//! Birth, exec, exit and names of tasks: grows and shrinks the set of traced tasks.
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_comm, bpf_probe_read_kernel_str_bytes},
+    programs::RawTracePointContext,
+};
+use aya_log_ebpf::{info, warn};
+use memtrace_ebpf::{
+    CommEvent, EventKind, ExecEvent, ExitEvent, ForkEvent, TaskAccount, TaskState, UncountedCause,
+};
+
+use super::{account, config, current_ids, emit, filter, pending, read_kernel};
+use crate::{GROUPS, TASKS};
+
+/// `CLONE_VM`: parent and child share the address space.
+const CLONE_VM: u64 = 0x100;
+/// `CLONE_THREAD`: the child is a thread of the parent's group.
+const CLONE_THREAD: u64 = 0x1_0000;
+
+/// Thread ID and thread-group ID of `task`.
+#[inline(always)]
+fn ids_of(task: u64) -> (u32, u32) {
+    (read_kernel(task, config!(task_pid)), read_kernel(task, config!(task_tgid)))
+}
+
+/// The current task made `child`, which has not run yet.
+#[inline(always)]
+pub(crate) fn new(ctx: &RawTracePointContext, child: u64, clone_flags: u64) -> i32 {
+    let Some(parent) = filter::traced() else {
+        return 0;
+    };
+    if config!(follow_forks) == 0 && clone_flags & CLONE_THREAD == 0 {
+        return 0;
+    }
+    let (tid, tgid) = current_ids();
+    let (child_tid, child_tgid) = ids_of(child);
+    // SAFETY: `parent` is the current task's own element.
+    let parent_space = unsafe { (*parent).space };
+    let space = if clone_flags & CLONE_VM != 0 { parent_space } else { emit::new_space() };
+    let state = TaskState {
+        task: child,
+        space,
+        tgid: child_tgid,
+        flags: TaskState::BASE_KNOWN,
+        ..TaskState::default()
+    };
+    if filter::track(child_tid, &state).is_none() {
+        warn!(ctx, "no room for thread {}: it goes untraced", child_tid);
+        return 0;
+    }
+    info!(ctx, "thread {} made thread {} of process {}", tid, child_tid, child_tgid);
+    if config!(join_groups) != 0 || config!(whole_system) != 0 {
+        filter::track_group(child_tgid, space);
+    }
+    if let Some(mut entry) = emit::control::<ForkEvent>() {
+        entry.write(ForkEvent {
+            header: emit::header(EventKind::FORK, ForkEvent::LEN, tgid, tid),
+            child_tgid,
+            child_tid,
+            clone_flags,
+            space,
+            comm: bpf_get_current_comm().unwrap_or_default(),
+            parent_space,
+        });
+        entry.submit(emit::NO_WAKEUP);
+    }
+    0
+}
+
+/// The current task replaced its address space; its thread ID was `old_tid` before.
+#[inline(always)]
+pub(crate) fn exec(ctx: &RawTracePointContext, task: u64, old_tid: u64) -> i32 {
+    let (tid, tgid) = current_ids();
+    let old_tid = old_tid as u32;
+    if old_tid != tid {
+        take_over(task, old_tid, tid);
+    }
+    let Some(state) = filter::traced() else {
+        return 0;
+    };
+    info!(ctx, "process {} executes a program; it was thread {}", tgid, old_tid);
+    account::settle(state, task, (tid, tgid), UncountedCause::EXEC);
+    let space = emit::new_space();
+    // SAFETY: `state` is the current task's own element.
+    unsafe { (*state).space = space };
+    if config!(join_groups) != 0 || config!(whole_system) != 0 {
+        filter::track_group(tgid, space);
+    }
+    if let Some(mut entry) = emit::control::<ExecEvent>() {
+        entry.write(ExecEvent {
+            header: emit::header(EventKind::EXEC, ExecEvent::LEN, tgid, tid),
+            space,
+            old_tid,
+            pad: 0,
+            comm: bpf_get_current_comm().unwrap_or_default(),
+        });
+        entry.submit(emit::NO_WAKEUP);
+    }
+    0
+}
+
+/// A thread other than the leader called `execve` and has the leader's thread ID now: its state moves there.
+///
+/// Since the exchange of the IDs its faults were counted in the element of the dead leader, in an
+/// account of their own; both add up.
+#[inline(always)]
+fn take_over(task: u64, old_tid: u32, tid: u32) {
+    let Some(old) = TASKS.get_ptr_mut(old_tid) else {
+        return;
+    };
+    if let Some(new) = TASKS.get_ptr(tid) {
+        // SAFETY: both are live elements; the thread runs this program, and the leader is dead.
+        unsafe {
+            if (*new).task == task {
+                let since: &TaskAccount = &(*new).account;
+                (*old).account.recorded_minor += since.recorded_minor;
+                (*old).account.recorded_major += since.recorded_major;
+                (*old).account.uncounted_minor += since.uncounted_minor;
+                (*old).account.uncounted_major += since.uncounted_major;
+            }
+        }
+    }
+    // SAFETY: a live element of the map.
+    let moved = unsafe { &*old };
+    if filter::track(tid, moved).is_some() {
+        let _gone = TASKS.remove(old_tid);
+    }
+}
+
+/// The current task ends. Clearing its thread ID and its robust futexes may still fault, so that the
+/// element stays until [`free`], with an account that begins here.
+#[inline(always)]
+pub(crate) fn exit(task: u64) -> i32 {
+    let Some(state) = filter::traced() else {
+        return 0;
+    };
+    let (tid, tgid) = current_ids();
+    pending::end_all(state, None);
+    account::settle(state, task, (tid, tgid), UncountedCause::EXIT);
+    let signal: u64 = read_kernel(task, config!(task_signal));
+    let live: u32 = read_kernel(signal, config!(signal_live));
+    finish(state, EventKind::EXIT, tid, tgid, u64::from(live == 0));
+    // SAFETY: `state` is the current task's own element.
+    unsafe { (*state).flags |= TaskState::EXITED };
+    0
+}
+
+/// Writes the account of a task and begins it anew.
+#[inline(always)]
+fn finish(state: *mut TaskState, kind: EventKind, tid: u32, tgid: u32, group_dead: u64) {
+    // SAFETY: `state` is a live element; the task itself or its end is the only writer.
+    let (account, space) = unsafe { ((*state).account, (*state).space) };
+    if let Some(mut entry) = emit::control::<ExitEvent>() {
+        entry.write(ExitEvent {
+            header: emit::header(kind, ExitEvent::LEN, tgid, tid),
+            space,
+            group_dead,
+            account,
+        });
+        entry.submit(emit::NO_WAKEUP);
+    }
+    // SAFETY: as above.
+    unsafe {
+        (*state).account = TaskAccount {
+            base_minor: account.last_minor,
+            base_major: account.last_major,
+            last_minor: account.last_minor,
+            last_major: account.last_major,
+            ..TaskAccount::default()
+        };
+    }
+}
+
+/// The kernel forgets `task`: nothing can be charged to it any more.
+#[inline(always)]
+pub(crate) fn free(task: u64) -> i32 {
+    let (tid, tgid) = ids_of(task);
+    if tid == tgid {
+        let _absent = GROUPS.remove(tgid);
+    }
+    let Some(state) = TASKS.get_ptr_mut(tid) else {
+        return 0;
+    };
+    // SAFETY: the map returned a pointer to a live element.
+    let owner = unsafe { (*state).task };
+    if owner != 0 && owner != task {
+        return 0;
+    }
+    account::settle(state, task, (tid, tgid), UncountedCause::EXIT);
+    // SAFETY: as above.
+    let late = unsafe { (*state).account };
+    if late.recorded_minor | late.recorded_major | late.uncounted_minor | late.uncounted_major != 0 {
+        finish(state, EventKind::LATE, tid, tgid, 0);
+    }
+    let _gone = TASKS.remove(tid);
+    0
+}
+
+/// `task` is called `name` from now on.
+#[inline(always)]
+pub(crate) fn rename(task: u64, name: u64) -> i32 {
+    let (tid, tgid) = ids_of(task);
+    if TASKS.get_ptr(tid).is_none() {
+        return 0;
+    }
+    let mut comm = [0; 16];
+    // SAFETY: the helper checks the address and bounds the copy.
+    let _unreadable = unsafe { bpf_probe_read_kernel_str_bytes(name as *const u8, &mut comm) };
+    if let Some(mut entry) = emit::control::<CommEvent>() {
+        entry.write(CommEvent { header: emit::header(EventKind::COMM, CommEvent::LEN, tgid, tid), comm });
+        entry.submit(emit::NO_WAKEUP);
+    }
+    0
+}
