@@ -10,7 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    pagemap::StateRun,
+    pagemap::{PageCategories, StateRun},
     units::{Nanos, PageSize, Timestamp, VirtAddr, VirtRange},
 };
 
@@ -93,7 +93,7 @@ pub enum Record {
 /// A page fault that ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Completion; entry if it never completed.
+    /// Completion; if it never completed, when that became known.
     pub time: Timestamp,
     /// Faulting thread.
     pub tid: Tid,
@@ -217,6 +217,11 @@ pub enum TaskAction {
         /// Its name.
         comm: Comm,
     },
+    /// What was charged to it between its exit and its end.
+    Late {
+        /// Beyond the account of its exit.
+        account: Account,
+    },
     /// It left the traced cgroup.
     Leave {
         /// What the kernel charged to it.
@@ -295,6 +300,8 @@ pub enum UncountedCause {
     Exit,
     /// Running in user mode: no call explains it.
     User,
+    /// A system call that the kernel could not name.
+    UnknownCall,
 }
 
 /// Growth of the heat counters since they were read before, over all CPUs.
@@ -335,15 +342,21 @@ pub struct Observation {
 pub enum Seen {
     /// All its VMAs, in address order.
     Maps(Vec<Vma>),
-    /// Page state of a range, in address order; pages in no run are absent.
-    Pages {
-        /// What was looked at.
-        range: VirtRange,
-        /// Runs of pages that are not absent.
-        runs: Vec<StateRun>,
-    },
+    /// Page state of a range.
+    Pages(PageLook),
     /// The process is gone, or could not be read.
     Nothing,
+}
+
+/// Page state of a range; pages in no run are absent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageLook {
+    /// What was looked at.
+    pub range: VirtRange,
+    /// What the look could tell: without a category here, its absence from a run means nothing.
+    pub told: PageCategories,
+    /// Runs of pages that are not absent, in address order.
+    pub runs: Vec<StateRun>,
 }
 
 /// One row of `/proc/PID/maps`.
@@ -368,14 +381,22 @@ pub struct Vma {
 pub struct Loss {
     /// Nothing was missing before.
     pub start: Timestamp,
-    /// Nothing is missing after.
-    pub end: Timestamp,
+    /// Nothing is missing after; `None` if nothing at all is known after.
+    pub end: Option<Timestamp>,
     /// CPU that lost them, where known.
     pub cpu: Option<Cpu>,
     /// Why.
     pub cause: LossCause,
     /// How many records; `None` if it cannot be known.
     pub count: Option<u64>,
+}
+
+impl Loss {
+    /// Whether records of the time from `start` to `end`, which is not included, may be missing.
+    #[must_use]
+    pub fn touches(&self, start: Timestamp, end: Timestamp) -> bool {
+        self.start < end && self.end.is_none_or(|until| start <= until)
+    }
 }
 
 /// Why records are missing.
@@ -445,4 +466,19 @@ pub struct HostFacts {
     pub start: Timestamp,
     /// `CLOCK_REALTIME` minus `CLOCK_BOOTTIME` at the start, in nanoseconds.
     pub realtime_offset_ns: i64,
+}
+
+#[cfg(test)]
+impl HostFacts {
+    /// A machine for tests: x86-64, two CPUs, a session that began at `start`.
+    pub(crate) fn sample(start: Timestamp) -> Self {
+        Self {
+            page: PageSize::from_bytes(4096).expect("a power of two"),
+            arch: "x86_64".to_owned(),
+            kernel_release: "6.18.0".to_owned(),
+            cpus: 2,
+            start,
+            realtime_offset_ns: -5,
+        }
+    }
 }

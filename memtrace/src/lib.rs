@@ -10,7 +10,25 @@
 //! * codec, `Read` and `Write` only: [`record`], [`export`], [`report`];
 //! * shell, which touches the kernel, under the feature `live`: `sys`, `probe`, `live`, `host`, `session`.
 
+pub mod cli;
+pub mod decode;
 pub mod event;
+pub mod export;
+#[cfg(feature = "live")]
+pub mod host;
+#[cfg(feature = "live")]
+pub mod live;
+pub mod order;
 pub mod pagemap;
+pub mod pipeline;
+#[cfg(feature = "live")]
+pub mod probe;
+pub mod record;
+pub mod region;
+pub mod report;
+#[cfg(feature = "live")]
+pub mod session;
+#[cfg(feature = "live")]
+pub mod sys;
 pub mod timeline;
 pub mod units;

@@ -1,2 +1,7 @@
 //! The `memtrace` program.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    memtrace::cli::main()
+}

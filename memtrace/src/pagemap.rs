@@ -37,6 +37,20 @@ bitflags::bitflags! {
     }
 }
 
+impl PageCategories {
+    /// What pagemap words can tell: nothing of huge and zero pages.
+    pub const OF_WORDS: Self = Self::FILE.union(Self::PRESENT).union(Self::SWAPPED);
+
+    /// What a pagemap word says: bit 63 present, 62 swapped, 61 file or shared.
+    #[must_use]
+    pub const fn from_word(word: u64) -> Self {
+        let file = (word >> 61 & 1) * Self::FILE.bits();
+        let swapped = (word >> 62 & 1) * Self::SWAPPED.bits();
+        let present = (word >> 63) * Self::PRESENT.bits();
+        Self::from_bits_retain(file | swapped | present)
+    }
+}
+
 /// Consecutive pages that share their categories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateRun {
@@ -44,4 +58,20 @@ pub struct StateRun {
     pub range: VirtRange,
     /// What holds for each page of it.
     pub categories: PageCategories,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn word_says_where_the_page_is() {
+        assert_eq!(PageCategories::from_word(0), PageCategories::empty());
+        assert_eq!(PageCategories::from_word(1 << 63 | 0x1234), PageCategories::PRESENT);
+        assert_eq!(
+            PageCategories::from_word(1 << 63 | 1 << 61),
+            PageCategories::PRESENT | PageCategories::FILE
+        );
+        assert_eq!(PageCategories::from_word(1 << 62 | 7), PageCategories::SWAPPED);
+    }
 }

@@ -8,10 +8,7 @@
 use std::sync::Arc;
 
 use crate::{
-    event::{
-        Account, Comm, Fault, FaultCounts, HostFacts, Loss, SpaceId, Tgid,
-        UncountedCause,
-    },
+    event::{Account, Comm, Fault, FaultCounts, HostFacts, Loss, SpaceId, Tgid, UncountedCause},
     units::{Nanos, PageCount, Timestamp, VirtRange},
 };
 
@@ -91,9 +88,9 @@ pub struct TimelineRow {
     pub start: Timestamp,
     /// End of the interval, not included.
     pub end: Timestamp,
-    /// Process that owns the address space.
-    pub tgid: Tgid,
-    /// Its name.
+    /// Process that faulted; `None` if no task event told of the faulting thread.
+    pub tgid: Option<Tgid>,
+    /// Its name; empty if it is unknown.
     pub comm: Comm,
     /// The region; `None` for faults at addresses that no known region holds.
     pub region: Option<RegionLabel>,
@@ -102,6 +99,7 @@ pub struct TimelineRow {
     /// Faults in the interval.
     pub faults: FaultTally,
     /// Faults charged without an event in the interval; they have no address, so rows without a region carry them.
+    /// `None` where no such event came: there were none, or the kernel cannot tell.
     pub uncounted: Option<u64>,
     /// Page state at the last look in the interval, if there was one.
     pub pages: Option<PageTally>,
@@ -123,15 +121,15 @@ pub struct FaultTally {
 pub struct FaultDetail {
     /// Faults that failed, were retried or stayed unfinished.
     pub failed: u64,
-    /// Loads, of all whose access is known; so for the three below.
+    /// Completed loads, of those whose access is known; so for the other two kinds of access.
     pub read: u64,
     /// Stores.
     pub write: u64,
     /// Instruction fetches.
     pub exec: u64,
-    /// Taken in kernel mode.
+    /// Completed in kernel mode.
     pub kernel: u64,
-    /// Stores that a present page refused.
+    /// Completed stores that a present page refused.
     pub cow: u64,
     /// Faults on pages that had been present before (not yet told apart: always `None` for now).
     pub refaults: Option<u64>,
@@ -155,9 +153,9 @@ pub struct PageTally {
     /// Of a file or shared memory.
     pub file: PageCount,
     /// The zero page.
-    pub zero: PageCount,
+    pub zero: Option<PageCount>,
     /// Mapped by a huge entry.
-    pub huge: PageCount,
+    pub huge: Option<PageCount>,
 }
 
 /// One fault with what is known around it.
@@ -211,6 +209,8 @@ pub struct Summary {
     pub tasks: TaskTotals,
     /// Regions with faults, hottest first.
     pub regions: Vec<RegionSummary>,
+    /// Completed faults at addresses that no known region held.
+    pub without_region: FaultCounts,
     /// Looks at page state, and the pages they covered.
     pub looks: u64,
     /// Pages covered by looks.
@@ -285,8 +285,32 @@ pub struct RegionSummary {
     pub faults: FaultCounts,
     /// Sum of their known latencies.
     pub latency_sum: Nanos,
-    /// Most present pages seen at one look.
+    /// Most present pages that looks tell of: each 2 MiB slot counts as last seen. `None` if there was no look.
     pub peak_present: Option<PageCount>,
     /// Whether a loss touches the counts.
     pub lower_bound: bool,
+}
+
+impl std::ops::AddAssign for FaultTally {
+    fn add_assign(&mut self, other: Self) {
+        self.completed += other.completed;
+        if let Some(other) = other.detail {
+            *self.detail.get_or_insert_default() += other;
+        }
+    }
+}
+
+impl std::ops::AddAssign for FaultDetail {
+    fn add_assign(&mut self, other: Self) {
+        let Self { failed, read, write, exec, kernel, cow, refaults, latency_sum, latency_max } = other;
+        self.failed += failed;
+        self.read += read;
+        self.write += write;
+        self.exec += exec;
+        self.kernel += kernel;
+        self.cow += cow;
+        self.refaults = self.refaults.or(refaults);
+        self.latency_sum = Nanos::new(self.latency_sum.get() + latency_sum.get());
+        self.latency_max = self.latency_max.max(latency_max);
+    }
 }

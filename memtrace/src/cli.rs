@@ -1,0 +1,205 @@
+//! The command line: what was typed, what it calls, and how it ends.
+//!
+//! Layer: top. Input: arguments. Output: calls into the library; text; an exit code.
+//! Keeps: only data goes to stdout; every failure is one line on stderr; a reader that has gone is no failure.
+//! Not here: anything that is not about people typing (`session`, `report`, `export`).
+
+use std::{
+    ffi::OsString,
+    fmt::Display,
+    fs::File,
+    io::{self, Write as _},
+    path::Path,
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use clap::{ColorChoice, CommandFactory as _, Parser as _, error::ErrorKind};
+
+use crate::record::{RecordError, Recording};
+
+mod args;
+#[cfg(feature = "live")]
+mod doctor;
+mod export;
+mod info;
+mod output;
+#[cfg(feature = "live")]
+mod record;
+mod report;
+
+use args::{Cli, GlobalArgs, Verb};
+
+/// Exit code of a failure.
+const FAILURE: u8 = 1;
+/// Exit code of arguments that make no sense.
+const USAGE: u8 = 2;
+/// Exit code of a read command that met losses under `--strict`.
+const LOSSES: u8 = 3;
+
+/// Runs memtrace with the arguments of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let typed: Vec<OsString> = std::env::args_os().collect();
+    #[cfg(feature = "live")]
+    if let Some((verb, rest)) = typed.get(1..).and_then(<[_]>::split_first)
+        && verb == crate::session::launch::VERB
+    {
+        // Returns only if the command cannot start; whoever launched it has been told why.
+        let _told = crate::session::launch::launch(rest);
+        return ExitCode::from(FAILURE);
+    }
+    let parsed = Cli::try_parse_from(&typed).and_then(|cli| Ok((cli.global, cli.into_verb()?)));
+    let (global, verb) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            let code = if error.use_stderr() { usage_code(&typed) } else { 0 };
+            // Nobody is left to tell if this cannot be printed.
+            let _gone = explain(error, &typed).print();
+            return ExitCode::from(code);
+        }
+    };
+    start_output(global);
+    match run(&verb, global) {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(failure_code(&verb))
+        }
+    }
+}
+
+#[cfg_attr(not(feature = "live"), expect(unused_variables, reason = "reading has nothing to say but data"))]
+fn run(verb: &Verb, global: GlobalArgs) -> anyhow::Result<ExitCode> {
+    match verb {
+        #[cfg(feature = "live")]
+        Verb::Record(args) => record::run(args, global.quiet, global.verbose > 0),
+        Verb::Report(args) => report::run(args),
+        Verb::Export(args) => export::run(args),
+        Verb::Info(args) => info::run(args),
+        #[cfg(feature = "live")]
+        Verb::Doctor(args) => doctor::run(args.json),
+    }
+}
+
+/// The exit code of a failure: one that no traced command has, for `record`.
+fn failure_code(verb: &Verb) -> u8 {
+    match verb {
+        #[cfg(feature = "live")]
+        Verb::Record(_) => record::FAILURE,
+        #[cfg(feature = "live")]
+        Verb::Doctor(_) => FAILURE,
+        Verb::Report(_) | Verb::Export(_) | Verb::Info(_) => FAILURE,
+    }
+}
+
+/// The exit code of arguments that could not be parsed: it depends on the verb among them.
+fn usage_code(typed: &[OsString]) -> u8 {
+    let cli = Cli::command();
+    let verb = typed.iter().skip(1).find(|arg| *arg == "--" || cli.find_subcommand(arg).is_some());
+    match verb {
+        #[cfg(feature = "live")]
+        Some(verb) if verb == "--" || verb == "record" => record::FAILURE,
+        _ => USAGE,
+    }
+}
+
+/// The error itself, or a better one where a command was typed without `--`.
+fn explain(error: clap::Error, typed: &[OsString]) -> clap::Error {
+    let words: Vec<_> = typed.iter().skip(1).map(|word| word.to_string_lossy()).collect();
+    match words.first() {
+        Some(word) if !word.starts_with('-') && Cli::command().find_subcommand(word.as_ref()).is_none() => {
+            let message = format!("no verb '{word}'; to record a command: memtrace -- {}", words.join(" "));
+            Cli::command().error(ErrorKind::InvalidSubcommand, message)
+        }
+        _ => error,
+    }
+}
+
+/// Prints `error` and its causes in one line on stderr.
+fn complain(error: &anyhow::Error) {
+    // Nobody is left to tell if this cannot be printed.
+    let _gone = writeln!(anstream::stderr(), "memtrace: {error:#}");
+}
+
+/// Whether `error` says that the reader of our output has gone.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let is_it = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
+    error.chain().filter_map(|cause| cause.downcast_ref()).any(is_it)
+}
+
+/// Decides on colour, and sends what parts of memtrace log to stderr in the form of its other lines.
+fn start_output(global: GlobalArgs) {
+    let color = match global.color {
+        ColorChoice::Auto => anstream::ColorChoice::Auto,
+        ColorChoice::Always => anstream::ColorChoice::Always,
+        ColorChoice::Never => anstream::ColorChoice::Never,
+    };
+    color.write_global();
+    let level = match (global.quiet, global.verbose) {
+        (true, _) => log::LevelFilter::Error,
+        (false, 0) => log::LevelFilter::Warn,
+        (false, 1) => log::LevelFilter::Info,
+        (false, _) => log::LevelFilter::Debug,
+    };
+    env_logger::Builder::new()
+        .filter_level(level.min(log::LevelFilter::Warn))
+        .filter_module("memtrace", level)
+        .format(|out, record| writeln!(out, "memtrace: {}", record.args()))
+        .init();
+}
+
+/// Opens the recording at `path`; every error names it.
+fn open(path: &Path) -> anyhow::Result<Recording<File>> {
+    let recording = Recording::open(path);
+    if let Err(RecordError::Open { .. }) = recording {
+        return Ok(recording?);
+    }
+    recording.with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Prints what a read command found on stdout: the JSON if it is wanted, else the text.
+fn print(json: Option<serde_json::Value>, text: &dyn Display) -> anyhow::Result<()> {
+    let text = json.map_or_else(|| text.to_string(), |json| format!("{json:#}\n"));
+    let written = anstream::stdout().write_all(text.as_bytes());
+    written.context("cannot write to stdout")
+}
+
+/// The exit code of a read command that did what it was asked to.
+fn done(complete: bool, strict: bool) -> ExitCode {
+    ExitCode::from(if strict && !complete { LOSSES } else { 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn typed(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn usage_of_read_verbs_is_two() {
+        assert_eq!(usage_code(&typed("memtrace report")), 2);
+        assert_eq!(usage_code(&typed("memtrace --color always export x")), 2);
+        assert_eq!(usage_code(&typed("memtrace nonsense")), 2);
+    }
+
+    #[cfg(feature = "live")]
+    #[test]
+    fn usage_of_record_is_no_code_of_a_command() {
+        assert_eq!(usage_code(&typed("memtrace record --bogus")), 125);
+        assert_eq!(usage_code(&typed("memtrace -x -- report")), 125);
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_is_found_in_the_chain() {
+        let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+
+        assert!(is_broken_pipe(&crate::export::ExportError::Write(gone()).into()));
+        assert!(is_broken_pipe(&anyhow::Error::new(gone()).context("cannot print")));
+        assert!(!is_broken_pipe(&crate::export::ExportError::Write(full).into()));
+    }
+}

@@ -1,0 +1,304 @@
+//! What was typed, and the help for it.
+//!
+//! Layer: top. Input: arguments. Output: [`Cli`].
+//! Keeps: parsing touches nothing on the system.
+//! Not here: what arguments mean (the verbs' own modules).
+
+#[cfg(feature = "live")]
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
+
+#[cfg(feature = "live")]
+use super::record::RecordArgs;
+use crate::{
+    event::Loss,
+    export,
+    timeline::{FaultRow, TimelineRow},
+};
+
+/// Records what programs do to memory: every page fault, and what the kernel gave for it
+#[derive(Debug, Parser)]
+#[command(name = "memtrace", version, arg_required_else_help = true)]
+#[command(after_help = "\
+Examples:
+  memtrace -- ls -lR /usr                   record a command into memtrace.mtrace
+  memtrace report memtrace.mtrace           say what happened
+  memtrace export memtrace.mtrace -f csv    write the timeline as CSV")]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) global: GlobalArgs,
+
+    #[command(subcommand)]
+    verb: Option<Verb>,
+
+    /// Command to record: short for `memtrace record -- CMD`
+    #[cfg(feature = "live")]
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+impl Cli {
+    /// The verb that was typed or is meant.
+    pub(super) fn into_verb(self) -> Result<Verb, clap::Error> {
+        #[cfg(feature = "live")]
+        if self.verb.is_none() && !self.command.is_empty() {
+            let meant = ["memtrace", "record", "--"].map(OsString::from);
+            return Self::try_parse_from(meant.into_iter().chain(self.command))?.into_verb();
+        }
+        let missing = "a verb is needed: see memtrace --help";
+        self.verb.ok_or_else(|| Self::command().error(ErrorKind::MissingSubcommand, missing))
+    }
+}
+
+/// Options of every verb.
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct GlobalArgs {
+    /// Colour; auto follows the terminal and the environment
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = ColorChoice::Auto)]
+    pub(super) color: ColorChoice,
+
+    /// Say less
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(super) quiet: bool,
+
+    /// Say more; twice for more still
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(super) verbose: u8,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    #[cfg(feature = "live")]
+    Record(RecordArgs),
+    Report(ReportArgs),
+    Export(ExportArgs),
+    Info(InfoArgs),
+    #[cfg(feature = "live")]
+    Doctor(DoctorArgs),
+}
+
+/// A recording to read.
+#[derive(Args, Debug)]
+pub(super) struct InputArgs {
+    /// Recording to read
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
+
+    /// Exit with 3 if the recording has losses
+    #[arg(long)]
+    pub(super) strict: bool,
+}
+
+/// Say what a recording holds: totals, latencies, losses, hottest regions
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  memtrace report memtrace.mtrace           for people
+  memtrace report memtrace.mtrace --json    for programs
+  memtrace report ci.mtrace --strict        exit with 3 if anything was lost")]
+pub(super) struct ReportArgs {
+    #[command(flatten)]
+    pub(super) input: InputArgs,
+
+    /// Print JSON
+    #[arg(long, help_heading = "Output")]
+    pub(super) json: bool,
+}
+
+/// Write a table of a recording in a common format
+#[derive(Args, Debug)]
+#[command(after_help = EXPORT_EXAMPLES, after_long_help = export_details())]
+pub(super) struct ExportArgs {
+    #[command(flatten)]
+    pub(super) input: InputArgs,
+
+    /// Format
+    #[arg(short, long, value_name = "FORMAT", value_enum, help_heading = "Output")]
+    pub(super) format: Format,
+
+    /// Table
+    #[arg(long, value_name = "TABLE", value_enum, default_value = "timeline", help_heading = "Output")]
+    pub(super) table: Table,
+
+    /// File to write; `-` is stdout
+    #[arg(short, long, value_name = "OUT", default_value = "-", help_heading = "Output")]
+    pub(super) output: PathBuf,
+}
+
+/// Formats of `export`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// RFC 4180, with a header row
+    Csv,
+}
+
+/// Tables of `export`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Table {
+    /// One row per region and interval in which something happened or was looked at
+    Timeline,
+    /// One row per fault
+    Faults,
+    /// One row per gap
+    Losses,
+}
+
+/// Say how a recording was made, and how much of it can be read
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  memtrace info memtrace.mtrace             for people
+  memtrace info memtrace.mtrace --json      for programs, with the origins of its times
+  memtrace info memtrace.mtrace --strict    exit with 3 if anything was lost")]
+pub(super) struct InfoArgs {
+    #[command(flatten)]
+    pub(super) input: InputArgs,
+
+    /// Print JSON
+    #[arg(long, help_heading = "Output")]
+    pub(super) json: bool,
+}
+
+/// Say what this host can record, what is missing, and the line that fixes it
+#[cfg(feature = "live")]
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  memtrace doctor                           for people
+  memtrace doctor --json                    for programs
+  sudo memtrace doctor                      what root can do here")]
+pub(super) struct DoctorArgs {
+    /// Print JSON
+    #[arg(long, help_heading = "Output")]
+    pub(super) json: bool,
+}
+
+const EXPORT_EXAMPLES: &str = "\
+Examples:
+  memtrace export memtrace.mtrace -f csv                    the timeline on stdout
+  memtrace export memtrace.mtrace -f csv -o timeline.csv    into a file
+  memtrace export memtrace.mtrace -f csv --table faults     every fault";
+
+/// The columns of every table, then the examples.
+fn export_details() -> String {
+    let tables =
+        [columns::<TimelineRow>("timeline"), columns::<FaultRow>("faults"), columns::<Loss>("losses")];
+    let note = "Times are nanoseconds since the start of the recording; what is unknown is an empty field.";
+    format!("{}{note}\n\n{EXPORT_EXAMPLES}", tables.concat())
+}
+
+fn columns<R: export::Table>(table: &str) -> String {
+    let line = |column: &export::Column<R>| format!("  {:<18}{}\n", column.name, column.doc);
+    let lines: String = R::COLUMNS.iter().map(line).collect();
+    format!("Columns of {table}:\n{lines}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Verb, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace()).and_then(Cli::into_verb)
+    }
+
+    fn export(line: &str) -> ExportArgs {
+        match parse(line) {
+            Ok(Verb::Export(args)) => args,
+            other => panic!("not an export: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn export_writes_the_timeline_to_stdout_unless_told_otherwise() {
+        let args = export("memtrace export x.mtrace -f csv");
+
+        assert_eq!(args.table, Table::Timeline);
+        assert_eq!(args.output, PathBuf::from("-"));
+        assert!(!args.input.strict);
+    }
+
+    #[test]
+    fn export_takes_a_table_and_a_file() {
+        let args = export("memtrace export --table losses -o out.csv --strict -f csv x.mtrace");
+
+        assert_eq!(args.input.file, PathBuf::from("x.mtrace"));
+        assert_eq!(args.table, Table::Losses);
+        assert_eq!(args.output, PathBuf::from("out.csv"));
+        assert!(args.input.strict);
+    }
+
+    #[test]
+    fn export_needs_a_format_that_there_is() {
+        let kind = |line| parse(line).map(drop).map_err(|error| error.kind());
+
+        assert_eq!(kind("memtrace export x"), Err(ErrorKind::MissingRequiredArgument));
+        assert_eq!(kind("memtrace export x -f xml"), Err(ErrorKind::InvalidValue));
+    }
+
+    #[test]
+    fn global_options_stand_on_either_side_of_the_verb() {
+        for line in ["memtrace --color never -vv report x", "memtrace report x --color never -vv"] {
+            let cli = Cli::try_parse_from(line.split_whitespace()).expect("both are right");
+
+            assert_eq!(cli.global.color, ColorChoice::Never);
+            assert_eq!(cli.global.verbose, 2);
+        }
+    }
+
+    #[test]
+    fn quiet_and_verbose_exclude_each_other() {
+        let error = parse("memtrace report x -q -v").expect_err("they contradict");
+
+        assert_eq!(error.kind(), ErrorKind::ArgumentConflict);
+    }
+
+    #[test]
+    fn options_alone_are_no_verb() {
+        let error = parse("memtrace -q").expect_err("there is nothing to do");
+
+        assert_eq!(error.kind(), ErrorKind::MissingSubcommand);
+    }
+
+    #[test]
+    fn help_of_export_has_every_column() {
+        let details = export_details();
+
+        for name in ["start_ns", "migrated_pages", "offset_bytes", "cause"] {
+            assert!(details.contains(&format!("\n  {name} ")), "{name} is missing");
+        }
+    }
+
+    /// What `record` makes of `line`, as `{:?}` prints it.
+    #[cfg(feature = "live")]
+    fn record(line: &str) -> String {
+        match parse(line) {
+            Ok(Verb::Record(args)) => format!("{args:?}"),
+            other => panic!("not a recording: {other:?}"),
+        }
+    }
+
+    #[cfg(feature = "live")]
+    #[test]
+    fn a_command_alone_is_recorded() {
+        let args = record("memtrace -q -- ls report --json");
+
+        assert!(args.contains(r#"command: ["ls", "report", "--json"]"#), "{args}");
+    }
+
+    #[cfg(feature = "live")]
+    #[test]
+    fn arguments_of_the_command_are_its_own() {
+        let args = record("memtrace record -o x -- ls -o y");
+
+        assert!(args.contains(r#"output: Some("x")"#), "{args}");
+        assert!(args.contains(r#"command: ["ls", "-o", "y"]"#), "{args}");
+    }
+}

@@ -1,0 +1,69 @@
+//! The five lines at the end of a recording.
+//!
+//! Layer: top. Input: totals and cost. Output: stderr.
+//! Keeps: a loss is always said; what is unknown is not printed as 0.
+//! Not here: the full report (`report`).
+
+use std::io::{self, Write as _};
+
+use super::recording::RecordingFile;
+use crate::{
+    event::{FaultCounts, LossCause},
+    record::Cost,
+    timeline::{FaultTotals, Summary},
+    units::Nanos,
+};
+
+/// Prints what was recorded, what was lost, what it cost, where it is, and what to type next.
+pub(super) fn print(summary: &Summary, cost: Cost, output: &RecordingFile) -> io::Result<()> {
+    let mut err = anstream::stderr().lock();
+    let FaultTotals { completed, failed, retried, unfinished, .. } = summary.faults;
+    let FaultCounts { minor, major } = if completed.total() > 0 { completed } else { summary.heat };
+    let others = failed + retried + unfinished;
+    let wall = summary.end.since(summary.host.start);
+    let processes = match summary.processes.len() {
+        1 => "1 process".to_owned(),
+        count => format!("{count} processes"),
+    };
+    writeln!(
+        err,
+        "memtrace: {minor} minor and {major} major faults, {others} that did not complete, in {} of {processes}",
+        seconds(wall),
+    )?;
+    match summary.losses.as_slice() {
+        [] => writeln!(err, "memtrace: lost nothing")?,
+        losses => {
+            let hint = if losses.iter().any(|loss| loss.cause == LossCause::EventsRing) {
+                "; a larger --ring-size loses less"
+            } else {
+                ""
+            };
+            let known: u64 = losses.iter().filter_map(|loss| loss.count).sum();
+            writeln!(
+                err,
+                "memtrace: lost {known} records in {} gaps: `memtrace export --table losses` lists them{hint}",
+                losses.len()
+            )?;
+        }
+    }
+    writeln!(
+        err,
+        "memtrace: recorder used {} of CPU, looked at {} pages in {} looks",
+        seconds(Nanos::new(cost.cpu_ns)),
+        cost.looked_pages,
+        cost.looks
+    )?;
+    if let Some(path) = &output.path {
+        let size = output.file.metadata()?.len();
+        let path = path.display();
+        writeln!(err, "memtrace: wrote {path} ({} KiB)", size.div_ceil(1024))?;
+        writeln!(err, "memtrace: next: memtrace report {path}")?;
+    }
+    Ok(())
+}
+
+/// A time in seconds, to the millisecond.
+fn seconds(time: Nanos) -> String {
+    let millis = time.get() / 1_000_000;
+    format!("{}.{:03} s", millis / 1000, millis % 1000)
+}

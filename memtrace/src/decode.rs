@@ -1,0 +1,320 @@
+//! Turns what the kernel wrote into the words of [`event`](crate::event).
+//!
+//! Layer: core. Input: [`Frame`]s: ring contents byte for byte, and what the shell observed. Output: [`Record`]s.
+//! Source: `memtrace_ebpf`, whose `ABI_VERSION` the recording names.
+//! Keeps: what cannot be decoded is a loss, never silence.
+//! Not here: the file format (`record`).
+#![forbid(unsafe_code)]
+
+use memtrace_ebpf::{
+    CommEvent, EventHeader, EventKind, ExecEvent, ExitEvent, FaultEvent, FaultFlags, ForkEvent, JoinEvent,
+    LeaveEvent, TaskAccount, UncountedEvent,
+};
+
+use crate::{
+    event::{
+        Access, Account, Comm, Cpu, Fault, FaultCounts, FaultKind, HeatReading, Loss, LossCause, Mode,
+        Observation, Record, SpaceId, TaskAction, TaskEvent, Tgid, Tid, Uncounted, UncountedCause,
+    },
+    units::{Nanos, Timestamp, VirtAddr},
+};
+
+/// What the shell hands over and a recording stores, in arrival order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// Records of a ring of faults, [`FaultEvent::LEN`] bytes each.
+    Faults(Vec<u8>),
+    /// Records of the ring `CONTROL`, each led by an [`EventHeader`].
+    Control(Vec<u8>),
+    /// The heat counters were read.
+    Heat(HeatReading),
+    /// A look at a traced process.
+    Observation(Observation),
+    /// Records are missing here.
+    Loss(Loss),
+    /// Time passed.
+    Tick(Timestamp),
+}
+
+impl Frame {
+    /// The records in the frame, in order.
+    pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
+        let (faults, control, other): (&[u8], &[u8], _) = match self {
+            Self::Faults(bytes) => (bytes, &[], None),
+            Self::Control(bytes) => (&[], bytes, None),
+            Self::Heat(reading) => (&[], &[], Some(Record::Heat(reading.clone()))),
+            Self::Observation(observation) => (&[], &[], Some(Record::Observation(observation.clone()))),
+            Self::Loss(loss) => (&[], &[], Some(Record::Loss(*loss))),
+            Self::Tick(time) => (&[], &[], Some(Record::Tick(*time))),
+        };
+        let control = Control { rest: control, last: Timestamp::default() };
+        faults.chunks(FaultEvent::LEN).map(fault).chain(control).chain(other)
+    }
+}
+
+/// One record of a ring of faults.
+fn fault(bytes: &[u8]) -> Record {
+    let Some(raw) = FaultEvent::from_bytes(bytes) else {
+        return undecodable(Timestamp::default());
+    };
+    let FaultEvent { time_ns, addr, ip, tid, latency_ns, cpu, flags, kind, pad: _ } = raw;
+    let time = Timestamp::from_nanos(time_ns);
+    let Some(kind) = fault_kind(kind) else {
+        return undecodable(time);
+    };
+    let has = |flag| flags & flag != 0;
+    let access_known = has(FaultFlags::ACCESS_KNOWN);
+    let access = match (has(FaultFlags::EXEC), has(FaultFlags::WRITE)) {
+        (true, _) => Access::Exec,
+        (false, true) => Access::Write,
+        (false, false) => Access::Read,
+    };
+    Record::Fault(Fault {
+        time,
+        tid: Tid(tid),
+        cpu: Cpu(cpu.into()),
+        addr: VirtAddr::from_raw(addr),
+        ip: VirtAddr::from_raw(ip),
+        access: access_known.then_some(access),
+        protection: access_known.then_some(has(FaultFlags::PROTECTION)),
+        mode: if has(FaultFlags::USER) { Mode::User } else { Mode::Kernel },
+        kind,
+        latency: has(FaultFlags::LATENCY_KNOWN).then_some(Nanos::new(latency_ns.into())),
+    })
+}
+
+fn fault_kind(kind: memtrace_ebpf::FaultKind) -> Option<FaultKind> {
+    match kind {
+        memtrace_ebpf::FaultKind::MINOR => Some(FaultKind::Minor),
+        memtrace_ebpf::FaultKind::MAJOR => Some(FaultKind::Major),
+        memtrace_ebpf::FaultKind::FAILED => Some(FaultKind::Failed),
+        memtrace_ebpf::FaultKind::RETRIED => Some(FaultKind::Retried),
+        memtrace_ebpf::FaultKind::UNFINISHED => Some(FaultKind::Unfinished),
+        _ => None,
+    }
+}
+
+/// A record that this build does not understand.
+fn undecodable(time: Timestamp) -> Record {
+    Record::Loss(Loss {
+        start: time,
+        end: Some(time),
+        cpu: None,
+        cause: LossCause::UnknownKind,
+        count: Some(1),
+    })
+}
+
+/// Walks the records of `CONTROL` by their lengths.
+struct Control<'a> {
+    rest: &'a [u8],
+    last: Timestamp,
+}
+
+impl Iterator for Control<'_> {
+    type Item = Record;
+
+    fn next(&mut self) -> Option<Record> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let record = EventHeader::from_bytes(self.rest)
+            .filter(|header| usize::from(header.len) >= EventHeader::LEN)
+            .and_then(|header| Some((header, self.rest.get(..header.len.into())?)));
+        let Some((header, bytes)) = record else {
+            // Without a length there is no way to the next record.
+            self.rest = &[];
+            return Some(Record::Loss(Loss {
+                start: self.last,
+                end: None,
+                cpu: None,
+                cause: LossCause::UnknownKind,
+                count: None,
+            }));
+        };
+        self.rest = &self.rest[bytes.len()..];
+        self.last = Timestamp::from_nanos(header.time_ns);
+        Some(control(header, bytes).unwrap_or_else(|| undecodable(self.last)))
+    }
+}
+
+/// One record of `CONTROL`; `None` if its kind is unknown or it is too short for it.
+fn control(header: EventHeader, bytes: &[u8]) -> Option<Record> {
+    let EventHeader { time_ns, tgid, tid, kind, len: _, cpu: _ } = header;
+    let time = Timestamp::from_nanos(time_ns);
+    let task = |action| Record::Task(TaskEvent { time, tgid: Tgid(tgid), tid: Tid(tid), action });
+    match kind {
+        EventKind::FORK => {
+            let ForkEvent { header: _, child_tgid, child_tid, clone_flags, space, comm, parent_space } =
+                ForkEvent::from_bytes(bytes)?;
+            Some(task(TaskAction::Fork {
+                child_tgid: Tgid(child_tgid),
+                child_tid: Tid(child_tid),
+                clone_flags,
+                space: SpaceId(space),
+                parent_space: SpaceId(parent_space),
+                comm: Comm::from_raw(comm),
+            }))
+        }
+        EventKind::EXEC => {
+            let ExecEvent { header: _, space, old_tid, pad: _, comm } = ExecEvent::from_bytes(bytes)?;
+            Some(task(TaskAction::Exec {
+                space: SpaceId(space),
+                old_tid: Tid(old_tid),
+                comm: Comm::from_raw(comm),
+            }))
+        }
+        EventKind::EXIT | EventKind::ALIVE | EventKind::LATE => {
+            let ExitEvent { header: _, space, group_dead, account: raw } = ExitEvent::from_bytes(bytes)?;
+            let (space, account) = (SpaceId(space), account(raw));
+            Some(task(match kind {
+                EventKind::EXIT => TaskAction::Exit { space, group_dead: group_dead != 0, account },
+                EventKind::ALIVE => TaskAction::Alive { space, account },
+                _ => TaskAction::Late { account },
+            }))
+        }
+        EventKind::COMM => {
+            let CommEvent { header: _, comm } = CommEvent::from_bytes(bytes)?;
+            Some(task(TaskAction::Comm(Comm::from_raw(comm))))
+        }
+        EventKind::JOIN => {
+            let JoinEvent { header: _, space, parent_tgid, pad: _, comm } = JoinEvent::from_bytes(bytes)?;
+            Some(task(TaskAction::Join {
+                space: SpaceId(space),
+                parent: (parent_tgid != 0).then_some(Tgid(parent_tgid)),
+                comm: Comm::from_raw(comm),
+            }))
+        }
+        EventKind::LEAVE => {
+            let LeaveEvent { header: _, account: raw } = LeaveEvent::from_bytes(bytes)?;
+            Some(task(TaskAction::Leave { account: account(raw) }))
+        }
+        EventKind::UNCOUNTED => {
+            let UncountedEvent { header: _, minor, major, cause, syscall_plus_one, space } =
+                UncountedEvent::from_bytes(bytes)?;
+            Some(Record::Uncounted(Uncounted {
+                time,
+                tgid: Tgid(tgid),
+                tid: Tid(tid),
+                space: SpaceId(space),
+                faults: FaultCounts { minor, major },
+                cause: uncounted_cause(cause, syscall_plus_one),
+            }))
+        }
+        _ => None,
+    }
+}
+
+/// The growth of the kernel's counters, and what was seen of it.
+fn account(raw: TaskAccount) -> Account {
+    let TaskAccount {
+        base_minor,
+        base_major,
+        last_minor,
+        last_major,
+        recorded_minor,
+        recorded_major,
+        uncounted_minor,
+        uncounted_major,
+    } = raw;
+    Account {
+        kernel: FaultCounts {
+            minor: last_minor.saturating_sub(base_minor),
+            major: last_major.saturating_sub(base_major),
+        },
+        recorded: FaultCounts { minor: recorded_minor, major: recorded_major },
+        uncounted: FaultCounts { minor: uncounted_minor, major: uncounted_major },
+    }
+}
+
+fn uncounted_cause(cause: memtrace_ebpf::UncountedCause, syscall_plus_one: u32) -> UncountedCause {
+    match (cause, syscall_plus_one.checked_sub(1)) {
+        (memtrace_ebpf::UncountedCause::EXEC, _) => UncountedCause::Exec,
+        (memtrace_ebpf::UncountedCause::EXIT, _) => UncountedCause::Exit,
+        (memtrace_ebpf::UncountedCause::SYSCALL, Some(number)) => UncountedCause::Syscall(number),
+        (memtrace_ebpf::UncountedCause::USER, _) => UncountedCause::User,
+        _ => UncountedCause::UnknownCall,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(kind: EventKind, len: usize) -> EventHeader {
+        EventHeader {
+            time_ns: 500,
+            tgid: 10,
+            tid: 11,
+            kind,
+            len: u16::try_from(len).expect("records are short"),
+            cpu: 1,
+        }
+    }
+
+    #[test]
+    fn write_to_a_present_page_is_protection() {
+        let raw = FaultEvent {
+            flags: FaultFlags::ACCESS_KNOWN | FaultFlags::WRITE | FaultFlags::PROTECTION | FaultFlags::USER,
+            kind: memtrace_ebpf::FaultKind::MINOR,
+            ..FaultEvent::default()
+        };
+
+        let Record::Fault(fault) = fault(&raw.to_bytes()) else { panic!("a fault") };
+
+        assert_eq!((fault.access, fault.protection), (Some(Access::Write), Some(true)));
+        assert_eq!((fault.mode, fault.latency), (Mode::User, None));
+    }
+
+    #[test]
+    fn access_is_unknown_without_an_error_code() {
+        let raw = FaultEvent { kind: memtrace_ebpf::FaultKind::MAJOR, ..FaultEvent::default() };
+
+        let Record::Fault(fault) = fault(&raw.to_bytes()) else { panic!("a fault") };
+
+        assert_eq!((fault.access, fault.protection), (None, None));
+    }
+
+    #[test]
+    fn unknown_kind_is_skipped_by_its_length_and_counted() {
+        let unknown = header(EventKind(999), EventHeader::LEN + 8);
+        let comm = CommEvent {
+            header: header(EventKind::COMM, CommEvent::LEN),
+            comm: *b"new\0\0\0\0\0\0\0\0\0\0\0\0\0",
+        };
+        let mut bytes = unknown.to_bytes().to_vec();
+        bytes.extend([0; 8]);
+        bytes.extend(comm.to_bytes());
+
+        let records: Vec<_> = Frame::Control(bytes).records().collect();
+
+        let [Record::Loss(loss), Record::Task(task)] = &records[..] else {
+            panic!("two records: {records:?}")
+        };
+        assert_eq!((loss.cause, loss.count), (LossCause::UnknownKind, Some(1)));
+        assert_eq!(task.action, TaskAction::Comm(Comm::from_text("new")));
+    }
+
+    #[test]
+    fn cut_record_is_a_loss_of_unknown_size() {
+        let bytes = header(EventKind::COMM, CommEvent::LEN).to_bytes().to_vec();
+
+        let records: Vec<_> = Frame::Control(bytes).records().collect();
+
+        let [Record::Loss(loss)] = &records[..] else { panic!("one loss: {records:?}") };
+        assert_eq!(loss.count, None);
+    }
+
+    #[test]
+    fn kernel_counted_is_what_the_counters_grew_by() {
+        let raw = TaskAccount {
+            base_minor: 100,
+            last_minor: 160,
+            recorded_minor: 50,
+            uncounted_minor: 10,
+            ..TaskAccount::default()
+        };
+
+        assert_eq!(account(raw).kernel, FaultCounts { minor: 60, major: 0 });
+    }
+}

@@ -1,0 +1,273 @@
+//! CSV, the reference form of every table.
+//!
+//! Layer: codec. Input: [`Row`]s. Output: RFC 4180 text: a header row, UTF-8, lines that end in LF.
+//! Source: RFC 4180.
+//! Keeps: addresses are `0x…`, everything else decimal; text that is no UTF-8 is written with replacements.
+//! Not here: which columns there are (`tables`).
+
+use std::{
+    fmt,
+    io::{self, Write as _},
+    marker::PhantomData,
+};
+
+use super::{Column, ExportError, Table, Value};
+use crate::{
+    event::HostFacts,
+    timeline::{Row, TimelineRow},
+    units::Timestamp,
+};
+
+/// Writes the rows of the table `R`.
+pub struct CsvTable<R, W: io::Write> {
+    writer: csv::Writer<W>,
+    start: Timestamp,
+    number: Vec<u8>,
+    table: PhantomData<fn(&R)>,
+}
+
+/// Writes the timeline, from a recording or live.
+pub type CsvTimeline<W> = CsvTable<TimelineRow, W>;
+
+impl<R, W: io::Write> fmt::Debug for CsvTable<R, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CsvTable").field("start", &self.start).finish_non_exhaustive()
+    }
+}
+
+impl<R: Table, W: io::Write> CsvTable<R, W> {
+    /// Writes the header row; times will count from the start of the session on `host`.
+    pub fn new(writer: W, host: &HostFacts) -> Result<Self, ExportError> {
+        let mut writer = csv::Writer::from_writer(writer);
+        writer.write_record(R::COLUMNS.iter().map(|column| column.name)).map_err(write_error)?;
+        Ok(Self { writer, start: host.start, number: Vec::new(), table: PhantomData })
+    }
+
+    /// Writes `row` if it belongs to this table.
+    pub fn row(&mut self, row: &Row) -> Result<(), ExportError> {
+        let Some(row) = R::of(row) else { return Ok(()) };
+        for Column { value, .. } in R::COLUMNS {
+            self.field(value(row, self.start)).map_err(write_error)?;
+        }
+        self.writer.write_record(None::<&[u8]>).map_err(write_error)
+    }
+
+    /// Flushes what was written.
+    pub fn finish(mut self) -> Result<(), ExportError> {
+        self.writer.flush().map_err(ExportError::Write)
+    }
+
+    fn field(&mut self, value: Value<'_>) -> csv::Result<()> {
+        self.number.clear();
+        match value {
+            Value::Unknown => {}
+            Value::Number(number) => write!(self.number, "{number}")?,
+            Value::Address(addr) => write!(self.number, "{addr}")?,
+            Value::Word(word) => return self.writer.write_field(word),
+            Value::Text(text) => {
+                return self.writer.write_field(String::from_utf8_lossy(text).as_bytes());
+            }
+        }
+        self.writer.write_field(&self.number)
+    }
+}
+
+/// What the writer below said: rows of one table are all of one length, so `csv` itself has nothing to object to.
+fn write_error(error: csv::Error) -> ExportError {
+    ExportError::Write(match error.into_kind() {
+        csv::ErrorKind::Io(cause) => cause,
+        other => io::Error::other(format!("{other:?}")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        event::{Access, Comm, Cpu, Fault, FaultCounts, FaultKind, Loss, LossCause, Mode, Tgid, Tid},
+        timeline::{Backing, FaultDetail, FaultRow, FaultTally, PageTally, RegionId, RegionLabel},
+        units::{Nanos, PageCount, VirtAddr, VirtRange},
+    };
+
+    fn at(nanos: u64) -> Timestamp {
+        Timestamp::from_nanos(5_000_000_000 + nanos)
+    }
+
+    fn host() -> HostFacts {
+        HostFacts::sample(at(0))
+    }
+
+    fn csv<R: Table>(rows: &[Row]) -> String {
+        let mut out = Vec::new();
+        let mut table = CsvTable::<R, _>::new(&mut out, &host()).expect("a Vec takes everything");
+        for row in rows {
+            table.row(row).expect("a Vec takes everything");
+        }
+        table.finish().expect("a Vec takes everything");
+        String::from_utf8(out).expect("CSV is UTF-8")
+    }
+
+    fn range(start: u64, end: u64) -> VirtRange {
+        VirtRange::new(VirtAddr::from_raw(start), VirtAddr::from_raw(end)).expect("not empty")
+    }
+
+    fn timeline_row() -> TimelineRow {
+        TimelineRow {
+            start: at(0),
+            end: at(100_000_000),
+            tgid: Some(Tgid(42)),
+            comm: Comm::from_text("cc1"),
+            region: None,
+            range: None,
+            faults: FaultTally::default(),
+            uncounted: None,
+            pages: None,
+            lower_bound: false,
+        }
+    }
+
+    fn fault_row() -> FaultRow {
+        FaultRow {
+            fault: Fault {
+                time: at(1_234),
+                tid: Tid(43),
+                cpu: Cpu(1),
+                addr: VirtAddr::from_raw(0x7f00_0000_1010),
+                ip: VirtAddr::from_raw(0x40_1000),
+                access: Some(Access::Write),
+                protection: Some(false),
+                mode: Mode::User,
+                kind: FaultKind::Minor,
+                latency: Some(Nanos::new(900)),
+            },
+            tgid: Some(Tgid(42)),
+            comm: Some(Comm::from_text("cc1")),
+            region: Some((RegionId(7), 0x1010)),
+        }
+    }
+
+    #[test]
+    fn headers_are_the_contract() {
+        let timeline = "start_ns,end_ns,tgid,comm,region,start_addr,end_addr,perms,backing,name,\
+            minor_faults,major_faults,failed_faults,read_faults,write_faults,exec_faults,\
+            kernel_faults,cow_faults,refaults,uncounted_faults,latency_sum_ns,latency_max_ns,\
+            mmaps,munmaps,mremaps,mprotects,madvises,brks,other_maps,looked_ns,looked_pages,\
+            present_pages,swapped_pages,file_pages,shared_pages,exclusive_pages,zero_pages,\
+            ksm_pages,huge_pages,mthp_pages,hugetlb_pages,written_pages,accessed_pages,\
+            migrated_pages,lower_bound\n";
+        let faults = "time_ns,tgid,tid,comm,cpu,addr,ip,access,mode,kind,latency_ns,region,\
+            offset_bytes,gave,stack\n";
+
+        assert_eq!(csv::<TimelineRow>(&[]), timeline);
+        assert_eq!(csv::<FaultRow>(&[]), faults);
+        assert_eq!(csv::<Loss>(&[]), "start_ns,end_ns,cpu,cause,count\n");
+    }
+
+    #[test]
+    fn a_full_timeline_row_has_each_value_in_its_place() {
+        let row = TimelineRow {
+            region: Some(RegionLabel {
+                id: RegionId(7),
+                range: range(0x1000, 0x9000),
+                perms: *b"rw-p",
+                backing: Backing::File,
+                name: Arc::from(&b"/tmp/a, \"b\" \xff"[..]),
+            }),
+            faults: FaultTally {
+                completed: FaultCounts { minor: 10, major: 2 },
+                detail: Some(FaultDetail {
+                    failed: 3,
+                    read: 4,
+                    write: 5,
+                    exec: 6,
+                    kernel: 7,
+                    cow: 8,
+                    refaults: None,
+                    latency_sum: Nanos::new(900),
+                    latency_max: Nanos::new(200),
+                }),
+            },
+            pages: Some(PageTally {
+                looked: at(90),
+                looked_pages: PageCount::new(31),
+                present: PageCount::new(32),
+                swapped: PageCount::new(33),
+                file: PageCount::new(34),
+                zero: Some(PageCount::new(35)),
+                huge: Some(PageCount::new(36)),
+            }),
+            lower_bound: true,
+            ..timeline_row()
+        };
+
+        let text = csv::<TimelineRow>(&[Row::Timeline(row)]);
+        let expected = "0,100000000,42,cc1,7,0x1000,0x9000,rw-p,file,\"/tmp/a, \"\"b\"\" \u{fffd}\",\
+            10,2,3,4,5,6,7,8,,,900,200,,,,,,,,90,31,32,33,34,,,35,,36,,,,,,1";
+        assert_eq!(text.lines().nth(1), Some(expected));
+    }
+
+    #[test]
+    fn what_is_unknown_is_an_empty_field() {
+        let slot = TimelineRow { range: Some(range(0x20_0000, 0x40_0000)), ..timeline_row() };
+        let uncounted = TimelineRow { uncounted: Some(9), ..timeline_row() };
+
+        let text = csv::<TimelineRow>(&[Row::Timeline(slot), Row::Timeline(uncounted)]);
+        let expected = [
+            "0,100000000,42,cc1,,0x200000,0x400000,,,,0,0,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,0",
+            "0,100000000,42,cc1,,,,,,,0,0,,,,,,,,9,,,,,,,,,,,,,,,,,,,,,,,,,0",
+        ];
+        assert_eq!(text.lines().skip(1).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_fault_is_one_row() {
+        let bare = FaultRow {
+            fault: Fault { access: None, latency: None, kind: FaultKind::Failed, ..fault_row().fault },
+            tgid: None,
+            comm: None,
+            region: None,
+        };
+
+        let text = csv::<FaultRow>(&[Row::Fault(fault_row()), Row::Fault(bare)]);
+        let expected = [
+            "1234,42,43,cc1,1,0x7f0000001010,0x401000,write,user,minor,900,7,4112,,",
+            "1234,,43,,1,0x7f0000001010,0x401000,,user,failed,,,,,",
+        ];
+        assert_eq!(text.lines().skip(1).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_is_the_cause() {
+        /// Takes nothing.
+        #[derive(Debug)]
+        struct Gone;
+
+        impl io::Write for Gone {
+            fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let mut table = CsvTable::<Loss, _>::new(Gone, &host()).expect("the header is buffered");
+        let loss = Loss { start: at(0), end: Some(at(0)), cpu: None, cause: LossCause::Late, count: None };
+        let outcome = (0..10_000).try_for_each(|_| table.row(&Row::Loss(loss)));
+
+        let Err(ExportError::Write(cause)) = outcome else { panic!("nobody reads: {outcome:?}") };
+        assert_eq!(cause.kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn a_table_takes_only_its_own_rows() {
+        let loss =
+            Loss { start: at(10), end: Some(at(20)), cpu: None, cause: LossCause::TornTail, count: None };
+        let rows = [Row::Fault(fault_row()), Row::Loss(loss), Row::Timeline(timeline_row())];
+
+        assert_eq!(csv::<Loss>(&rows), "start_ns,end_ns,cpu,cause,count\n10,20,,torn_tail,\n");
+    }
+}

@@ -1,0 +1,240 @@
+//! The columns of the tables `timeline`, `faults` and `losses`.
+//!
+//! Layer: codec. Input: rows. Output: [`Value`]s.
+//! Keeps: names and order are a contract with the scripts of users.
+//! Not here: how a value is written (`csv`).
+
+use super::{Column, Table, Value};
+use crate::{
+    event::{Access, FaultKind, Loss, Mode},
+    timeline::{FaultDetail, FaultRow, PageTally, Row, TimelineRow},
+    units::{Nanos, PageCount, Timestamp, VirtAddr, VirtRange},
+};
+
+impl From<u64> for Value<'_> {
+    fn from(number: u64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<u32> for Value<'_> {
+    fn from(number: u32) -> Self {
+        Self::Number(number.into())
+    }
+}
+
+impl From<Nanos> for Value<'_> {
+    fn from(time: Nanos) -> Self {
+        Self::Number(time.get())
+    }
+}
+
+impl From<PageCount> for Value<'_> {
+    fn from(pages: PageCount) -> Self {
+        Self::Number(pages.get())
+    }
+}
+
+impl From<VirtAddr> for Value<'_> {
+    fn from(addr: VirtAddr) -> Self {
+        Self::Address(addr)
+    }
+}
+
+impl From<&'static str> for Value<'_> {
+    fn from(word: &'static str) -> Self {
+        Self::Word(word)
+    }
+}
+
+impl<'a, T: Into<Value<'a>>> From<Option<T>> for Value<'a> {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Unknown, Into::into)
+    }
+}
+
+const fn column<R>(
+    name: &'static str,
+    doc: &'static str,
+    value: fn(&R, Timestamp) -> Value<'_>,
+) -> Column<R> {
+    Column { name, doc, value }
+}
+
+/// A column of the contract that nothing fills yet.
+const fn unknown<R>(name: &'static str, doc: &'static str) -> Column<R> {
+    Column { name, doc, value: |_, _| Value::Unknown }
+}
+
+impl TimelineRow {
+    fn detail<'a, T: Into<Value<'a>>>(&self, of: impl FnOnce(&FaultDetail) -> T) -> Value<'a> {
+        self.faults.detail.as_ref().map(of).into()
+    }
+
+    fn pages<'a, T: Into<Value<'a>>>(&self, of: impl FnOnce(&PageTally) -> T) -> Value<'a> {
+        self.pages.as_ref().map(of).into()
+    }
+
+    /// Where the region lies, or the slot that stands for it.
+    fn place(&self) -> Option<VirtRange> {
+        self.region.as_ref().map(|region| region.range).or(self.range)
+    }
+}
+
+impl Table for TimelineRow {
+    const COLUMNS: &'static [Column<Self>] = &[
+        column("start_ns", "start of the interval", |row, start| row.start.since(start).into()),
+        column("end_ns", "end of the interval, not included", |row, start| row.end.since(start).into()),
+        column("tgid", "process", |row, _| row.tgid.map(|tgid| tgid.0).into()),
+        column("comm", "name of the process", |row, _| Value::Text(row.comm.as_bytes())),
+        column(
+            "region",
+            "number of the region; empty where no known region holds the addresses",
+            |row, _| row.region.as_ref().map(|region| region.id.0).into(),
+        ),
+        column("start_addr", "first address of the region", |row, _| {
+            row.place().map(VirtRange::start).into()
+        }),
+        column("end_addr", "first address behind it", |row, _| row.place().map(VirtRange::end).into()),
+        column("perms", "permissions as in maps", |row, _| match &row.region {
+            Some(region) => Value::Text(&region.perms),
+            None => Value::Unknown,
+        }),
+        column("backing", "what stands behind the region", |row, _| {
+            row.region.as_ref().map(|region| region.backing.name()).into()
+        }),
+        column("name", "path or bracketed name as in maps", |row, _| match &row.region {
+            Some(region) => Value::Text(&region.name),
+            None => Value::Unknown,
+        }),
+        column("minor_faults", "completed minor faults", |row, _| row.faults.completed.minor.into()),
+        column("major_faults", "completed major faults", |row, _| row.faults.completed.major.into()),
+        column("failed_faults", "faults that failed, were retried or stayed unfinished", |row, _| {
+            row.detail(|detail| detail.failed)
+        }),
+        column("read_faults", "loads", |row, _| row.detail(|detail| detail.read)),
+        column("write_faults", "stores", |row, _| row.detail(|detail| detail.write)),
+        column("exec_faults", "instruction fetches", |row, _| row.detail(|detail| detail.exec)),
+        column("kernel_faults", "faults in kernel mode", |row, _| row.detail(|detail| detail.kernel)),
+        column("cow_faults", "stores that a present page refused", |row, _| row.detail(|detail| detail.cow)),
+        column("refaults", "faults on pages that had been present before", |row, _| {
+            row.detail(|detail| detail.refaults)
+        }),
+        column("uncounted_faults", "faults charged without an event", |row, _| row.uncounted.into()),
+        column("latency_sum_ns", "sum of the known latencies", |row, _| {
+            row.detail(|detail| detail.latency_sum)
+        }),
+        column("latency_max_ns", "largest known latency", |row, _| row.detail(|detail| detail.latency_max)),
+        unknown("mmaps", "calls of mmap"),
+        unknown("munmaps", "calls of munmap"),
+        unknown("mremaps", "calls of mremap"),
+        unknown("mprotects", "calls of mprotect"),
+        unknown("madvises", "calls of madvise"),
+        unknown("brks", "calls of brk"),
+        unknown("other_maps", "other calls that change the address space"),
+        column("looked_ns", "time of the last look at the pages", |row, start| {
+            row.pages(|pages| pages.looked.since(start))
+        }),
+        column("looked_pages", "pages looked at", |row, _| row.pages(|pages| pages.looked_pages)),
+        column("present_pages", "pages in memory", |row, _| row.pages(|pages| pages.present)),
+        column("swapped_pages", "pages in swap, or with another non-present entry", |row, _| {
+            row.pages(|pages| pages.swapped)
+        }),
+        column("file_pages", "pages of a file or shared memory", |row, _| row.pages(|pages| pages.file)),
+        unknown("shared_pages", "pages mapped more than once"),
+        unknown("exclusive_pages", "pages mapped once"),
+        column("zero_pages", "pages that are the zero page", |row, _| row.pages(|pages| pages.zero)),
+        unknown("ksm_pages", "pages merged by KSM"),
+        column("huge_pages", "pages mapped by a huge entry", |row, _| row.pages(|pages| pages.huge)),
+        unknown("mthp_pages", "pages of large folios mapped page by page"),
+        unknown("hugetlb_pages", "pages of hugetlbfs"),
+        unknown("written_pages", "distinct pages found written in the interval"),
+        unknown("accessed_pages", "distinct pages found accessed in the interval"),
+        unknown("migrated_pages", "distinct pages found moved in the interval"),
+        column("lower_bound", "1 if a loss touches the interval: counts are at least these", |row, _| {
+            u64::from(row.lower_bound).into()
+        }),
+    ];
+
+    fn of(row: &Row) -> Option<&Self> {
+        match row {
+            Row::Timeline(row) => Some(row),
+            Row::Fault(_) | Row::Loss(_) => None,
+        }
+    }
+}
+
+impl Table for FaultRow {
+    const COLUMNS: &'static [Column<Self>] = &[
+        column("time_ns", "completion; if it never completed, when that became known", |row, start| {
+            row.fault.time.since(start).into()
+        }),
+        column("tgid", "process", |row, _| row.tgid.map(|tgid| tgid.0).into()),
+        column("tid", "thread", |row, _| row.fault.tid.0.into()),
+        column("comm", "name of the thread", |row, _| match &row.comm {
+            Some(comm) => Value::Text(comm.as_bytes()),
+            None => Value::Unknown,
+        }),
+        column("cpu", "CPU that it ended on", |row, _| row.fault.cpu.0.into()),
+        column("addr", "faulting address", |row, _| row.fault.addr.into()),
+        column("ip", "instruction pointer", |row, _| row.fault.ip.into()),
+        column("access", "read, write or exec", |row, _| {
+            let name = |access| match access {
+                Access::Read => "read",
+                Access::Write => "write",
+                Access::Exec => "exec",
+            };
+            row.fault.access.map(name).into()
+        }),
+        column("mode", "user or kernel", |row, _| {
+            Value::Word(match row.fault.mode {
+                Mode::User => "user",
+                Mode::Kernel => "kernel",
+            })
+        }),
+        column("kind", "minor, major, failed, retried or unfinished", |row, _| {
+            Value::Word(match row.fault.kind {
+                FaultKind::Minor => "minor",
+                FaultKind::Major => "major",
+                FaultKind::Failed => "failed",
+                FaultKind::Retried => "retried",
+                FaultKind::Unfinished => "unfinished",
+            })
+        }),
+        column("latency_ns", "entry to completion", |row, _| row.fault.latency.into()),
+        column("region", "number of the region that holds the address", |row, _| {
+            row.region.map(|(region, _)| region.0).into()
+        }),
+        column("offset_bytes", "distance of the address from the start of the region", |row, _| {
+            row.region.map(|(_, offset)| offset).into()
+        }),
+        unknown("gave", "what the fault brought"),
+        unknown("stack", "call stack"),
+    ];
+
+    fn of(row: &Row) -> Option<&Self> {
+        match row {
+            Row::Fault(row) => Some(row),
+            Row::Timeline(_) | Row::Loss(_) => None,
+        }
+    }
+}
+
+impl Table for Loss {
+    const COLUMNS: &'static [Column<Self>] = &[
+        column("start_ns", "nothing is missing before", |loss, start| loss.start.since(start).into()),
+        column("end_ns", "nothing is missing after", |loss, start| {
+            loss.end.map(|end| end.since(start)).into()
+        }),
+        column("cpu", "CPU that lost the records", |loss, _| loss.cpu.map(|cpu| cpu.0).into()),
+        column("cause", "why they are missing", |loss, _| loss.cause.name().into()),
+        column("count", "how many; empty if it cannot be known", |loss, _| loss.count.into()),
+    ];
+
+    fn of(row: &Row) -> Option<&Self> {
+        match row {
+            Row::Loss(loss) => Some(loss),
+            Row::Timeline(_) | Row::Fault(_) => None,
+        }
+    }
+}

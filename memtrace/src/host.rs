@@ -1,0 +1,222 @@
+//! What this machine is, and what its kernel lets this process do.
+//!
+//! Layer: shell. Input: the running kernel. Output: [`HostFacts`], [`Cpus`], [`Features`].
+//! Source: `uname(2)`, `/sys/devices/system/cpu`; each facility names its own.
+//! Keeps: a facility is probed by trying it, never by the kernel's release or the user's ID; once per session.
+//! Not here: using the facilities (`live`, `probe`), telling of them (`cli::doctor`).
+
+mod btf;
+mod facility;
+
+use std::{env, fs, io};
+
+use memtrace_ebpf::Config;
+use rustix::{param::page_size, system::uname};
+
+pub use self::{btf::BtfError, facility::Facility};
+use crate::{
+    event::HostFacts,
+    record::{Availability, Feature},
+    sys::clock,
+    units::PageSize,
+};
+
+/// Facts about this machine; the session starts now.
+pub fn facts() -> io::Result<HostFacts> {
+    let uname = uname();
+    Ok(HostFacts {
+        page: own_page_size(),
+        arch: uname.machine().to_string_lossy().into_owned(),
+        kernel_release: uname.release().to_string_lossy().into_owned(),
+        cpus: u32::try_from(cpus()?.online.len()).unwrap_or(u32::MAX),
+        start: clock::boottime(),
+        realtime_offset_ns: clock::realtime_offset_ns(),
+    })
+}
+
+/// Base page size of this machine.
+fn own_page_size() -> PageSize {
+    PageSize::from_bytes(page_size() as u64).expect("page sizes are powers of two")
+}
+
+/// The CPUs of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cpus {
+    /// One more than the highest number that a CPU may ever have.
+    pub possible: u32,
+    /// Numbers of those online, ascending.
+    pub online: Vec<u32>,
+}
+
+/// The CPUs of this machine.
+pub fn cpus() -> io::Result<Cpus> {
+    let list = |name: &str| {
+        let text = fs::read_to_string(format!("/sys/devices/system/cpu/{name}"))?;
+        cpu_list(text.trim_end()).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+    };
+    let possible = list("possible")?.last().map_or(1, |last| last + 1);
+    Ok(Cpus { possible, online: list("online")? })
+}
+
+/// The numbers in a list such as `0-3,8`.
+fn cpu_list(text: &str) -> Option<Vec<u32>> {
+    let mut numbers = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        numbers.extend(first.parse().ok()?..=last.parse::<u32>().ok()?);
+    }
+    Some(numbers)
+}
+
+/// Names a comma-separated list of facilities that are to be treated as missing, to try the fall-backs.
+const DISABLE: &str = "MEMTRACE_DISABLE";
+
+/// How much of memtrace works with the privileges of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Page tables of one's own processes.
+    OwnProcess,
+    /// Everything but frame numbers.
+    NoFrames,
+    /// Everything.
+    Full,
+}
+
+impl Level {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::OwnProcess => "own-process",
+            Self::NoFrames => "no-frames",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// State of every facility of this host.
+#[derive(Debug)]
+pub struct Features {
+    states: Vec<(Facility, Availability)>,
+    offsets: Option<Config>,
+}
+
+impl Features {
+    /// Tries every facility.
+    #[must_use]
+    pub fn probe() -> Self {
+        let disabled = env::var(DISABLE).unwrap_or_default();
+        let mut features = Self { states: Vec::new(), offsets: None };
+        for facility in Facility::ALL {
+            let state = if disabled.split(',').any(|name| name.trim() == facility.name()) {
+                Availability::Missing { since: format!("disabled by {DISABLE}") }
+            } else if facility == Facility::Btf {
+                features.find_offsets()
+            } else {
+                facility.attempt()
+            };
+            features.states.push((facility, state));
+        }
+        features
+    }
+
+    fn find_offsets(&mut self) -> Availability {
+        match btf::kernel_offsets() {
+            Ok(offsets) => {
+                self.offsets = Some(offsets);
+                Availability::Usable
+            }
+            Err(BtfError::Read(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Availability::Denied {
+                    need: format!("{} to be readable", btf::VMLINUX),
+                    fix: format!("sudo chmod a+r {}", btf::VMLINUX),
+                }
+            }
+            Err(BtfError::Read(_)) => {
+                Availability::Missing { since: "Linux 5.2 with CONFIG_DEBUG_INFO_BTF=y".to_owned() }
+            }
+            Err(error) => Availability::Missing { since: format!("in a form we know: {error}") },
+        }
+    }
+
+    /// Every facility and its state.
+    pub fn states(&self) -> impl Iterator<Item = (Facility, &Availability)> {
+        self.states.iter().map(|(facility, state)| (*facility, state))
+    }
+
+    /// Whether `facility` can be used.
+    #[must_use]
+    pub fn is_usable(&self, facility: Facility) -> bool {
+        self.states().any(|(this, state)| this == facility && *state == Availability::Usable)
+    }
+
+    /// Offsets of the kernel's fields, other fields of [`Config`] being 0; the reason if they are not known.
+    pub fn offsets(&self) -> Result<Config, String> {
+        self.offsets.ok_or_else(|| match self.states().find(|(this, _)| *this == Facility::Btf) {
+            Some((_, Availability::Denied { need, fix })) => format!("needs {need}: {fix}"),
+            Some((_, Availability::Missing { since })) => {
+                format!("this kernel shows no BTF ({since}): it needs CONFIG_DEBUG_INFO_BTF=y")
+            }
+            Some((_, Availability::Usable)) | None => "the kernel's BTF was not read".to_owned(),
+        })
+    }
+
+    /// How much works with the privileges of this process.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        let seen = [Facility::Bpf, Facility::FaultEvents, Facility::ForeignPagemap];
+        if !seen.into_iter().all(|facility| self.is_usable(facility)) {
+            Level::OwnProcess
+        } else if self.is_usable(Facility::FrameNumbers) {
+            Level::Full
+        } else {
+            Level::NoFrames
+        }
+    }
+
+    /// What recording cannot do without and this host does not give.
+    pub fn blockers(&self) -> impl Iterator<Item = Facility> {
+        self.states()
+            .filter(|(facility, state)| facility.is_required() && **state != Availability::Usable)
+            .map(|(facility, _)| facility)
+    }
+
+    /// The states, for a recording.
+    #[must_use]
+    pub fn to_list(&self) -> Vec<Feature> {
+        self.states()
+            .map(|(facility, state)| Feature { name: facility.name().to_owned(), state: state.clone() })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_list_has_ranges_and_single_numbers() {
+        assert_eq!(cpu_list("0"), Some(vec![0]));
+        assert_eq!(cpu_list("0-2,5,7-8"), Some(vec![0, 1, 2, 5, 7, 8]));
+        assert_eq!(cpu_list(""), None);
+    }
+
+    #[test]
+    fn facts_agree_with_proc() {
+        let facts = facts().expect("sysfs is mounted");
+
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("proc is mounted");
+        assert_eq!(facts.kernel_release, release.trim_end());
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").expect("proc is mounted");
+        let cpus = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
+        assert_eq!(facts.cpus as usize, cpus);
+    }
+
+    #[test]
+    fn facility_with_a_name_appears_once() {
+        let mut names = Facility::ALL.map(Facility::name);
+        names.sort_unstable();
+
+        assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
+    }
+}

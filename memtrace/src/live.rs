@@ -1,0 +1,19 @@
+//! Loads and arms the eBPF programs, and drains what they write.
+//!
+//! Layer: shell. Input: a target and a [`Plan`]. Output: frames, as the kernel wrote them.
+//! Source: `memtrace_ebpf` for layouts; each part names its own.
+//! Keeps: what is armed is disarmed when its owner is dropped.
+//! Not here: what frames mean (`decode`), what to do with them (`session`).
+
+pub mod cgroup;
+pub mod drain;
+pub mod heat;
+pub mod probes;
+pub mod target;
+pub mod tasks;
+
+pub use cgroup::{Cgroup, CgroupError};
+pub use drain::{Batch, CHANNEL_BATCHES, Drain};
+pub use heat::HeatReader;
+pub use probes::{AttachError, Entry, Plan, Probes, Scope};
+pub use target::{ArmError, Armed, Target, arm};

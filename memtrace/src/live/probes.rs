@@ -1,0 +1,372 @@
+//! Loads the programs, arms them in an order that misses nothing, and disarms them.
+//!
+//! Layer: shell. Input: [`Plan`]. Output: [`Probes`], the rings, the mapped arrays.
+//! Source: `memtrace_ebpf::names`; `perf_event_open(2)` for scope and inheritance.
+//! Keeps: no bpf(2) element call while probes for faults are armed (such a call can make a completion
+//! vanish on preemptible kernels); the object is the one that `build.rs` checked.
+//! Not here: which tasks to trace (`tasks`), reading what comes out (`drain`, `heat`).
+
+use std::{io, os::fd::AsFd as _, sync::Arc};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader, include_bytes_aligned,
+    maps::{HashMap, Map, MapData, MapError, RingBuf},
+    programs::{
+        PerfEvent, ProgramError, ProgramType, RawTracePoint,
+        perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
+    },
+    sys::{BpfHelper, is_helper_supported},
+};
+use memtrace_ebpf::{CGROUP_PATH_MAX, Config, Counter, EVENT_RINGS, HeatCell, TaskState, names};
+
+use super::heat;
+use crate::sys::shared::SharedWords;
+
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/memtrace.bpf.o"));
+
+/// How the entry of a fault is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// Raw tracepoints `page_fault_user` and `page_fault_kernel`.
+    Tracepoints,
+    /// Software event `page-faults`: no error code, so the kind of access is unknown.
+    Software,
+}
+
+/// What the completion events are attached to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// These threads and all that they will make.
+    Threads(Vec<u32>),
+    /// Everything that runs on these CPUs; the programs filter.
+    Cpus(Vec<u32>),
+}
+
+/// What to load.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Constants for the programs; the sizes of arrays are filled in here.
+    pub config: Config,
+    /// Path of the traced cgroup; empty if there is none.
+    pub cgroup_path: String,
+    /// How the entry of a fault is seen.
+    pub entry: Entry,
+    /// Size of all rings of faults together in bytes: a power of two, at least a page.
+    pub ring_bytes: u32,
+    /// CPUs that the kernel may bring up.
+    pub possible_cpus: u32,
+    /// Whether the programs may log.
+    pub verbose: bool,
+}
+
+/// Why the programs could not be loaded or attached.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttachError {
+    /// The kernel refused for want of privileges.
+    #[error("cannot {what}: needs {need}; run memtrace as root, or see `memtrace doctor`")]
+    Denied {
+        /// What was refused.
+        what: String,
+        /// Capabilities that allow it.
+        need: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The thread ended before anything could be attached to it.
+    #[error("thread {tid} ended while it was being attached")]
+    Gone {
+        /// Its ID.
+        tid: u32,
+    },
+    /// Anything else that went wrong.
+    #[error("cannot {what}")]
+    Failed {
+        /// What failed.
+        what: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// The loaded programs; dropping them detaches everything.
+#[derive(Debug)]
+pub struct Probes {
+    ebpf: Ebpf,
+    entry: Entry,
+    rings: &'static [&'static str],
+}
+
+/// Flag of `BPF_MAP_UPDATE_ELEM`: make a new element or fail.
+const BPF_NOEXIST: u64 = 1;
+
+/// Size of the ring of task events, in bytes.
+const CONTROL_BYTES: u32 = 4 << 20;
+
+impl Probes {
+    /// Creates the maps and verifies the programs; attaches nothing.
+    pub fn load(plan: &Plan) -> Result<Self, AttachError> {
+        let Plan { config, cgroup_path, entry, ring_bytes, possible_cpus, verbose } = plan;
+        let rings = fault_rings(*possible_cpus, *ring_bytes, config.page_size);
+        let config = Config {
+            heat_cells: heat::cells_per_cpu(*possible_cpus).into(),
+            event_rings: rings.len() as u64,
+            ..*config
+        };
+        let words = config.to_words();
+        let mut path = [0_u8; CGROUP_PATH_MAX];
+        path[..cgroup_path.len()].copy_from_slice(cgroup_path.as_bytes());
+        let log_level = if *verbose { log::Level::Debug as u8 } else { 0 };
+        let btf = Btf::from_sys_fs().ok();
+        let mut loader = EbpfLoader::new();
+        for name in rings {
+            loader.map_max_entries(name, ring_bytes >> rings.len().trailing_zeros());
+        }
+        let mut ebpf = loader
+            .btf(btf.as_ref())
+            .override_global(names::CONFIG, &words, true)
+            .override_global(names::CGROUP_PATH, &path, true)
+            .override_global(aya_log::LEVEL, &log_level, true)
+            .map_max_entries(names::CONTROL, CONTROL_BYTES)
+            .map_max_entries(names::HEAT, heat::array_cells(*possible_cpus))
+            .map_max_entries(names::COUNTERS, possible_cpus * Counter::STRIDE)
+            .load(OBJECT)
+            .map_err(|error| failure("load the eBPF object", error))?;
+        for (name, program) in ebpf.programs_mut() {
+            let result = match program {
+                aya::programs::Program::RawTracePoint(program) => program.load(),
+                aya::programs::Program::PerfEvent(program) => program.load(),
+                _ => continue,
+            };
+            result.map_err(|error| failure(&format!("load the eBPF program {name}"), error))?;
+        }
+        Ok(Self { ebpf, entry: *entry, rings })
+    }
+
+    /// Starts to follow births, execs and deaths of tasks in the target set.
+    pub fn attach_tasks(&mut self) -> Result<(), AttachError> {
+        self.attach_raw("task_new", "task_newtask")?;
+        self.attach_raw("task_exec", "sched_process_exec")?;
+        self.attach_raw("task_exit", "sched_process_exit")?;
+        self.attach_raw("task_free", "sched_process_free")?;
+        self.attach_raw("task_rename", "task_rename")
+    }
+
+    /// Starts to follow moves between cgroups.
+    pub fn attach_cgroup(&mut self) -> Result<(), AttachError> {
+        self.attach_raw("cgroup_attach", "cgroup_attach_task")
+    }
+
+    /// Starts to see entries of faults and population without events.
+    pub fn attach_entries(&mut self) -> Result<(), AttachError> {
+        if self.entry == Entry::Tracepoints {
+            self.attach_raw("fault_enter_user", "page_fault_user")?;
+            self.attach_raw("fault_enter_kernel", "page_fault_kernel")?;
+        }
+        self.attach_raw("lock_released", "mmap_lock_released")
+    }
+
+    /// Starts to see completions of faults in `scope`; threads that ended meanwhile are left out and returned.
+    pub fn attach_completions(&mut self, scope: &Scope) -> Result<Vec<u32>, AttachError> {
+        let mut gone = Vec::new();
+        match scope {
+            Scope::Threads(tids) => {
+                for &tid in tids {
+                    let scope = PerfEventScope::OneProcess { pid: tid, cpu: None };
+                    match self.attach_software(scope, true) {
+                        Err(AttachError::Gone { .. }) => gone.push(tid),
+                        result => result?,
+                    }
+                }
+            }
+            Scope::Cpus(cpus) => {
+                for &cpu in cpus {
+                    self.attach_software(PerfEventScope::AllProcessesOneCpu { cpu }, false)?;
+                }
+            }
+        }
+        Ok(gone)
+    }
+
+    fn attach_software(&mut self, scope: PerfEventScope, inherit: bool) -> Result<(), AttachError> {
+        let entry =
+            (self.entry == Entry::Software).then_some(("fault_enter_software", SoftwareEvent::PageFaults));
+        let completions =
+            [("fault_minor", SoftwareEvent::PageFaultsMin), ("fault_major", SoftwareEvent::PageFaultsMaj)];
+        for (name, event) in completions.into_iter().chain(entry) {
+            let program: &mut PerfEvent = self.program(name)?;
+            program
+                .attach(PerfEventConfig::Software(event), scope, SamplePolicy::Period(1), inherit)
+                .map_err(|error| match (&scope, os_error(&error)) {
+                    (PerfEventScope::OneProcess { pid, .. }, Some(libc::ESRCH)) => {
+                        AttachError::Gone { tid: *pid }
+                    }
+                    _ => failure(&format!("attach {name} to the software event {event:?}"), error),
+                })?;
+        }
+        Ok(())
+    }
+
+    fn attach_raw(&mut self, name: &str, tracepoint: &str) -> Result<(), AttachError> {
+        let program: &mut RawTracePoint = self.program(name)?;
+        program
+            .attach(tracepoint)
+            .map(drop)
+            .map_err(|error| failure(&format!("attach {name} to the tracepoint {tracepoint}"), error))
+    }
+
+    fn program<'a, T>(&'a mut self, name: &str) -> Result<T, AttachError>
+    where
+        T: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+    {
+        let what = || format!("find {name} in the eBPF object");
+        let program = self.ebpf.program_mut(name).ok_or_else(|| missing(what()))?;
+        T::try_from(program).map_err(|error| failure(&what(), error))
+    }
+
+    /// Adds a task to the traced ones. Before completions are attached only.
+    pub fn track(&mut self, tid: u32, state: &TaskState) -> Result<(), AttachError> {
+        let mut tasks = self.tasks()?;
+        tasks
+            .insert(tid, state.to_bytes(), 0)
+            .map_err(|error| failure(&format!("add thread {tid} to the traced ones"), error))
+    }
+
+    /// Takes a task out of the traced ones. Before completions are attached only.
+    pub fn forget(&mut self, tid: u32) -> Result<(), AttachError> {
+        match self.tasks()?.remove(&tid) {
+            // The programs were faster.
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(failure(&format!("take thread {tid} out of the traced ones"), error)),
+        }
+    }
+
+    /// Adds a thread group to the traced ones, unless the programs have. Before completions are attached only.
+    pub fn track_group(&mut self, tgid: u32, space: u64) -> Result<(), AttachError> {
+        let map = self.map(names::GROUPS)?;
+        let mut groups: HashMap<_, u32, u64> =
+            map.try_into().map_err(|error| failure("use the map GROUPS", error))?;
+        match groups.insert(tgid, space, BPF_NOEXIST) {
+            Err(error) if os_error(&error) != Some(libc::EEXIST) => {
+                Err(failure(&format!("add process {tgid} to the traced ones"), error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What the programs know of each traced task, by thread ID. After [`Self::disarm`] only.
+    pub fn states(&mut self) -> Result<Vec<(u32, TaskState)>, AttachError> {
+        let tasks = self.tasks()?;
+        let mut states: Vec<_> = tasks
+            .iter()
+            .filter_map(Result::ok)
+            .filter_map(|(tid, bytes)| Some((tid, TaskState::from_bytes(&bytes)?)))
+            .collect();
+        states.sort_unstable_by_key(|(tid, _)| *tid);
+        Ok(states)
+    }
+
+    fn tasks(&mut self) -> Result<HashMap<&mut MapData, u32, [u8; TaskState::LEN]>, AttachError> {
+        self.map(names::TASKS)?.try_into().map_err(|error| failure("use the map TASKS", error))
+    }
+
+    fn map(&mut self, name: &str) -> Result<&mut Map, AttachError> {
+        self.ebpf.map_mut(name).ok_or_else(|| missing(format!("find the map {name}")))
+    }
+
+    /// The rings of faults; they can be taken once.
+    pub fn fault_rings(&mut self) -> Result<Vec<RingBuf<MapData>>, AttachError> {
+        self.rings.iter().map(|name| self.ring(name)).collect()
+    }
+
+    /// The ring of task events; it can be taken once.
+    pub fn control_ring(&mut self) -> Result<RingBuf<MapData>, AttachError> {
+        self.ring(names::CONTROL)
+    }
+
+    fn ring(&mut self, name: &str) -> Result<RingBuf<MapData>, AttachError> {
+        let map = self.ebpf.take_map(name).ok_or_else(|| missing(format!("find the ring {name}")))?;
+        RingBuf::try_from(map).map_err(|error| failure(&format!("map the ring {name}"), error))
+    }
+
+    /// The counters, mapped for reading.
+    pub fn counters(&mut self, possible_cpus: u32) -> Result<Arc<SharedWords>, AttachError> {
+        let words = possible_cpus * Counter::STRIDE;
+        self.shared(names::COUNTERS, words as usize).map(Arc::new)
+    }
+
+    /// The heat array, mapped for reading.
+    pub fn heat(&mut self, possible_cpus: u32) -> Result<SharedWords, AttachError> {
+        let cells = heat::array_cells(possible_cpus) as usize;
+        self.shared(names::HEAT, cells * HeatCell::LEN / 8)
+    }
+
+    fn shared(&mut self, name: &str, words: usize) -> Result<SharedWords, AttachError> {
+        let what = format!("map the array {name}");
+        let Map::Array(data) = self.map(name)? else {
+            return Err(missing(what));
+        };
+        SharedWords::map(data.fd().as_fd(), words).map_err(|error| failure(&what, error))
+    }
+
+    /// What the programs log, for `-v`.
+    pub fn logger(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>, AttachError> {
+        aya_log::EbpfLogger::init(&mut self.ebpf).map_err(|error| failure("read the eBPF log", error))
+    }
+
+    /// Detaches everything; the maps stay.
+    pub fn disarm(&mut self) {
+        for (name, program) in self.ebpf.programs_mut() {
+            let result = match program {
+                aya::programs::Program::RawTracePoint(program) => program.unload(),
+                aya::programs::Program::PerfEvent(program) => program.unload(),
+                _ => continue,
+            };
+            if let Err(error) = result {
+                log::debug!("unloading {name}: {error}");
+            }
+        }
+    }
+}
+
+/// Whether the kernel has the helper by which the programs name the system call in flight.
+#[must_use]
+pub fn names_syscalls() -> bool {
+    is_helper_supported(ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_task_pt_regs).unwrap_or(false)
+}
+
+/// The rings of faults that share out `ring_bytes`: one for each CPU, as far as there are rings and pages.
+fn fault_rings(possible_cpus: u32, ring_bytes: u32, page_size: u64) -> &'static [&'static str] {
+    let pages = u64::from(ring_bytes) / page_size.max(1);
+    let wanted = u64::from(possible_cpus.next_power_of_two()).min(pages).max(1);
+    &names::EVENTS[..usize::try_from(wanted).unwrap_or(EVENT_RINGS).min(EVENT_RINGS)]
+}
+
+/// The object lacks something that its sources have.
+fn missing(what: String) -> AttachError {
+    AttachError::Failed { what, source: "the embedded object does not have it".into() }
+}
+
+/// Sorts what the kernel said into what the user can do about it.
+fn failure(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> AttachError {
+    match os_error(&error) {
+        Some(code @ (libc::EPERM | libc::EACCES)) => AttachError::Denied {
+            what: what.to_owned(),
+            need: "CAP_BPF and CAP_PERFMON",
+            source: io::Error::from_raw_os_error(code),
+        },
+        _ => AttachError::Failed { what: what.to_owned(), source: Box::new(error) },
+    }
+}
+
+/// The error number at the root of `error`, if the kernel gave one.
+fn os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut current = Some(error);
+    while let Some(error) = current {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            return io.raw_os_error();
+        }
+        current = error.source();
+    }
+    None
+}

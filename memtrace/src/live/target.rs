@@ -1,0 +1,219 @@
+//! Arms the probes for a target, so that no task of it is missed and none is traced half.
+//!
+//! Layer: shell. Input: [`Target`], loaded [`Probes`]. Output: armed probes, and [`Armed`].
+//! Source: `perf_event_open(2)`: an inherited event covers tasks that are made after it was opened.
+//! Keeps: task events are armed before the list of tasks is read, and the list is read again until it
+//! is stable; a task that two events cover is counted once by the programs. Completions are armed before
+//! entries: a fault in between is recorded without a latency, rather than taken for one that failed.
+//! Not here: launching a command (`session::launch`).
+
+use std::{collections::BTreeSet, fmt, io};
+
+use rustix::process::{Resource, getrlimit};
+
+use super::{
+    cgroup::Cgroup,
+    probes::{AttachError, Probes, Scope},
+    tasks::{Spaces, Task},
+};
+use crate::{
+    event::{FaultCounts, Tgid},
+    sys::clock,
+};
+
+/// Threads above which completions are attached per CPU: events of a thread cost file descriptors, and time
+/// at each context switch.
+fn max_thread_events() -> usize {
+    const EVENTS_PER_THREAD: u64 = 3;
+    const OTHER_FILES: u64 = 64;
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let affordable = files.saturating_sub(OTHER_FILES) / EVENTS_PER_THREAD;
+    usize::try_from(affordable).unwrap_or(usize::MAX).min(1_000)
+}
+
+/// What to trace.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// The only thread of a process that waits to be released.
+    Gated(u32),
+    /// Processes with all their threads.
+    Processes(Vec<u32>),
+    /// Single threads.
+    Threads(Vec<u32>),
+    /// The members of a cgroup and of those below it.
+    Cgroup(Cgroup),
+    /// Every task.
+    System,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |ids: &[u32]| ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+        match self {
+            Self::Gated(pid) => write!(f, "process {pid}"),
+            Self::Processes(pids) => write!(f, "processes {}", list(pids)),
+            Self::Threads(tids) => write!(f, "threads {}", list(tids)),
+            Self::Cgroup(cgroup) => write!(f, "cgroup {}", cgroup.dir.display()),
+            Self::System => f.write_str("whole system"),
+        }
+    }
+}
+
+/// What was armed.
+#[derive(Debug, Default)]
+pub struct Armed {
+    /// Join records of the tasks that were there, as the programs would have written them.
+    pub joins: Vec<u8>,
+    /// Processes of the target, to be watched for their end; none for a cgroup and the whole system.
+    pub tgids: BTreeSet<Tgid>,
+    /// Faults of a gated process before tracing.
+    pub gate: Option<FaultCounts>,
+}
+
+/// Why a target could not be armed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ArmError {
+    /// There is no such process.
+    #[error("no process {pid}: it may have exited; `ps -e` lists those that run")]
+    NoProcess {
+        /// As given.
+        pid: u32,
+    },
+    /// There is no such thread.
+    #[error("no thread {tid}: it may have exited; `ps -eL` lists those that run")]
+    NoThread {
+        /// As given.
+        tid: u32,
+    },
+    /// Every thread of the target ended while it was being attached.
+    #[error("{target} exited while being attached")]
+    Exited {
+        /// The target in words.
+        target: String,
+    },
+    /// The members of the cgroup cannot be listed.
+    #[error("cannot list the processes of the cgroup")]
+    Members(#[source] io::Error),
+    /// The probes could not be attached.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+}
+
+/// Arms `probes` for `target`; `online_cpus` are those that per-CPU events are attached to.
+pub fn arm(probes: &mut Probes, target: &Target, online_cpus: &[u32]) -> Result<Armed, ArmError> {
+    probes.attach_tasks()?;
+    match target {
+        Target::Gated(tid) => {
+            let task = Task::find(*tid).ok_or_else(|| exited(target))?;
+            let mut armed = Armed { gate: Some(task.charged), ..Armed::default() };
+            track(probes, &mut armed, &mut Spaces::default(), &task, true)?;
+            if !probes.attach_completions(&Scope::Threads(vec![*tid]))?.is_empty() {
+                return Err(exited(target));
+            }
+            probes.attach_entries()?;
+            Ok(armed)
+        }
+        Target::Processes(pids) => arm_threads(probes, target, online_cpus, || {
+            let mut tasks = Vec::new();
+            for &pid in pids {
+                tasks.extend(Task::threads_of(pid).map_err(|_| ArmError::NoProcess { pid })?);
+            }
+            Ok(tasks)
+        }),
+        Target::Threads(tids) => arm_threads(probes, target, online_cpus, || {
+            let find = |&tid: &u32| Task::find(tid).ok_or(ArmError::NoThread { tid });
+            tids.iter().map(find).collect()
+        }),
+        Target::Cgroup(cgroup) => {
+            probes.attach_cgroup()?;
+            let mut spaces = Spaces::default();
+            let mut seen = BTreeSet::new();
+            loop {
+                let mut new = cgroup.members().map_err(ArmError::Members)?;
+                new.retain(|tgid| seen.insert(*tgid));
+                if new.is_empty() {
+                    break;
+                }
+                for tgid in new {
+                    probes.track_group(tgid, spaces.of(tgid))?;
+                }
+            }
+            arm_cpus(probes, online_cpus)
+        }
+        Target::System => arm_cpus(probes, online_cpus),
+    }
+}
+
+/// The error for a target of which nothing is left.
+fn exited(target: &Target) -> ArmError {
+    ArmError::Exited { target: target.to_string() }
+}
+
+/// Arms for whatever runs on `cpus`.
+fn arm_cpus(probes: &mut Probes, cpus: &[u32]) -> Result<Armed, ArmError> {
+    probes.attach_completions(&Scope::Cpus(cpus.to_vec()))?;
+    probes.attach_entries()?;
+    Ok(Armed::default())
+}
+
+/// Arms for the threads that `list` finds, again and again until it finds no new ones.
+fn arm_threads(
+    probes: &mut Probes,
+    target: &Target,
+    cpus: &[u32],
+    list: impl Fn() -> Result<Vec<Task>, ArmError>,
+) -> Result<Armed, ArmError> {
+    let mut armed = Armed::default();
+    let mut spaces = Spaces::default();
+    let mut tids = BTreeSet::new();
+    loop {
+        let new: Vec<_> = list()?.into_iter().filter(|task| tids.insert(task.tid)).collect();
+        if new.is_empty() {
+            break;
+        }
+        for task in &new {
+            track(probes, &mut armed, &mut spaces, task, false)?;
+            if Task::find(task.tid).is_none() {
+                // Whoever gets this thread ID next is somebody else.
+                probes.forget(task.tid)?;
+            }
+        }
+    }
+    if tids.len() > max_thread_events() {
+        probes.attach_completions(&Scope::Cpus(cpus.to_vec()))?;
+        probes.attach_entries()?;
+        return Ok(armed);
+    }
+    let mut attached: BTreeSet<u32> = BTreeSet::new();
+    let mut gone = 0;
+    let mut new = tids;
+    while !new.is_empty() {
+        let scope = Scope::Threads(new.iter().copied().collect());
+        gone += probes.attach_completions(&scope)?.len();
+        attached.append(&mut new);
+        // The list may fail here only because the whole target is gone; the session notices that itself.
+        let now = list().unwrap_or_default();
+        new = now.iter().map(|task| task.tid).filter(|tid| !attached.contains(tid)).collect();
+    }
+    if gone == attached.len() {
+        return Err(exited(target));
+    }
+    probes.attach_entries()?;
+    Ok(armed)
+}
+
+/// Enters a task into the table of traced ones and notes that it joined.
+fn track(
+    probes: &mut Probes,
+    armed: &mut Armed,
+    spaces: &mut Spaces,
+    task: &Task,
+    exact: bool,
+) -> Result<(), AttachError> {
+    let space = spaces.of(task.tgid);
+    probes.track(task.tid, &task.state(space, exact))?;
+    armed.joins.extend(task.join(clock::boottime(), space));
+    armed.tgids.insert(Tgid(task.tgid));
+    Ok(())
+}

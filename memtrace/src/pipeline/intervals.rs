@@ -1,0 +1,478 @@
+//! Open intervals: what happened in them and what was seen, until their rows can no longer change.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use memtrace_ebpf::HEAT_SLOT_SHIFT;
+
+use super::{
+    Detail, END_OF_TIME, Options,
+    tasks::{Position, Task, Tasks},
+    totals::Totals,
+};
+use crate::{
+    event::{
+        Access, Fault, FaultKind, HeatCell, HeatReading, HostFacts, Loss, Mode, PageLook, SpaceId, Tgid,
+        Uncounted,
+    },
+    pagemap::PageCategories,
+    region::AddressSpace,
+    timeline::{FaultRow, FaultTally, PageTally, RegionId, RegionLabel, Row, TimelineRow},
+    units::{Nanos, PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
+};
+
+/// What one row is about. In the order of rows: by process, what no region explains last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct CellKey {
+    tgid: Option<Tgid>,
+    space: SpaceId,
+    place: Place,
+}
+
+/// Where faults of one row lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Region(RegionId),
+    Slot(VirtRange),
+    Unknown,
+}
+
+/// Stands for an address space that no event told of.
+const NO_SPACE: SpaceId = SpaceId(0);
+
+/// Faults of one interval that may wait for a look to tell their region; 20 MiB. Those beyond have none.
+const MAX_WAITING: usize = 1 << 18;
+
+impl CellKey {
+    /// The row for faults of `task` in `region`.
+    fn of(task: Option<Task>, position: Option<Position>) -> Self {
+        Self {
+            tgid: task.map(|task| task.tgid),
+            space: task.map_or(NO_SPACE, |task| task.space),
+            place: position.map_or(Place::Unknown, |(region, _)| Place::Region(region)),
+        }
+    }
+}
+
+/// What a row will say.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cell {
+    faults: FaultTally,
+    uncounted: Option<u64>,
+    pages: Option<Look>,
+}
+
+/// What the looks that follow one reading saw.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    reading: Timestamp,
+    tally: PageTally,
+}
+
+/// A fault in no known region: a look before its interval closes may tell of one.
+#[derive(Debug)]
+struct Waiting {
+    fault: Fault,
+    task: Task,
+    /// Its place among the fault rows, if there are any.
+    row: usize,
+}
+
+/// One interval.
+#[derive(Debug)]
+struct Interval {
+    start: Timestamp,
+    end: Timestamp,
+    cells: BTreeMap<CellKey, Cell>,
+    waiting: Vec<Waiting>,
+    fault_rows: Vec<FaultRow>,
+    /// With counts alone: the growth that the reading at its end found.
+    grown: Vec<HeatCell>,
+}
+
+impl Interval {
+    fn new(start: Timestamp, end: Timestamp) -> Self {
+        let cells = BTreeMap::new();
+        Self { start, end, cells, waiting: Vec::new(), fault_rows: Vec::new(), grown: Vec::new() }
+    }
+}
+
+/// The intervals that are not closed.
+#[derive(Debug)]
+pub(super) struct Intervals {
+    detail: Detail,
+    fault_rows: bool,
+    page: PageSize,
+    origin: Timestamp,
+    length: Nanos,
+    /// In order. With full detail they lie on a grid of `length`, and those in which nothing happened are
+    /// left out; with counts alone they lie between readings, and the last one has no end.
+    open: VecDeque<Interval>,
+    /// End of the last one that was closed.
+    closed: Timestamp,
+    /// All events before have been counted.
+    watermark: Timestamp,
+    /// Time of the last reading.
+    reading: Timestamp,
+    /// Faults of the cell that the last one went to: they come in runs.
+    run: Option<Run>,
+    losses: Vec<Loss>,
+}
+
+/// Faults in one cell, one after the other.
+#[derive(Debug)]
+struct Run {
+    start: Timestamp,
+    end: Timestamp,
+    key: CellKey,
+    tally: FaultTally,
+}
+
+impl Intervals {
+    pub(super) fn new(host: &HostFacts, options: Options) -> Self {
+        let Options { interval, detail, fault_rows } = options;
+        let origin = host.start;
+        let open = match detail {
+            Detail::Full => VecDeque::new(),
+            Detail::Counts => VecDeque::from([Interval::new(origin, END_OF_TIME)]),
+        };
+        Self {
+            detail,
+            fault_rows,
+            page: host.page,
+            origin,
+            length: interval.max(Nanos::new(1)),
+            open,
+            closed: origin,
+            watermark: origin,
+            reading: origin,
+            run: None,
+            losses: Vec::new(),
+        }
+    }
+
+    /// Counts a fault of `task` at `position`, as far as these are known.
+    pub(super) fn fault(&mut self, fault: &Fault, task: Option<Task>, position: Option<Position>) {
+        let fault_rows = self.fault_rows;
+        if fault_rows || position.is_none() {
+            let interval = self.at(fault.time);
+            let row = interval.fault_rows.len();
+            if fault_rows {
+                let (tgid, comm) = task.map(|task| (task.tgid, task.comm)).unzip();
+                interval.fault_rows.push(FaultRow { fault: *fault, tgid, comm, region: position });
+            }
+            if let (Some(task), None) = (task, position)
+                && interval.waiting.len() < MAX_WAITING
+            {
+                interval.waiting.push(Waiting { fault: *fault, task, row });
+                return;
+            }
+        }
+        let key = CellKey::of(task, position);
+        match &mut self.run {
+            Some(run) if run.key == key && run.start <= fault.time && fault.time < run.end => {
+                add_fault(&mut run.tally, fault);
+            }
+            _ => {
+                self.end_run();
+                let Interval { start, end, .. } = *self.at(fault.time);
+                let mut tally = FaultTally::default();
+                add_fault(&mut tally, fault);
+                self.run = Some(Run { start, end, key, tally });
+            }
+        }
+    }
+
+    /// Puts the faults of a run where they belong.
+    fn end_run(&mut self) {
+        if let Some(Run { start, key, tally, .. }) = self.run.take() {
+            self.at(start).cells.entry(key).or_default().faults += tally;
+        }
+    }
+
+    /// Counts faults without an event.
+    pub(super) fn uncounted(&mut self, uncounted: &Uncounted) {
+        let Uncounted { time, tgid, space, faults, .. } = *uncounted;
+        let key = CellKey { tgid: Some(tgid), space, place: Place::Unknown };
+        let cell = self.at(time).cells.entry(key).or_default();
+        *cell.uncounted.get_or_insert_default() += faults.total();
+    }
+
+    /// Notes that records are missing.
+    pub(super) fn loss(&mut self, loss: Loss) {
+        self.losses.push(loss);
+    }
+
+    /// The open interval that `time` belongs to; the oldest if it lies behind.
+    fn at(&mut self, time: Timestamp) -> &mut Interval {
+        let time = time.max(self.closed);
+        let index = self.open.partition_point(|interval| interval.end <= time);
+        let is_open = self.open.get(index).is_some_and(|interval| interval.start <= time);
+        if !is_open && self.detail == Detail::Full {
+            let past = time.since(self.origin).get();
+            let start = self.origin.after(Nanos::new(past - past % self.length.get()));
+            self.open.insert(index, Interval::new(start, start.after(self.length)));
+        }
+        let index = index.min(self.open.len() - 1);
+        &mut self.open[index]
+    }
+
+    /// The interval that a look at `time` is for: the one that had just ended, while its rows can change.
+    fn looked_at(&mut self, time: Timestamp) -> &mut Interval {
+        let start = self.at(time).start;
+        let is_open = self.watermark < start || self.open.iter().any(|interval| interval.end == start);
+        self.at(if is_open { start.before(Nanos::new(1)) } else { time })
+    }
+
+    /// Notes page state.
+    pub(super) fn look(
+        &mut self,
+        time: Timestamp,
+        (tgid, space): (Tgid, SpaceId),
+        look: &PageLook,
+        tasks: &Tasks,
+        totals: &mut Totals,
+    ) {
+        let PageLook { range, told, runs } = look;
+        let (page, reading) = (self.page, self.reading);
+        let interval = self.looked_at(time);
+        let regions = tasks.regions(space).into_iter().flat_map(|regions| regions.overlapping(*range));
+        for region in regions {
+            let RegionLabel { id, range: whole, .. } = region.label;
+            let Some(looked) = whole.intersection(*range) else { continue };
+            let key = CellKey { tgid: Some(tgid), space, place: Place::Region(id) };
+            let cell = interval.cells.entry(key).or_default();
+            let nothing = Look { reading, tally: PageTally::at(time, *told) };
+            let look = cell.pages.get_or_insert(nothing);
+            if look.reading != reading {
+                *look = nothing;
+            }
+            let tally = &mut look.tally;
+            tally.looked = time;
+            tally.looked_pages += looked.pages(page);
+            for slot in slots(looked) {
+                let mut present = PageCount::default();
+                let first = runs.partition_point(|run| run.range.end() <= slot.start());
+                for run in &runs[first..] {
+                    let Some(part) = run.range.intersection(slot) else { break };
+                    tally.add(run.categories, part.pages(page));
+                    if run.categories.contains(PageCategories::PRESENT) {
+                        present += part.pages(page);
+                    }
+                }
+                totals.present(id, slot_of(slot), present);
+            }
+        }
+        totals.look(range.pages(page));
+    }
+
+    /// Notes that the heat counters were read. With counts alone that ends the interval in progress.
+    pub(super) fn read(&mut self, reading: &HeatReading) {
+        self.reading = reading.time;
+        if self.detail == Detail::Counts
+            && let Some(current) = self.open.back_mut()
+        {
+            current.end = reading.time.max(current.start);
+            current.grown.clone_from(&reading.cells);
+            let next = Interval::new(current.end, END_OF_TIME);
+            self.open.push_back(next);
+        }
+    }
+
+    /// Closes every interval that ended before `time` and was looked at after its end.
+    ///
+    /// The tick that passes the end of an interval comes before the reading that it gives rise to; if there is
+    /// none, one more interval is time enough.
+    pub(super) fn close_until(
+        &mut self,
+        time: Timestamp,
+        tasks: &mut Tasks,
+        totals: &mut Totals,
+        rows: &mut Vec<Row>,
+    ) {
+        self.watermark = self.watermark.max(time);
+        let (reading, length) = (self.reading, self.length);
+        let is_over = |interval: &mut Interval| {
+            interval.end <= time && (interval.end <= reading || interval.end.after(length) <= time)
+        };
+        while self.open.front_mut().is_some_and(is_over) {
+            self.close_front(tasks, totals, rows);
+        }
+    }
+
+    /// Closes all intervals; the last one at `end`.
+    pub(super) fn close_all(
+        &mut self,
+        end: Timestamp,
+        tasks: &mut Tasks,
+        totals: &mut Totals,
+        rows: &mut Vec<Row>,
+    ) {
+        if let Some(last) = self.open.back_mut() {
+            last.end = last.end.min(end).max(last.start);
+        }
+        while !self.open.is_empty() {
+            self.close_front(tasks, totals, rows);
+        }
+    }
+
+    /// Turns the oldest interval into rows.
+    fn close_front(&mut self, tasks: &mut Tasks, totals: &mut Totals, rows: &mut Vec<Row>) {
+        self.end_run();
+        let Some(mut interval) = self.open.pop_front() else { return };
+        interval.place_waiting(tasks);
+        interval.place_grown(tasks);
+        let Interval { start, end, cells, fault_rows, .. } = interval;
+        rows.extend(fault_rows.into_iter().map(Row::Fault));
+
+        let lower_bound = self.losses.iter().any(|loss| loss.touches(start, end));
+        let from = rows.len();
+        let labels = labels_of(tasks, &cells);
+        for (CellKey { tgid, space, place }, Cell { mut faults, uncounted, pages }) in cells {
+            if self.detail == Detail::Full {
+                faults.detail.get_or_insert_default();
+            }
+            let (region, range) = match place {
+                Place::Region(id) => (labels.get(&id).cloned(), None),
+                Place::Slot(slot) => (None, Some(slot)),
+                Place::Unknown => (None, None),
+            };
+            let comm = tgid.map(|tgid| tasks.name(tgid)).unwrap_or_default();
+            let pages = pages.map(|look| look.tally);
+            let row =
+                TimelineRow { start, end, tgid, comm, region, range, faults, uncounted, pages, lower_bound };
+            totals.row(&row, space);
+            rows.push(Row::Timeline(row));
+        }
+        rows[from..].sort_by_key(row_order);
+        tasks.purge(start);
+        self.closed = end;
+        self.losses.retain(|loss| loss.end.is_none_or(|until| until >= end));
+    }
+}
+
+impl Interval {
+    /// Counts the faults that waited, where the looks since then tell that they belong.
+    fn place_waiting(&mut self, tasks: &Tasks) {
+        for Waiting { fault, task, row } in self.waiting.drain(..) {
+            let position = tasks.position(task.space, fault.addr, fault.time);
+            if let Some(row) = self.fault_rows.get_mut(row) {
+                row.region = position;
+            }
+            let key = CellKey::of(Some(task), position);
+            add_fault(&mut self.cells.entry(key).or_default().faults, &fault);
+        }
+    }
+
+    /// Puts what a reading found where it belongs: to the region of a slot that touches no other.
+    fn place_grown(&mut self, tasks: &Tasks) {
+        for HeatCell { space, slot, faults } in self.grown.drain(..) {
+            let tgid = space.and_then(|space| tasks.process_of(space));
+            let space = space.unwrap_or(NO_SPACE);
+            let place = match slot {
+                None => Place::Unknown,
+                Some(slot) => only_region(tasks, space, slot).map_or(Place::Slot(slot), Place::Region),
+            };
+            self.cells.entry(CellKey { tgid, space, place }).or_default().faults.completed += faults;
+        }
+    }
+}
+
+/// By process, then by address; what no region explains last.
+fn row_order(row: &Row) -> (Option<Tgid>, bool, Option<VirtRange>) {
+    let Row::Timeline(row) = row else { return (None, false, None) };
+    let range = row.region.as_ref().map(|region| region.range).or(row.range);
+    (row.tgid, row.region.is_none(), range)
+}
+
+/// The labels of the regions that `cells` are about.
+fn labels_of(tasks: &Tasks, cells: &BTreeMap<CellKey, Cell>) -> BTreeMap<RegionId, RegionLabel> {
+    let mut by_space: BTreeMap<SpaceId, BTreeSet<RegionId>> = BTreeMap::new();
+    for key in cells.keys() {
+        if let Place::Region(id) = key.place {
+            by_space.entry(key.space).or_default().insert(id);
+        }
+    }
+    let mut labels = BTreeMap::new();
+    for (space, ids) in by_space {
+        let regions = tasks.regions(space).into_iter().flat_map(AddressSpace::iter);
+        let wanted = regions.map(|region| &region.label).filter(|label| ids.contains(&label.id));
+        labels.extend(wanted.map(|label| (label.id, label.clone())));
+    }
+    labels
+}
+
+/// The region that `slot` lies in, if it touches no other.
+fn only_region(tasks: &Tasks, space: SpaceId, slot: VirtRange) -> Option<RegionId> {
+    let mut touched = tasks.regions(space)?.overlapping(slot);
+    let first = touched.next()?;
+    touched.next().is_none().then_some(first.label.id)
+}
+
+/// Counts one fault.
+fn add_fault(tally: &mut FaultTally, fault: &Fault) {
+    let Fault { access, protection, mode, kind, latency, .. } = *fault;
+    let detail = tally.detail.get_or_insert_default();
+    match kind {
+        FaultKind::Minor => tally.completed.minor += 1,
+        FaultKind::Major => tally.completed.major += 1,
+        FaultKind::Failed | FaultKind::Retried | FaultKind::Unfinished => {
+            detail.failed += 1;
+            return;
+        }
+    }
+    match access {
+        Some(Access::Read) => detail.read += 1,
+        Some(Access::Write) => detail.write += 1,
+        Some(Access::Exec) => detail.exec += 1,
+        None => {}
+    }
+    detail.cow += u64::from(access == Some(Access::Write) && protection == Some(true));
+    detail.kernel += u64::from(mode == Mode::Kernel);
+    if let Some(latency) = latency {
+        detail.latency_sum = Nanos::new(detail.latency_sum.get() + latency.get());
+        detail.latency_max = detail.latency_max.max(latency);
+    }
+}
+
+/// `range` cut at the borders of heat slots.
+fn slots(range: VirtRange) -> impl Iterator<Item = VirtRange> {
+    let mut next = range.start();
+    std::iter::from_fn(move || {
+        let border = VirtAddr::from_raw(((next.as_raw() >> HEAT_SLOT_SHIFT) + 1) << HEAT_SLOT_SHIFT);
+        let slot = VirtRange::new(next, border.min(range.end()))?;
+        next = slot.end();
+        Some(slot)
+    })
+}
+
+/// Where the heat slot begins that holds all of `part`.
+fn slot_of(part: VirtRange) -> VirtAddr {
+    VirtAddr::from_raw(part.start().as_raw() >> HEAT_SLOT_SHIFT << HEAT_SLOT_SHIFT)
+}
+
+impl PageTally {
+    /// Nothing looked at yet.
+    fn at(looked: Timestamp, told: PageCategories) -> Self {
+        let none = PageCount::default();
+        let zero = told.contains(PageCategories::PFNZERO).then_some(none);
+        let huge = told.contains(PageCategories::HUGE).then_some(none);
+        Self { looked, looked_pages: none, present: none, swapped: none, file: none, zero, huge }
+    }
+
+    /// Adds `pages` pages for which `categories` hold.
+    fn add(&mut self, categories: PageCategories, pages: PageCount) {
+        let present = categories.contains(PageCategories::PRESENT);
+        let counts = [
+            (Some(&mut self.present), present),
+            (Some(&mut self.swapped), categories.contains(PageCategories::SWAPPED)),
+            (Some(&mut self.file), categories.contains(PageCategories::FILE)),
+            (self.zero.as_mut(), categories.contains(PageCategories::PFNZERO)),
+            (self.huge.as_mut(), present && categories.contains(PageCategories::HUGE)),
+        ];
+        for (count, holds) in counts {
+            if let Some(count) = count.filter(|_| holds) {
+                *count += pages;
+            }
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Looks: what asks for them, and which interval and region gets what they saw.
+
+use super::*;
+
+/// A look at the first 2 MiB that could tell zero pages, and not huge ones.
+fn pages(runs: Vec<StateRun>) -> Seen {
+    let told = PageCategories::PRESENT | PageCategories::SWAPPED | PageCategories::PFNZERO;
+    Seen::Pages(PageLook { range: range(0, 0x20_0000), told, runs })
+}
+
+#[test]
+fn hot_slots_ask_for_looks() {
+    let cell = |space, start, end| HeatCell {
+        space: Some(SpaceId(space)),
+        slot: Some(range(start, end)),
+        faults: FaultCounts { minor: 1, major: 0 },
+    };
+    let cells = vec![
+        cell(SPACE.0, 0x20_0000, 0x40_0000),
+        cell(SPACE.0, 0x40_0000, 0x60_0000),
+        cell(SPACE.0, 0xa0_0000, 0xc0_0000),
+        // Nobody is known to live there.
+        cell(99, 0x20_0000, 0x40_0000),
+    ];
+
+    let (_, requests, _) = run(Detail::Full, &[join(1), Record::Heat(HeatReading { time: at(100), cells })]);
+
+    let ranges = vec![range(0x20_0000, 0x60_0000), range(0xa0_0000, 0xc0_0000)];
+    let ask = |target| ProbeRequest { tgid: TGID, space: SPACE, target };
+    assert_eq!(requests, [ask(ProbeTarget::Maps), ask(ProbeTarget::Maps), ask(ProbeTarget::Pages(ranges))]);
+}
+
+#[test]
+fn look_after_an_interval_belongs_to_it() {
+    let runs = vec![
+        StateRun { range: range(0x1000, 0x3000), categories: PageCategories::PRESENT },
+        StateRun { range: range(0x3000, 0x4000), categories: PageCategories::SWAPPED },
+        StateRun {
+            range: range(0x8000, 0xa000),
+            categories: PageCategories::PRESENT | PageCategories::PFNZERO,
+        },
+    ];
+    let look =
+        Record::Observation(Observation { time: at(105), tgid: TGID, space: SPACE, seen: pages(runs) });
+    let mut records = story();
+    records.insert(6, look);
+
+    let (rows, _, summary) = run(Detail::Full, &records);
+
+    let row = timeline(&rows)[0];
+    let pages = row.pages.expect("the region was looked at");
+    assert_eq!((row.start, pages.looked), (at(0), at(105)));
+    // The region is 0x1000..0x9000: two pages present, one in swap, one of the two zero pages within.
+    let counts = [pages.looked_pages, pages.present, pages.swapped].map(PageCount::get);
+    assert_eq!(counts, [8, 3, 1]);
+    assert_eq!((pages.zero, pages.huge), (Some(PageCount::new(1)), None));
+    assert_eq!((summary.looks, summary.looked_pages.get()), (1, 512));
+}
+
+#[test]
+fn counts_alone_give_rows_between_readings() {
+    let slot = (0x20_0000, 0x40_0000);
+    let records = [
+        join(1),
+        maps(2, SPACE, &[(0x20_0000, 0x60_0000)]),
+        heat(120, slot, 40),
+        heat(230, slot, 2),
+        heat(240, (0x80_0000, 0xa0_0000), 9),
+    ];
+
+    let (rows, _, summary) = run(Detail::Counts, &records);
+
+    let counts: Vec<_> = timeline(&rows)
+        .iter()
+        .map(|row| {
+            (row.start, row.end, row.region.is_some(), row.range.is_some(), row.faults.completed.minor)
+        })
+        .collect();
+    assert_eq!(
+        counts,
+        [
+            (at(0), at(120), true, false, 40),
+            (at(120), at(230), true, false, 2),
+            (at(230), at(240), false, true, 9)
+        ]
+    );
+    assert!(timeline(&rows).iter().all(|row| row.faults.detail.is_none()));
+    assert_eq!(summary.heat.minor, 51);
+}
+
+#[test]
+fn each_fault_gives_a_row_when_asked_for() {
+    let mut pipeline = Pipeline::new(host(), Options { fault_rows: true, ..options(Detail::Full) });
+    let (mut rows, mut requests) = (Vec::new(), Vec::new());
+    for record in story() {
+        pipeline.push(record, &mut rows, &mut requests);
+    }
+    let _summary = pipeline.finish(&mut rows);
+
+    let offsets: Vec<_> = rows
+        .iter()
+        .filter_map(|row| if let Row::Fault(row) = row { row.region } else { None })
+        .map(|(_, offset)| offset)
+        .collect();
+    assert_eq!(offsets, [0, 0x1000, 0, 0x2000]);
+}
+
+#[test]
+fn region_that_a_look_finds_after_the_fault_gets_the_fault() {
+    let options = Options { fault_rows: true, ..options(Detail::Full) };
+    let mut pipeline = Pipeline::new(host(), options);
+    let (mut rows, mut requests) = (Vec::new(), Vec::new());
+    let records = [
+        join(1),
+        fault(10, 0x3000),
+        tick(100),
+        heat(101, (0, 0x20_0000), 1),
+        maps(102, SPACE, &[(0x1000, 0x9000)]),
+        tick(200),
+    ];
+    for record in records {
+        pipeline.push(record, &mut rows, &mut requests);
+    }
+
+    let [Row::Fault(fault), Row::Timeline(row)] = &rows[..] else { panic!("two rows: {rows:?}") };
+    let region = row.region.as_ref().expect("the look came before the interval was closed");
+    assert_eq!(fault.region, Some((region.id, 0x2000)));
+    assert_eq!(row.faults.completed.minor, 1);
+}
+
+#[test]
+fn look_is_waited_for_when_ticks_are_far_apart() {
+    let mut records = story();
+    // One tick from 60 to 190: the interval to 100 is over before the reading at its end.
+    records.truncate(6);
+    records.extend([tick(190), heat(191, (0, 0x20_0000), 2), maps(192, SPACE, &[(0x1000, 0xa000)])]);
+    let (rows, ..) = run(Detail::Full, &records);
+
+    let ends: Vec<_> = timeline(&rows)
+        .iter()
+        .filter_map(|row| row.region.as_ref())
+        .map(|region| region.range.end().as_raw())
+        .collect();
+    assert_eq!(ends, [0xa000, 0x40_0000]);
+}
+
+#[test]
+fn task_event_older_than_a_reading_is_in_time() {
+    let records = [join(1), heat(100, (0, 0x20_0000), 3), fork(99, 20, 8), tick(105), tick(200)];
+
+    let (rows, _, summary) = run(Detail::Counts, &records);
+
+    assert_eq!(summary.losses, []);
+    assert_eq!(timeline(&rows)[0].faults.completed.minor, 3);
+}
+
+#[test]
+fn replaced_address_space_is_not_looked_at() {
+    let exec = TaskAction::Exec { space: SpaceId(9), old_tid: Tid(10), comm: Comm::from_text("next") };
+    let records = [join(1), task(5, 10, exec), heat(100, (0x20_0000, 0x40_0000), 3)];
+
+    let (_, requests, _) = run(Detail::Full, &records);
+
+    let spaces: Vec<_> = requests.iter().map(|request| request.space).collect();
+    assert_eq!(spaces, [SPACE, SpaceId(9)]);
+}
+
+#[test]
+fn later_look_replaces_an_earlier_one() {
+    let look = |millis| {
+        let runs = vec![StateRun { range: range(0x1000, 0x3000), categories: PageCategories::PRESENT }];
+        let seen = pages(runs);
+        Record::Observation(Observation { time: at(millis), tgid: TGID, space: SPACE, seen })
+    };
+    let slot = (0, 0x20_0000);
+    let mut records = story();
+    records.truncate(5);
+    records.extend([heat(30, slot, 2), look(31), heat(40, slot, 1), look(41), tick(300)]);
+
+    let (rows, ..) = run(Detail::Full, &records);
+
+    let pages = timeline(&rows)[0].pages.expect("the region was looked at");
+    assert_eq!((pages.looked, pages.looked_pages.get(), pages.present.get()), (at(41), 8, 2));
+}
+
+#[test]
+fn region_that_was_only_looked_at_had_no_faults() {
+    let seen = pages(Vec::new());
+    let look = Record::Observation(Observation { time: at(50), tgid: TGID, space: SPACE, seen });
+
+    let (rows, _, summary) =
+        run(Detail::Full, &[join(1), maps(2, SPACE, &[(0x1000, 0x9000)]), look, tick(300)]);
+
+    assert_eq!(timeline(&rows)[0].faults.detail, Some(FaultDetail::default()));
+    assert_eq!(summary.regions, []);
+}

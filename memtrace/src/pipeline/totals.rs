@@ -1,0 +1,259 @@
+//! Totals of a whole session; bounded by the number of processes and regions, not of faults.
+
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+
+use super::{END_OF_TIME, tasks::Tasks};
+use crate::{
+    event::{
+        Access, Account, Fault, FaultCounts, FaultKind, HeatReading, HostFacts, Loss, Mode, SpaceId,
+        TaskAction, TaskEvent, Tgid, Uncounted, UncountedCause,
+    },
+    timeline::{FaultTotals, ProcessSummary, RegionId, RegionSummary, Summary, TaskTotals, TimelineRow},
+    units::{Nanos, PageCount, Timestamp, VirtAddr},
+};
+
+/// Longest latency that the histogram tells apart: 18 minutes.
+const MAX_LATENCY_NS: u64 = 1 << 40;
+
+/// How far back to look for the loss that another one continues.
+const RECENT_LOSSES: usize = 1_024;
+
+/// `CLONE_THREAD`, as `include/uapi/linux/sched.h` has it.
+const CLONE_THREAD: u64 = 0x1_0000;
+
+/// Sums over all records.
+#[derive(Debug)]
+pub(super) struct Totals {
+    host: HostFacts,
+    end: Timestamp,
+    faults: FaultTotals,
+    latencies: Histogram<u64>,
+    uncounted: BTreeMap<UncountedCause, FaultCounts>,
+    processes: BTreeMap<Tgid, Process>,
+    /// With the start of the first interval that tells of it.
+    regions: BTreeMap<RegionId, (Timestamp, RegionSummary)>,
+    heat: FaultCounts,
+    heat_overflow: FaultCounts,
+    losses: Vec<Loss>,
+    tasks: TaskTotals,
+    without_region: FaultCounts,
+    looks: u64,
+    looked_pages: PageCount,
+    present: BTreeMap<RegionId, Present>,
+}
+
+/// Present pages of a region, each slot as last seen: a look takes in only the slots that were hot.
+#[derive(Debug, Default)]
+struct Present {
+    slots: BTreeMap<VirtAddr, u64>,
+    now: u64,
+    peak: u64,
+}
+
+impl Present {
+    fn see(&mut self, slot: VirtAddr, pages: PageCount) {
+        let before = self.slots.insert(slot, pages.get()).unwrap_or(0);
+        self.now = self.now - before + pages.get();
+        self.peak = self.peak.max(self.now);
+    }
+}
+
+/// What is known of one process.
+#[derive(Debug, Default)]
+struct Process {
+    faults: FaultCounts,
+    uncounted: FaultCounts,
+    account: Option<Account>,
+}
+
+impl Totals {
+    pub(super) fn new(host: HostFacts) -> Self {
+        Self {
+            end: host.start,
+            host,
+            faults: FaultTotals::default(),
+            latencies: Histogram::new_with_bounds(1, MAX_LATENCY_NS, 3)
+                .expect("the bounds and the digits are in range"),
+            uncounted: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            regions: BTreeMap::new(),
+            heat: FaultCounts::default(),
+            heat_overflow: FaultCounts::default(),
+            losses: Vec::new(),
+            tasks: TaskTotals::default(),
+            without_region: FaultCounts::default(),
+            looks: 0,
+            looked_pages: PageCount::default(),
+            present: BTreeMap::new(),
+        }
+    }
+
+    /// Something happened at `time`.
+    pub(super) fn see(&mut self, time: Timestamp) {
+        self.end = self.end.max(time);
+    }
+
+    /// Time of the last thing that happened.
+    pub(super) fn end(&self) -> Timestamp {
+        self.end
+    }
+
+    pub(super) fn fault(&mut self, fault: &Fault) {
+        let totals = &mut self.faults;
+        match fault.kind {
+            FaultKind::Minor => totals.completed.minor += 1,
+            FaultKind::Major => totals.completed.major += 1,
+            FaultKind::Failed => totals.failed += 1,
+            FaultKind::Retried => totals.retried += 1,
+            FaultKind::Unfinished => totals.unfinished += 1,
+        }
+        if !matches!(fault.kind, FaultKind::Minor | FaultKind::Major) {
+            return;
+        }
+        match fault.mode {
+            Mode::User => totals.user += 1,
+            Mode::Kernel => totals.kernel += 1,
+        }
+        match fault.access {
+            Some(Access::Read) => totals.read += 1,
+            Some(Access::Write) => totals.write += 1,
+            Some(Access::Exec) => totals.exec += 1,
+            None => {}
+        }
+        totals.cow += u64::from(fault.access == Some(Access::Write) && fault.protection == Some(true));
+        match fault.latency {
+            Some(latency) => self.latencies.saturating_record(latency.get()),
+            None => totals.without_latency += 1,
+        }
+    }
+
+    pub(super) fn uncounted(&mut self, uncounted: &Uncounted) {
+        *self.uncounted.entry(uncounted.cause).or_default() += uncounted.faults;
+        self.processes.entry(uncounted.tgid).or_default().uncounted += uncounted.faults;
+    }
+
+    pub(super) fn task(&mut self, event: &TaskEvent) {
+        let process = self.processes.entry(event.tgid).or_default();
+        match event.action {
+            TaskAction::Fork { clone_flags, child_tgid, .. } => {
+                if clone_flags & CLONE_THREAD == 0 {
+                    self.tasks.forks += 1;
+                    self.processes.entry(child_tgid).or_default();
+                } else {
+                    self.tasks.threads += 1;
+                }
+            }
+            TaskAction::Exec { .. } => self.tasks.execs += 1,
+            TaskAction::Exit { account, .. } => {
+                self.tasks.exits += 1;
+                *process.account.get_or_insert_default() += account;
+            }
+            TaskAction::Alive { account, .. }
+            | TaskAction::Late { account }
+            | TaskAction::Leave { account } => {
+                *process.account.get_or_insert_default() += account;
+            }
+            TaskAction::Comm(_) | TaskAction::Join { .. } => {}
+        }
+    }
+
+    pub(super) fn heat(&mut self, reading: &HeatReading) {
+        self.see(reading.time);
+        for cell in &reading.cells {
+            self.heat += cell.faults;
+            if cell.slot.is_none() {
+                self.heat_overflow += cell.faults;
+            }
+        }
+    }
+
+    pub(super) fn loss(&mut self, loss: Loss) {
+        self.see(loss.end.unwrap_or(loss.start));
+        // Under overload a CPU loses records between all readings: that is one gap.
+        let mut recent = self.losses.iter_mut().rev().take(RECENT_LOSSES);
+        let goes_on = recent
+            .find(|last| last.cpu == loss.cpu && last.cause == loss.cause && last.end == Some(loss.start));
+        match goes_on {
+            Some(last) => {
+                last.end = loss.end;
+                last.count = last.count.zip(loss.count).map(|(sum, count)| sum + count);
+            }
+            None => self.losses.push(loss),
+        }
+    }
+
+    pub(super) fn look(&mut self, pages: PageCount) {
+        self.looks += 1;
+        self.looked_pages += pages;
+    }
+
+    /// A look saw `pages` pages present in the part of a region that lies in the slot at `slot`.
+    pub(super) fn present(&mut self, region: RegionId, slot: VirtAddr, pages: PageCount) {
+        self.present.entry(region).or_default().see(slot, pages);
+    }
+
+    /// Adds a finished row to its process and its region.
+    pub(super) fn row(&mut self, row: &TimelineRow, space: SpaceId) {
+        if row.region.is_none() {
+            self.without_region += row.faults.completed;
+        }
+        let Some(tgid) = row.tgid else { return };
+        self.processes.entry(tgid).or_default().faults += row.faults.completed;
+        let Some(label) = &row.region else { return };
+        let (_, region) = self.regions.entry(label.id).or_insert_with(|| {
+            let region = RegionSummary {
+                tgid,
+                space,
+                label: label.clone(),
+                faults: FaultCounts::default(),
+                latency_sum: Nanos::default(),
+                peak_present: None,
+                lower_bound: false,
+            };
+            (row.start, region)
+        });
+        region.label = label.clone();
+        region.faults += row.faults.completed;
+        let latency = row.faults.detail.map_or(0, |detail| detail.latency_sum.get());
+        region.latency_sum = Nanos::new(region.latency_sum.get() + latency);
+    }
+
+    pub(super) fn summary(self, tasks: &Tasks) -> Summary {
+        let regions = self.regions.into_values().map(|(start, region)| {
+            // A loss may have taken faults of any region, of one without a row in that interval too.
+            let peak = self.present.get(&region.label.id).map(|present| PageCount::new(present.peak));
+            let lower_bound = self.losses.iter().any(|loss| loss.touches(start, END_OF_TIME));
+            RegionSummary { lower_bound, peak_present: peak, ..region }
+        });
+        let mut regions: Vec<_> = regions.filter(|region| region.faults.total() > 0).collect();
+        regions.sort_by_key(|region| (std::cmp::Reverse(region.faults.total()), region.label.id));
+        let mut total = None;
+        let processes = self.processes.into_iter().map(|(tgid, process)| {
+            let Process { faults, uncounted, account } = process;
+            if let Some(account) = account {
+                *total.get_or_insert_with(Account::default) += account;
+            }
+            ProcessSummary { tgid, comm: tasks.name(tgid), faults, uncounted, account }
+        });
+        let processes = processes.collect();
+        Summary {
+            host: self.host,
+            end: self.end,
+            processes,
+            faults: self.faults,
+            uncounted: self.uncounted.into_iter().collect(),
+            account: total,
+            heat: self.heat,
+            heat_overflow: self.heat_overflow,
+            losses: self.losses,
+            latencies: self.latencies,
+            tasks: self.tasks,
+            regions,
+            without_region: self.without_region,
+            looks: self.looks,
+            looked_pages: self.looked_pages,
+        }
+    }
+}

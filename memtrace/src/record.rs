@@ -1,0 +1,262 @@
+//! The recording: an append-only log of compressed, checksummed chunks that survives a torn tail.
+//!
+//! Layer: codec. Input: [`Frame`](crate::decode::Frame)s in arrival order. Output: a file that gives back the same frames.
+//! Source: RFC 8878 (zstd), IEEE 802.3 (CRC-32).
+//! Keeps: a frame comes back byte for byte; damage costs the chunk it lies in, and shows as a loss.
+//! Not here: what frames mean (`decode`), when to flush (`session`).
+//!
+//! A file is [`MAGIC`], the format version as a little-endian `u32`, and chunks: one header, any number of frames
+//! chunks, one end mark. Header and end mark are JSON, so that a build which cannot read the frames can still say why.
+#![forbid(unsafe_code)]
+
+use std::{fmt, io, path::PathBuf};
+
+use memtrace_ebpf::ABI_VERSION;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    event::{FaultCounts, HostFacts},
+    pipeline::{Detail, Options},
+    units::{Nanos, Timestamp},
+};
+
+mod chunk;
+mod columns;
+mod frames;
+mod reader;
+mod replay;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use reader::{Recording, Recovery};
+pub use replay::replay;
+pub use writer::Writer;
+
+/// The first bytes of every recording.
+pub const MAGIC: [u8; 8] = *b"memtrace";
+
+/// Version of the file format; changes with any change that an older build would misread.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// What a recording was made with, and of; its first chunk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// [`ABI_VERSION`] of the programs that wrote the events.
+    pub abi: u32,
+    /// Version of memtrace that recorded.
+    pub memtrace_version: String,
+    /// The traced machine.
+    pub host: HostFacts,
+    /// What was asked for.
+    pub capture: Capture,
+    /// What the kernel had, and why the rest was not used.
+    pub features: Vec<Feature>,
+}
+
+/// What was asked for, and the state of the target when the probes were armed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capture {
+    /// The traced command and its arguments; empty if none was started.
+    pub command: Vec<String>,
+    /// The target in words.
+    pub targets: String,
+    /// Whether faults were recorded one by one or only counted.
+    pub detail: Detail,
+    /// Length of a timeline interval.
+    pub interval: Nanos,
+    /// Size of the ring of faults, in bytes.
+    pub ring_bytes: u64,
+    /// Whether new processes of traced ones were traced.
+    pub follow_forks: bool,
+    /// `min_flt` and `maj_flt` of the command when the probes were armed; `None` if there was no command.
+    pub gate: Option<FaultCounts>,
+}
+
+impl fmt::Display for Capture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.command.is_empty() {
+            f.write_str(&self.targets)
+        } else {
+            f.write_str(&self.command.join(" "))
+        }
+    }
+}
+
+impl Capture {
+    /// Options by which the pipeline makes the rows of this recording again.
+    #[must_use]
+    pub const fn options(&self, fault_rows: bool) -> Options {
+        Options { interval: self.interval, detail: self.detail, fault_rows }
+    }
+}
+
+/// One facility of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Feature {
+    /// Its name, such as `pagemap_scan`.
+    pub name: String,
+    /// Whether it could be used.
+    pub state: Availability,
+}
+
+/// Whether a facility can be used, or why not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Availability {
+    /// It can.
+    Usable,
+    /// It is there and was refused.
+    Denied {
+        /// The privilege or setting that it needs.
+        need: String,
+        /// A line to run that gives it.
+        fix: String,
+    },
+    /// The kernel does not have it.
+    Missing {
+        /// The first release with it, or the configuration option.
+        since: String,
+    },
+}
+
+/// How a recording ended; its last chunk, whose absence means that the recorder did not live to write it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// When recording stopped.
+    pub time: Timestamp,
+    /// What ended recording.
+    pub ending: Ending,
+    /// How the command ended; `None` if there was none or it ran on.
+    pub exit: Option<ExitReason>,
+    /// `ru_minflt` and `ru_majflt` of the command and of the children that it waited for, from `wait4`.
+    pub rusage: Option<FaultCounts>,
+    /// The programs' own totals.
+    pub totals: Totals,
+    /// What recording cost.
+    pub cost: Cost,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.exit, self.ending) {
+            (Some(ExitReason::Code(code)), _) => write!(f, "the command exited with {code}"),
+            (Some(ExitReason::Signal(signal)), _) => write!(f, "the command was killed by signal {signal}"),
+            (None, Ending::Target) => f.write_str("the target ended"),
+            (None, Ending::Duration) => f.write_str("--duration was over"),
+            (None, Ending::Signal(signal)) => write!(f, "signal {signal} stopped the recording"),
+            (None, Ending::Failure) => f.write_str("recording failed"),
+        }
+    }
+}
+
+/// What ended recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// The target.
+    Target,
+    /// `--duration`.
+    Duration,
+    /// This signal to memtrace.
+    Signal(i32),
+    /// Recording itself failed.
+    Failure,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitReason {
+    /// By itself, with this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+/// Totals that the programs keep beside the rings, exact whatever the rings lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Completed faults that the programs saw.
+    pub recorded: FaultCounts,
+    /// Faults charged without an event.
+    pub uncounted: FaultCounts,
+    /// Fault records that found no room in their ring.
+    pub lost_events: u64,
+    /// Task records that found no room in theirs.
+    pub lost_control: u64,
+    /// Tasks that found no room in the table and went untraced.
+    pub lost_tasks: u64,
+    /// Faults counted in overflow cells of the heat array.
+    pub heat_overflow: u64,
+    /// Completions seen twice and counted once.
+    pub duplicates: u64,
+}
+
+/// What recording cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cost {
+    /// CPU time of memtrace, in nanoseconds.
+    pub cpu_ns: u64,
+    /// Time in kernel calls that look at a target and may hold its `mmap_lock`, in nanoseconds.
+    pub lock_ns: u64,
+    /// Looks at page state.
+    pub looks: u64,
+    /// Base pages that they covered.
+    pub looked_pages: u64,
+}
+
+/// Why a recording cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// The file could not be opened.
+    #[error("cannot open {}", path.display())]
+    Open {
+        /// As given.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Reading failed.
+    #[error("cannot read the recording")]
+    Read(#[source] io::Error),
+    /// Writing failed: a full disk, most often. What was written before can still be read.
+    #[error("cannot write the recording")]
+    Write(#[source] io::Error),
+    /// One chunk would exceed what a reader accepts.
+    #[error("cannot write the recording: a chunk of {bytes} bytes is too large")]
+    ChunkTooLarge {
+        /// Its size in bytes.
+        bytes: usize,
+    },
+    /// There is nothing in the file.
+    #[error("the file is empty: recording ended before it began, record again")]
+    Empty,
+    /// The file is something else.
+    #[error("the file is not a recording of memtrace")]
+    NotARecording,
+    /// The file ends or is damaged before its header is complete.
+    #[error("the recording is torn in its header and holds no events, record again")]
+    TornHeader,
+    /// The file has another format.
+    #[error(
+        "the recording has format {found} and this memtrace reads format {FORMAT_VERSION}: \
+         read it with the version that recorded it"
+    )]
+    Format {
+        /// The version in the file.
+        found: u32,
+    },
+    /// The events have another layout.
+    #[error(
+        "the recording has events of ABI {found} and this memtrace reads ABI {ABI_VERSION}: \
+         read it with memtrace {recorder}"
+    )]
+    Abi {
+        /// The version in the file.
+        found: u32,
+        /// Version of memtrace that recorded.
+        recorder: String,
+    },
+}

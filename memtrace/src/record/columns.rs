@@ -1,0 +1,208 @@
+//! Fault records column by column, each value as its difference from what its neighbour predicts.
+//!
+//! Layer: codec. Input: bytes of [`FaultEvent`]s as the ring held them. Output: bytes that compress well, and back.
+//! Source: `memtrace_ebpf::FaultEvent`.
+//! Keeps: what [`are_regular`] accepts comes back byte for byte.
+//! Not here: compression (`chunk`), records of other lengths (`frames` keeps those as they are).
+//!
+//! Time and thread differ little from one record to the next; address, instruction pointer, CPU, flags and kind
+//! differ little from the same thread's record before. Latencies are stored as they are: differences of noise are
+//! more noise. A column is a mask of its bytes that are not zero throughout, then one plane for each such byte.
+
+use memtrace_ebpf::{FaultEvent, FaultKind};
+
+const COLUMNS: usize = 8;
+
+/// Where the pad bytes begin, with which a record ends.
+const PAD: usize = std::mem::offset_of!(FaultEvent, pad);
+
+/// Threads whose last record is remembered; thread IDs of one program are close together.
+const THREADS: usize = 64;
+
+/// Whether `bytes` are whole records whose pad bytes are zero.
+pub(super) fn are_regular(bytes: &[u8]) -> bool {
+    let (records, rest) = bytes.as_chunks::<{ FaultEvent::LEN }>();
+    rest.is_empty() && records.iter().all(|record| record[PAD..] == [0; FaultEvent::LEN - PAD])
+}
+
+/// What the next record is expected to repeat.
+struct Neighbours {
+    previous: FaultEvent,
+    of_thread: [FaultEvent; THREADS],
+}
+
+impl Neighbours {
+    fn new() -> Self {
+        Self { previous: FaultEvent::default(), of_thread: [FaultEvent::default(); THREADS] }
+    }
+
+    /// The last record of the thread `tid`, or of one that shares its place.
+    fn of_thread(&mut self, tid: u32) -> &mut FaultEvent {
+        &mut self.of_thread[tid as usize % THREADS]
+    }
+}
+
+/// Appends the columns of `bytes`, which [`are_regular`], to `out`; returns the earliest and the latest time in
+/// nanoseconds since boot.
+pub(super) fn encode(bytes: &[u8], out: &mut Vec<u8>) -> Option<(u64, u64)> {
+    let (records, _) = bytes.as_chunks::<{ FaultEvent::LEN }>();
+    let mut columns: [Vec<u64>; COLUMNS] = std::array::from_fn(|_| Vec::with_capacity(records.len()));
+    let mut span: Option<(u64, u64)> = None;
+    let mut neighbours = Neighbours::new();
+    for fault in records.iter().filter_map(|record| FaultEvent::from_bytes(record)) {
+        let FaultEvent { time_ns, addr, ip, tid, latency_ns, cpu, flags, kind, pad: _ } = fault;
+        let (first, last) = span.unwrap_or((time_ns, time_ns));
+        span = Some((first.min(time_ns), last.max(time_ns)));
+        let previous = std::mem::replace(&mut neighbours.previous, fault);
+        let before = std::mem::replace(neighbours.of_thread(tid), fault);
+        let values = [
+            zigzag(time_ns.wrapping_sub(previous.time_ns)),
+            u64::from(tid ^ previous.tid),
+            zigzag(addr.wrapping_sub(before.addr)),
+            zigzag(ip.wrapping_sub(before.ip)),
+            u64::from(latency_ns),
+            u64::from(cpu ^ before.cpu),
+            u64::from(flags ^ before.flags),
+            u64::from(kind.0 ^ before.kind.0),
+        ];
+        for (column, value) in columns.iter_mut().zip(values) {
+            column.push(value);
+        }
+    }
+    for column in &columns {
+        put_planes(column, out);
+    }
+    span
+}
+
+/// Takes the columns of `count` records from the front of `rest`; `None` if they are malformed.
+pub(super) fn decode(rest: &mut &[u8], count: usize) -> Option<Vec<u8>> {
+    let mut columns: [Vec<u64>; COLUMNS] = std::array::from_fn(|_| Vec::new());
+    for column in &mut columns {
+        *column = take_planes(rest, count)?;
+    }
+    let [time, tid, addr, ip, latency, cpu, flags, kind] = columns;
+    let mut out = Vec::with_capacity(count * FaultEvent::LEN);
+    let mut neighbours = Neighbours::new();
+    for row in 0..count {
+        let previous = neighbours.previous;
+        let tid = previous.tid ^ u32::try_from(tid[row]).ok()?;
+        let before = neighbours.of_thread(tid);
+        let fault = FaultEvent {
+            time_ns: previous.time_ns.wrapping_add(unzigzag(time[row])),
+            addr: before.addr.wrapping_add(unzigzag(addr[row])),
+            ip: before.ip.wrapping_add(unzigzag(ip[row])),
+            tid,
+            latency_ns: u32::try_from(latency[row]).ok()?,
+            cpu: before.cpu ^ u16::try_from(cpu[row]).ok()?,
+            flags: before.flags ^ u16::try_from(flags[row]).ok()?,
+            kind: FaultKind(before.kind.0 ^ u8::try_from(kind[row]).ok()?),
+            pad: [0; 3],
+        };
+        *before = fault;
+        neighbours.previous = fault;
+        out.extend_from_slice(&fault.to_bytes());
+    }
+    Some(out)
+}
+
+/// A difference with its sign in the lowest bit, so that small ones of either sign are small numbers.
+const fn zigzag(difference: u64) -> u64 {
+    let sign = difference.cast_signed() >> 63;
+    (difference << 1) ^ sign.cast_unsigned()
+}
+
+const fn unzigzag(value: u64) -> u64 {
+    (value >> 1) ^ (value & 1).wrapping_neg()
+}
+
+fn put_planes(column: &[u64], out: &mut Vec<u8>) {
+    let used = column.iter().fold(0, |used, value| used | value).to_le_bytes();
+    let planes = used.map(|byte| byte != 0);
+    out.push((0..8).fold(0, |mask, plane| mask | u8::from(planes[plane]) << plane));
+    for plane in (0..8).filter(|plane| planes[*plane]) {
+        out.extend(column.iter().map(|value| value.to_le_bytes()[plane]));
+    }
+}
+
+fn take_planes(rest: &mut &[u8], count: usize) -> Option<Vec<u64>> {
+    let mask = *rest.split_off_first()?;
+    let mut column = vec![0; count];
+    for plane in (0..8).filter(|plane| mask & (1 << plane) != 0) {
+        for (value, byte) in column.iter_mut().zip(rest.split_off(..count)?) {
+            *value |= u64::from(*byte) << (8 * plane);
+        }
+    }
+    Some(column)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn fault() -> impl Strategy<Value = FaultEvent> {
+        (any::<[u64; 3]>(), 0..200_u32, any::<[u32; 2]>(), any::<[u16; 2]>(), any::<u8>()).prop_map(
+            |([time_ns, addr, ip], near, [far, latency_ns], [cpu, flags], kind)| FaultEvent {
+                time_ns,
+                addr,
+                ip,
+                // Threads that share a place, and threads that do not.
+                tid: if far % 8 == 0 { far } else { near },
+                latency_ns,
+                cpu,
+                flags,
+                kind: FaultKind(kind),
+                pad: [0; 3],
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn any_records_come_back(faults in proptest::collection::vec(fault(), 0..300)) {
+            let bytes: Vec<u8> = faults.iter().flat_map(FaultEvent::to_bytes).collect();
+            let mut columns = Vec::new();
+            encode(&bytes, &mut columns);
+            let mut rest = &columns[..];
+
+            prop_assert!(are_regular(&bytes));
+            prop_assert_eq!(decode(&mut rest, faults.len()), Some(bytes));
+            prop_assert!(rest.is_empty());
+        }
+
+        #[test]
+        fn malformed_columns_do_not_panic(bytes: Vec<u8>, count in 0..200_usize) {
+            let _outcome = decode(&mut &bytes[..], count);
+        }
+    }
+
+    #[test]
+    fn small_differences_of_either_sign_are_small_numbers() {
+        let minus_two = 2_u64.wrapping_neg();
+
+        assert_eq!(zigzag(0), 0);
+        assert_eq!(zigzag(2), 4);
+        assert_eq!(zigzag(minus_two), 3);
+        assert_eq!(unzigzag(3), minus_two);
+    }
+
+    #[test]
+    fn a_byte_in_the_pad_is_not_regular() {
+        let mut bytes = FaultEvent::default().to_bytes();
+        bytes[FaultEvent::LEN - 1] = 1;
+
+        assert!(!are_regular(&bytes));
+        assert!(!are_regular(&bytes[1..]));
+    }
+
+    #[test]
+    fn span_is_the_earliest_and_the_latest_time() {
+        let at = |time_ns| FaultEvent { time_ns, ..FaultEvent::default() }.to_bytes();
+        let bytes = [at(50), at(40), at(70), at(60)].concat();
+
+        assert_eq!(encode(&bytes, &mut Vec::new()), Some((40, 70)));
+        assert_eq!(encode(&[], &mut Vec::new()), None);
+    }
+}

@@ -1,0 +1,107 @@
+//! What a recording says, for people and for programs.
+//!
+//! Layer: codec. Input: a [`Recording`] that was replayed, its [`Summary`]. Output: text, JSON.
+//! Keeps: recorded + uncounted = kernel is always shown with all three numbers; what is unknown is not a number.
+//! Not here: tables for further work (`export`).
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+
+use crate::{
+    event::{FaultCounts, Loss, LossCause},
+    pipeline::Detail,
+    record::{End, Header, Recording, Recovery},
+    timeline::Summary,
+    units::{Nanos, Timestamp},
+};
+
+mod calls;
+mod json;
+mod text;
+
+/// All that is known at the end of a recording.
+#[derive(Debug)]
+pub struct Report {
+    header: Header,
+    summary: Summary,
+    end: Option<End>,
+    recovery: Recovery,
+}
+
+impl Report {
+    /// The report on `recording`, whose replay gave `summary`.
+    pub fn new<R>(recording: &Recording<R>, summary: Summary) -> Self
+    where
+        R: std::io::Read,
+    {
+        Self {
+            header: recording.header().clone(),
+            summary,
+            end: recording.end().cloned(),
+            recovery: recording.recovery(),
+        }
+    }
+
+    /// Whether no loss touches a total.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.recovery.complete && self.summary.losses.is_empty()
+    }
+
+    /// From the start to the end mark, or to the last record where there is none.
+    fn duration(&self) -> Nanos {
+        let end = self.end.as_ref().map_or(Timestamp::default(), |end| end.time);
+        end.max(self.summary.end).since(self.header.host.start)
+    }
+
+    /// Completed faults whose records were lost: the heat counters have them all the same.
+    fn only_counted(&self) -> FaultCounts {
+        let (heat, recorded) = (self.summary.heat, self.recorded());
+        FaultCounts {
+            minor: heat.minor.saturating_sub(recorded.minor),
+            major: heat.major.saturating_sub(recorded.major),
+        }
+    }
+
+    /// Completed faults, as the fault records say; as the heat counters say where there are no records.
+    fn recorded(&self) -> FaultCounts {
+        match self.header.capture.detail {
+            Detail::Full => self.summary.faults.completed,
+            Detail::Counts => self.summary.heat,
+        }
+    }
+
+    /// Faults charged without an event; `None` if no task told its counters.
+    fn uncounted(&self) -> Option<FaultCounts> {
+        let causes = &self.summary.uncounted;
+        (self.summary.account.is_some() || !causes.is_empty()).then(|| {
+            causes.iter().fold(FaultCounts::default(), |mut sum, (_, faults)| {
+                sum += *faults;
+                sum
+            })
+        })
+    }
+
+    /// Uncounted faults by what the task was doing.
+    fn uncounted_by(&self) -> BTreeMap<String, FaultCounts> {
+        let mut by: BTreeMap<String, FaultCounts> = BTreeMap::new();
+        for (cause, faults) in &self.summary.uncounted {
+            *by.entry(calls::name(*cause, &self.header.host.arch)).or_default() += *faults;
+        }
+        by
+    }
+
+    /// Growth of the kernel's own counters over the traced life of all tasks; `None` if no task told it.
+    fn kernel_counted(&self) -> Option<FaultCounts> {
+        self.summary.account.map(|account| account.kernel)
+    }
+
+    /// Records lost by `cause`; `None` if the number cannot be known.
+    fn lost(&self, cause: LossCause) -> Option<u64> {
+        let touches = |loss: &&Loss| loss.cause == cause || loss.cause == LossCause::TornTail;
+        self.summary.losses.iter().filter(touches).map(|loss| loss.count).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests;

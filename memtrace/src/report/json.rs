@@ -1,0 +1,196 @@
+//! The report for programs.
+//!
+//! Layer: codec. Input: [`Report`]. Output: one JSON object.
+//! Keeps: keys stay; `null` is "not known", never 0.
+//! Not here: layout (`text`).
+
+use serde_json::{Map, Value, json};
+
+use super::Report;
+use crate::{
+    event::{FaultCounts, LossCause},
+    pipeline::Detail,
+    record::{Availability, ExitReason},
+    timeline::{FaultTotals, ProcessSummary, RegionSummary},
+    units::PageCount,
+};
+
+/// Version of the JSON; changes when a key changes its meaning or goes.
+const SCHEMA: u32 = 1;
+
+impl Report {
+    /// The report as JSON. Counts are plain numbers; with `complete` false those that a loss touches are lower bounds.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let (header, summary) = (&self.header, &self.summary);
+        let heat = summary.heat;
+        json!({
+            "schema": SCHEMA,
+            "command": header.capture.command,
+            "target": header.capture.targets,
+            "duration_ns": self.duration().get(),
+            "complete": self.is_complete(),
+            "exit": self.end.as_ref().and_then(|end| end.exit).map(exit),
+            "processes": summary.processes.iter().map(process).collect::<Vec<_>>(),
+            "tasks": {
+                "forks": summary.tasks.forks,
+                "threads": summary.tasks.threads,
+                "execs": summary.tasks.execs,
+                "exits": summary.tasks.exits,
+            },
+            "faults": self.faults_json(),
+            "uncounted": self.uncounted_json(),
+            "kernel_counted": self.kernel_counted().map(counts),
+            "rusage": self.end.as_ref().and_then(|end| end.rusage).map(counts),
+            "gate": header.capture.gate.map(counts),
+            "heat": {
+                "minor": heat.minor,
+                "major": heat.major,
+                "overflow": summary.heat_overflow.total(),
+            },
+            "counters": self.counters_json(),
+            "losses": self.losses_json(),
+            "latency_ns": self.latency_json(),
+            "maps": null,
+            "map_identity": null,
+            "regions": summary.regions.iter().map(region).collect::<Vec<_>>(),
+            "findings": [],
+            "cost": self.cost_json(),
+            "features": self.features_json(),
+            "recovery": self.recovery,
+        })
+    }
+
+    fn faults_json(&self) -> Value {
+        let recorded = self.recorded();
+        let FaultTotals {
+            completed: _,
+            failed,
+            retried,
+            unfinished,
+            user,
+            kernel,
+            read,
+            write,
+            exec,
+            cow,
+            without_latency,
+        } = self.summary.faults;
+        // Where faults were only counted, nothing but their number is known.
+        let known = |count: u64| (self.header.capture.detail == Detail::Full).then_some(count);
+        json!({
+            "minor": recorded.minor,
+            "major": recorded.major,
+            "failed": known(failed),
+            "retried": known(retried),
+            "unfinished": known(unfinished),
+            "user": known(user),
+            "kernel": known(kernel),
+            "read": known(read),
+            "write": known(write),
+            "exec": known(exec),
+            "cow": known(cow),
+            "without_latency": known(without_latency),
+        })
+    }
+
+    fn uncounted_json(&self) -> Option<Value> {
+        let FaultCounts { minor, major } = self.uncounted()?;
+        let by: Map<_, _> =
+            self.uncounted_by().into_iter().map(|(name, faults)| (name, faults.total().into())).collect();
+        Some(json!({ "minor": minor, "major": major, "by": by }))
+    }
+
+    /// The programs' own totals, exact whatever the rings lost.
+    fn counters_json(&self) -> Option<Value> {
+        self.end.as_ref().map(|end| {
+            json!({
+                "recorded": counts(end.totals.recorded),
+                "uncounted": counts(end.totals.uncounted),
+                "duplicates": end.totals.duplicates,
+            })
+        })
+    }
+
+    fn losses_json(&self) -> Value {
+        json!({
+            "events": self.lost(LossCause::EventsRing),
+            "control": self.lost(LossCause::ControlRing),
+            "tasks": self.lost(LossCause::TaskTable),
+            "late": self.lost(LossCause::Late),
+            "unknown_kind": self.lost(LossCause::UnknownKind),
+            "gaps": self.summary.losses.len(),
+        })
+    }
+
+    fn latency_json(&self) -> Value {
+        let latencies = &self.summary.latencies;
+        let known = |value: u64| (!latencies.is_empty()).then_some(value);
+        json!({
+            "p50": known(latencies.value_at_quantile(0.5)),
+            "p90": known(latencies.value_at_quantile(0.9)),
+            "p99": known(latencies.value_at_quantile(0.99)),
+            "max": known(latencies.max()),
+        })
+    }
+
+    fn cost_json(&self) -> Value {
+        let cost = self.end.as_ref().map(|end| end.cost);
+        json!({
+            "cpu_ns": cost.map(|cost| cost.cpu_ns),
+            "lock_ns": cost.map(|cost| cost.lock_ns),
+            "looks": self.summary.looks,
+            "looked_pages": self.summary.looked_pages.get(),
+        })
+    }
+
+    fn features_json(&self) -> Map<String, Value> {
+        let state = |state: &Availability| match state {
+            Availability::Usable => "usable".into(),
+            Availability::Denied { need, fix } => format!("needs {need}: {fix}").into(),
+            Availability::Missing { since } => format!("missing: {since}").into(),
+        };
+        self.header.features.iter().map(|feature| (feature.name.clone(), state(&feature.state))).collect()
+    }
+}
+
+fn counts(FaultCounts { minor, major }: FaultCounts) -> Value {
+    json!({ "minor": minor, "major": major })
+}
+
+fn exit(reason: ExitReason) -> Value {
+    match reason {
+        ExitReason::Code(code) => json!({ "code": code }),
+        ExitReason::Signal(signal) => json!({ "signal": signal }),
+    }
+}
+
+fn process(process: &ProcessSummary) -> Value {
+    let ProcessSummary { tgid, comm, faults, uncounted, account } = process;
+    json!({
+        "tgid": tgid.0,
+        "comm": comm.to_string(),
+        "faults": counts(*faults),
+        "uncounted": counts(*uncounted),
+        "kernel_counted": account.map(|account| counts(account.kernel)),
+    })
+}
+
+fn region(region: &RegionSummary) -> Value {
+    let RegionSummary { tgid, space, label, faults, latency_sum, peak_present, lower_bound } = region;
+    json!({
+        "region": label.id.0,
+        "tgid": tgid.0,
+        "space": space.0,
+        "start_addr": label.range.start().to_string(),
+        "end_addr": label.range.end().to_string(),
+        "perms": String::from_utf8_lossy(&label.perms),
+        "backing": label.backing.name(),
+        "name": String::from_utf8_lossy(&label.name),
+        "minor_faults": faults.minor,
+        "major_faults": faults.major,
+        "latency_sum_ns": latency_sum.get(),
+        "peak_present_pages": peak_present.map(PageCount::get),
+        "lower_bound": lower_bound,
+    })
+}

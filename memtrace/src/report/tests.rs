@@ -1,0 +1,227 @@
+//! Reports on hand-made totals.
+
+use std::sync::Arc;
+
+use hdrhistogram::Histogram;
+use memtrace_ebpf::ABI_VERSION;
+use serde_json::json;
+
+use super::*;
+use crate::{
+    event::{Account, Comm, HostFacts, SpaceId, Tgid, UncountedCause},
+    record::{Availability, Capture, Cost, Ending, ExitReason, Feature, Totals},
+    timeline::{Backing, FaultTotals, ProcessSummary, RegionId, RegionLabel, RegionSummary, TaskTotals},
+    units::{PageCount, VirtAddr, VirtRange},
+};
+
+const fn faults(minor: u64, major: u64) -> FaultCounts {
+    FaultCounts { minor, major }
+}
+
+fn at(nanos: u64) -> Timestamp {
+    Timestamp::from_nanos(7_000_000_000 + nanos)
+}
+
+/// 100 minor and 2 major faults recorded, 30 uncounted, and the kernel says the same.
+fn report() -> Report {
+    let host = HostFacts::sample(at(0));
+    let account = Account { kernel: faults(130, 2), recorded: faults(100, 2), uncounted: faults(30, 0) };
+    let mut latencies = Histogram::new_with_bounds(1, 1 << 40, 3).expect("the bounds are in order");
+    for nanos in 1..=102 {
+        latencies.record(nanos * 10).expect("within the bounds");
+    }
+    let label = RegionLabel {
+        id: RegionId(5),
+        range: VirtRange::new(VirtAddr::from_raw(0x1000), VirtAddr::from_raw(0x9000)).expect("not empty"),
+        perms: *b"rw-p",
+        backing: Backing::Heap,
+        name: Arc::from(&b"[heap]"[..]),
+    };
+    Report {
+        header: Header {
+            abi: ABI_VERSION,
+            memtrace_version: "0.1.0".to_owned(),
+            host: host.clone(),
+            capture: Capture {
+                command: vec!["sort".to_owned(), "big".to_owned()],
+                targets: "sort big".to_owned(),
+                detail: Detail::Full,
+                interval: Nanos::new(100_000_000),
+                ring_bytes: 16 << 20,
+                follow_forks: true,
+                gate: Some(faults(90, 1)),
+            },
+            features: vec![Feature {
+                name: "pagemap_scan".to_owned(),
+                state: Availability::Missing { since: "Linux 6.7".to_owned() },
+            }],
+        },
+        summary: Summary {
+            without_region: FaultCounts::default(),
+            host,
+            end: at(400),
+            processes: vec![ProcessSummary {
+                tgid: Tgid(42),
+                comm: Comm::from_text("sort"),
+                faults: faults(100, 2),
+                uncounted: faults(30, 0),
+                account: Some(account),
+            }],
+            faults: FaultTotals {
+                completed: faults(100, 2),
+                user: 90,
+                kernel: 12,
+                write: 80,
+                read: 22,
+                ..FaultTotals::default()
+            },
+            uncounted: vec![
+                (UncountedCause::Syscall(9), faults(20, 0)),
+                (UncountedCause::Syscall(28), faults(4, 0)),
+                (UncountedCause::Exec, faults(6, 0)),
+            ],
+            account: Some(account),
+            heat: faults(100, 2),
+            heat_overflow: faults(0, 0),
+            losses: Vec::new(),
+            latencies,
+            tasks: TaskTotals { execs: 1, exits: 1, ..TaskTotals::default() },
+            regions: vec![RegionSummary {
+                tgid: Tgid(42),
+                space: SpaceId(1),
+                label,
+                faults: faults(100, 2),
+                latency_sum: Nanos::new(102_000),
+                peak_present: Some(PageCount::new(8)),
+                lower_bound: false,
+            }],
+            looks: 3,
+            looked_pages: PageCount::new(512),
+        },
+        end: Some(End {
+            time: at(500),
+            ending: Ending::Target,
+            exit: Some(ExitReason::Code(0)),
+            rusage: Some(faults(220, 3)),
+            totals: Totals { recorded: faults(100, 2), ..Totals::default() },
+            cost: Cost { cpu_ns: 12_000_000, lock_ns: 4_000, looks: 3, looked_pages: 512 },
+        }),
+        recovery: Recovery { chunks_good: 3, complete: true, ..Recovery::default() },
+    }
+}
+
+fn loss(cause: LossCause, count: Option<u64>) -> Loss {
+    Loss { start: at(100), end: Some(at(200)), cpu: None, cause, count }
+}
+
+/// The line of `text` that begins with `label`, its columns separated by one space.
+fn line(text: &str, label: &str) -> String {
+    let line = text.lines().find(|line| line.trim_start().starts_with(label));
+    line.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn text_prints_the_three_numbers_of_the_identity() {
+    let text = report().to_string();
+
+    assert_eq!(line(&text, "recorded"), "recorded 100 2");
+    assert_eq!(line(&text, "uncounted"), "uncounted 30 0");
+    assert_eq!(line(&text, "populate"), "populate 24 0");
+    assert_eq!(line(&text, "kernel"), "kernel 130 2");
+    assert!(text.contains("recorded + uncounted = kernel"), "{text}");
+}
+
+#[test]
+fn a_broken_identity_is_said_with_its_size() {
+    let mut report = report();
+    report.summary.account = Some(Account { kernel: faults(133, 1), ..Account::default() });
+
+    let text = report.to_string();
+    assert!(text.contains("differs from kernel by -3 minor, +1 major"), "{text}");
+}
+
+#[test]
+fn json_has_the_contract() {
+    let json = report().to_json();
+
+    assert_eq!(json["schema"], 1);
+    assert_eq!(json["command"], json!(["sort", "big"]));
+    assert_eq!(json["duration_ns"], 500);
+    assert_eq!(json["complete"], true);
+    assert_eq!(json["faults"]["minor"], 100);
+    assert_eq!(json["faults"]["write"], 80);
+    let uncounted = json!({ "minor": 30, "major": 0, "by": { "populate": 24, "exec": 6 } });
+    assert_eq!(json["uncounted"], uncounted);
+    assert_eq!(json["kernel_counted"], json!({ "minor": 130, "major": 2 }));
+    assert_eq!(json["rusage"], json!({ "minor": 220, "major": 3 }));
+    assert_eq!(json["gate"], json!({ "minor": 90, "major": 1 }));
+    assert_eq!(json["heat"], json!({ "minor": 100, "major": 2, "overflow": 0 }));
+    assert_eq!(json["losses"]["events"], 0);
+    // The 51st of 102 values, 10 ns apart.
+    assert_eq!(json["latency_ns"]["p50"], 510);
+    assert_eq!(json["latency_ns"]["max"], 1_020);
+    assert_eq!(json["regions"][0]["start_addr"], "0x1000");
+    assert_eq!(json["regions"][0]["peak_present_pages"], 8);
+    assert_eq!(json["processes"][0]["kernel_counted"]["minor"], 130);
+    let cost = json!({ "cpu_ns": 12_000_000, "lock_ns": 4_000, "looks": 3, "looked_pages": 512 });
+    assert_eq!(json["cost"], cost);
+    assert_eq!(json["features"], json!({ "pagemap_scan": "missing: Linux 6.7" }));
+    assert_eq!(json["findings"], json!([]));
+}
+
+#[test]
+fn counted_faults_are_those_of_the_heat_counters_and_their_kinds_are_unknown() {
+    let mut report = report();
+    report.header.capture.detail = Detail::Counts;
+    report.summary.faults = FaultTotals::default();
+
+    let json = report.to_json();
+    assert_eq!(json["faults"]["minor"], 100);
+    assert_eq!(json["faults"]["write"], json!(null));
+}
+
+#[test]
+fn losses_are_summed_by_cause() {
+    let mut report = report();
+    report.summary.losses = vec![
+        loss(LossCause::EventsRing, Some(7)),
+        loss(LossCause::EventsRing, Some(5)),
+        loss(LossCause::Late, Some(1)),
+    ];
+
+    let json = report.to_json();
+    assert_eq!(json["complete"], false);
+    assert_eq!(json["losses"]["events"], 12);
+    assert_eq!(json["losses"]["late"], 1);
+    assert_eq!(json["losses"]["control"], 0);
+    let text = report.to_string();
+    assert!(text.contains("counts below are at least these"), "{text}");
+}
+
+#[test]
+fn after_a_torn_tail_nobody_knows_how_many_records_are_missing() {
+    let mut report = report();
+    report.summary.losses = vec![loss(LossCause::TornTail, None)];
+    report.recovery.complete = false;
+    report.end = None;
+
+    let json = report.to_json();
+    assert_eq!(json["losses"]["events"], json!(null));
+    assert_eq!(json["counters"], json!(null));
+    assert_eq!(json["cost"]["cpu_ns"], json!(null));
+    assert_eq!(json["duration_ns"], 400);
+    let text = report.to_string();
+    assert!(text.contains("nothing is known after 400 ns"), "{text}");
+}
+
+#[test]
+fn without_accounts_the_kernel_side_is_unknown_and_not_zero() {
+    let mut report = report();
+    report.summary.account = None;
+    report.summary.uncounted.clear();
+
+    let json = report.to_json();
+    assert_eq!(json["uncounted"], json!(null));
+    assert_eq!(json["kernel_counted"], json!(null));
+    assert_eq!(line(&report.to_string(), "kernel"), "kernel unknown unknown");
+}

@@ -1,0 +1,350 @@
+//! The report for people: labelled rows, numbers to the right, as smaps and page-types print them.
+//!
+//! Layer: codec. Input: [`Report`]. Output: text with ANSI styles, which the writer strips where they are not wanted.
+//! Keeps: a section that has nothing to say is left out.
+//! Not here: what the numbers are (`report`).
+
+use std::fmt::{self, Display, Formatter};
+
+use anstyle::Style;
+
+use super::Report;
+use crate::{
+    event::{FaultCounts, Loss},
+    pipeline::Detail,
+    timeline::{FaultTotals, ProcessSummary, RegionSummary},
+    units::ByteSize,
+};
+
+const HEADING: Style = Style::new().bold();
+const WARNING: Style = Style::new().bold().fg_color(Some(anstyle::Color::Ansi(anstyle::AnsiColor::Yellow)));
+
+/// `text` without what would move the cursor or end the line.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// Processes and regions shown; `--json` and `export` have all.
+const SHOWN: usize = 15;
+
+impl Display for Report {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.origin(f)?;
+        self.losses(f)?;
+        self.accounting(f)?;
+        self.kinds(f)?;
+        self.latency(f)?;
+        self.processes(f)?;
+        self.regions(f)?;
+        self.cost(f)
+    }
+}
+
+impl Report {
+    /// What was recorded, where, and how it ended.
+    fn origin(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let (host, capture) = (&self.header.host, &self.header.capture);
+        let page = ByteSize::new(host.page.bytes());
+        writeln!(f, "{HEADING}{}{HEADING:#}", printable(&capture.to_string()))?;
+        writeln!(
+            f,
+            "{} on Linux {} ({}, {} CPUs, pages of {page}), memtrace {}",
+            Time(self.duration().get()),
+            host.kernel_release,
+            host.arch,
+            host.cpus,
+            self.header.memtrace_version,
+        )?;
+        match &self.end {
+            Some(end) => writeln!(f, "{end}"),
+            None => Ok(()),
+        }
+    }
+
+    fn losses(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if self.is_complete() {
+            return Ok(());
+        }
+        heading(f, "Losses: counts below are at least these", [])?;
+        let start = self.header.host.start;
+        for loss in self.summary.losses.iter().take(SHOWN) {
+            let Loss { start: from, end, cpu, cause, count } = loss;
+            let count = count.map_or("unknown".to_owned(), |count| count.to_string());
+            let cpu = cpu.map_or(String::new(), |cpu| format!(" on CPU {}", cpu.0));
+            let from = Time(from.since(start).get());
+            let end = end.map_or("the end".to_owned(), |end| Time(end.since(start).get()).to_string());
+            writeln!(f, "  {WARNING}{:<24}{count:>12}{WARNING:#}  from {from} to {end}{cpu}", cause.name())?;
+        }
+        more(f, self.summary.losses.len(), "export --table losses")?;
+        if !self.recovery.complete {
+            let recovery = self.recovery;
+            writeln!(
+                f,
+                "  read {} chunks; {} stretches ({} bytes) could not be read",
+                recovery.chunks_good, recovery.chunks_lost, recovery.bytes_lost,
+            )?;
+            if self.end.is_none() {
+                let last = Time(self.duration().get());
+                writeln!(f, "  the recorder was stopped from outside: nothing is known after {last}")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// recorded + lost + uncounted = kernel.
+    fn accounting(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        heading(f, "Faults", ["minor", "major"])?;
+        let recorded = self.recorded();
+        counts(f, "recorded", Some(recorded))?;
+        let lost = self.only_counted();
+        if lost.total() > 0 {
+            counts(f, "lost, but counted", Some(lost))?;
+        }
+        let uncounted = self.uncounted();
+        counts(f, "uncounted", uncounted)?;
+        for (name, faults) in self.uncounted_by() {
+            counts(f, &format!("  {name}"), Some(faults))?;
+        }
+        let kernel = self.kernel_counted();
+        counts(f, "kernel", kernel)?;
+        if let (Some(mut sum), Some(kernel)) = (uncounted, kernel) {
+            sum += recorded;
+            sum += lost;
+            if sum == kernel {
+                let lost = if lost.total() > 0 { " + lost" } else { "" };
+                writeln!(
+                    f,
+                    "  recorded{lost} + uncounted = kernel (min_flt and maj_flt of the traced tasks)"
+                )?;
+            } else {
+                let (minor, major) =
+                    (Difference(sum.minor, kernel.minor), Difference(sum.major, kernel.major));
+                let across = if self.is_complete() { "" } else { ", across the losses above" };
+                writeln!(
+                    f,
+                    "  {WARNING}their sum differs from kernel by {minor} minor, {major} major{across}\
+                     {WARNING:#}",
+                )?;
+            }
+        }
+        match self.summary.heat_overflow.total() {
+            0 => Ok(()),
+            overflow => {
+                writeln!(f, "  {overflow} of them were counted without their place: the heat table was full")
+            }
+        }
+    }
+
+    fn kinds(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if self.header.capture.detail == Detail::Counts {
+            return Ok(());
+        }
+        let FaultTotals {
+            completed,
+            failed,
+            retried,
+            unfinished,
+            user,
+            kernel,
+            read,
+            write,
+            exec,
+            cow,
+            without_latency,
+        } = self.summary.faults;
+        let rows = [
+            ("user mode", user),
+            ("kernel mode", kernel),
+            ("read", read),
+            ("write", write),
+            ("  copy-on-write", cow),
+            ("exec", exec),
+            ("without latency", without_latency),
+        ];
+        if completed.total() > 0 {
+            heading(f, "Completed", ["faults", "share"])?;
+        }
+        for (label, count) in rows.into_iter().filter(|(_, count)| *count > 0) {
+            writeln!(f, "  {label:<24}{count:>12}{:>12}", Share(count, completed.total()))?;
+        }
+        let rows = [("failed", failed), ("retried", retried), ("unfinished", unfinished)];
+        if failed + retried + unfinished > 0 {
+            heading(f, "Not completed", ["faults"])?;
+        }
+        for (label, count) in rows.into_iter().filter(|(_, count)| *count > 0) {
+            writeln!(f, "  {label:<24}{count:>12}")?;
+        }
+        Ok(())
+    }
+
+    fn latency(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let latencies = &self.summary.latencies;
+        if latencies.is_empty() {
+            return Ok(());
+        }
+        heading(f, "Latency", ["p50", "p90", "p99", "max"])?;
+        write!(f, "  {:<24}", "completed faults")?;
+        let quantiles = [0.5, 0.9, 0.99].map(|quantile| latencies.value_at_quantile(quantile));
+        for nanos in quantiles.into_iter().chain([latencies.max()]) {
+            write!(f, "{:>12}", Time(nanos))?;
+        }
+        writeln!(f)
+    }
+
+    fn processes(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if self.summary.processes.is_empty() {
+            return Ok(());
+        }
+        heading(f, "Processes", ["faults", "uncounted", "kernel"])?;
+        let mut processes: Vec<_> = self.summary.processes.iter().collect();
+        processes
+            .sort_by_key(|process| std::cmp::Reverse(process.faults.total() + process.uncounted.total()));
+        for ProcessSummary { tgid, comm, faults, uncounted, account } in processes.iter().take(SHOWN) {
+            let label = format!("{} {}", tgid.0, printable(&comm.to_string()));
+            let kernel = account.map_or("unknown".to_owned(), |account| account.kernel.total().to_string());
+            writeln!(f, "  {label:<24}{:>12}{:>12}{kernel:>12}", faults.total(), uncounted.total())?;
+        }
+        more(f, processes.len(), "report --json")
+    }
+
+    fn regions(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let regions = &self.summary.regions;
+        if regions.is_empty() && self.summary.without_region.total() == 0 {
+            return Ok(());
+        }
+        heading(f, "Hottest regions", ["faults", "major", "mean", "present"])?;
+        for RegionSummary { tgid, space: _, label, faults, latency_sum, peak_present, lower_bound } in
+            regions.iter().take(SHOWN)
+        {
+            let place =
+                format!("{} {} {}", tgid.0, String::from_utf8_lossy(&label.perms), label.backing.name());
+            let at_least = if *lower_bound { "≥ " } else { "" };
+            let count = format!("{at_least}{}", faults.total());
+            let mean = latency_sum.get().checked_div(faults.total()).filter(|mean| *mean > 0);
+            let mean = mean.map_or(String::new(), |mean| Time(mean).to_string());
+            let present = peak_present.map(|pages| pages.get().saturating_mul(self.header.host.page.bytes()));
+            let present = present.map_or(String::new(), |bytes| format!("{} KiB", bytes / 1024));
+            write!(
+                f,
+                "  {place:<24}{count:>12}{:>12}{mean:>12}{present:>12}  {}",
+                faults.major, label.range
+            )?;
+            match printable(&String::from_utf8_lossy(&label.name)).as_str() {
+                "" => writeln!(f)?,
+                name => writeln!(f, " {name}")?,
+            }
+        }
+        more(f, regions.len(), "report --json")?;
+        match self.summary.without_region.total() {
+            0 => Ok(()),
+            faults => writeln!(
+                f,
+                "  {:<24}{faults:>12}  mapped too briefly for a look at the maps",
+                "in no known region"
+            ),
+        }
+    }
+
+    fn cost(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        heading(f, "Cost", [])?;
+        if let Some(end) = &self.end {
+            writeln!(f, "  {:<24}{:>12}", "CPU of the recorder", Time(end.cost.cpu_ns))?;
+            writeln!(f, "  {:<24}{:>12}", "time in looks", Time(end.cost.lock_ns))?;
+        }
+        writeln!(f, "  {:<24}{:>12}", "looks", self.summary.looks)?;
+        writeln!(f, "  {:<24}{:>12}", "pages looked at", self.summary.looked_pages.get())
+    }
+}
+
+/// An empty line, a title, and the titles of its columns.
+fn heading<const N: usize>(f: &mut Formatter<'_>, title: &str, columns: [&str; N]) -> fmt::Result {
+    write!(f, "\n{HEADING}{title}{HEADING:#}")?;
+    let mut gap = 26_usize.saturating_sub(title.len());
+    for column in columns {
+        write!(f, "{:gap$}{column:>12}", "")?;
+        gap = 0;
+    }
+    writeln!(f)
+}
+
+fn counts(f: &mut Formatter<'_>, label: &str, faults: Option<FaultCounts>) -> fmt::Result {
+    match faults {
+        Some(FaultCounts { minor, major }) => writeln!(f, "  {label:<24}{minor:>12}{major:>12}"),
+        None => writeln!(f, "  {label:<24}{:>12}{:>12}", "unknown", "unknown"),
+    }
+}
+
+/// Says where the rows beyond [`SHOWN`] are.
+fn more(f: &mut Formatter<'_>, rows: usize, verb: &str) -> fmt::Result {
+    match rows.saturating_sub(SHOWN) {
+        0 => Ok(()),
+        hidden => writeln!(f, "  … {hidden} more: memtrace {verb}"),
+    }
+}
+
+/// Nanoseconds, rounded to a unit that fits.
+struct Time(u64);
+
+impl Display for Time {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let (unit, nanos) = match self.0 {
+            0..10_000 => return f.pad(&format!("{} ns", self.0)),
+            10_000..1_000_000 => ("µs", 1_000),
+            1_000_000..1_000_000_000 => ("ms", 1_000_000),
+            _ => ("s", 1_000_000_000),
+        };
+        let tenths = rounded(self.0, 10, nanos);
+        f.pad(&format!("{}.{} {unit}", tenths / 10, tenths % 10))
+    }
+}
+
+/// `value` times `factor` divided by `divisor`, to the nearest; 0 if the divisor is.
+fn rounded(value: u64, factor: u128, divisor: u64) -> u128 {
+    let divisor = u128::from(divisor);
+    (u128::from(value) * factor + divisor / 2).checked_div(divisor).unwrap_or(0)
+}
+
+/// A part of a whole, in percent.
+struct Share(u64, u64);
+
+impl Display for Share {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let tenths = rounded(self.0, 1_000, self.1);
+        f.pad(&format!("{}.{}%", tenths / 10, tenths % 10))
+    }
+}
+
+/// How far the first is from the second, with its sign.
+struct Difference(u64, u64);
+
+impl Display for Difference {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let sign = if self.0 < self.1 { "-" } else { "+" };
+        write!(f, "{sign}{}", self.0.abs_diff(self.1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rounded_to_a_unit_that_fits() {
+        let text = |nanos| Time(nanos).to_string();
+
+        assert_eq!(text(0), "0 ns");
+        assert_eq!(text(9_999), "9999 ns");
+        assert_eq!(text(12_345), "12.3 µs");
+        assert_eq!(text(12_350), "12.4 µs");
+        assert_eq!(text(7_607_500), "7.6 ms");
+        assert_eq!(text(1_234_567_890), "1.2 s");
+        assert_eq!(text(60_000_000_000), "60.0 s");
+    }
+
+    #[test]
+    fn shares_are_of_the_whole() {
+        assert_eq!(Share(1, 3).to_string(), "33.3%");
+        assert_eq!(Share(2, 3).to_string(), "66.7%");
+        assert_eq!(Share(0, 0).to_string(), "0.0%");
+    }
+}

@@ -1,0 +1,302 @@
+//! One recording session: arms, records, waits for the end, disarms, and closes the file.
+//!
+//! Layer: shell. Input: [`Options`]. Output: a recording, and [`Outcome`].
+//! Keeps: a failed set-up never starts the command; the target ends as it would have without memtrace; what
+//! was armed is disarmed on every path.
+//! Not here: what people type (`cli`), what frames mean (`pipeline`).
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    fs::File,
+    io::{self, BufWriter},
+    sync::{Arc, atomic::Ordering},
+};
+
+use memtrace_ebpf::{ABI_VERSION, Config, TaskState};
+use rustix::fs::{OFlags, fcntl_getfl};
+
+use crate::{
+    decode::Frame,
+    event::{FaultCounts, Tgid},
+    export::{ExportError, csv::CsvTimeline},
+    host::{self, Facility},
+    live::{self, ArmError, AttachError, Drain, Entry, HeatReader, Plan, Probes, Target},
+    pipeline::{self, Detail},
+    probe::Prober,
+    record::{Capture, Cost, End, Ending, ExitReason, Header, RecordError, Writer},
+    sys::clock,
+    timeline::Summary,
+    units::{ByteSize, Nanos},
+};
+
+mod invoker;
+pub mod launch;
+mod recorder;
+mod remains;
+mod threads;
+mod watch;
+
+pub use invoker::Invoker;
+pub use launch::{Gated, LaunchError};
+pub use recorder::RecorderError;
+
+use recorder::Recorder;
+use threads::Threads;
+use watch::{Ended, Watch};
+
+/// What to record.
+#[derive(Debug)]
+pub struct Options {
+    /// What to trace.
+    pub subject: Subject,
+    /// Whether faults are recorded one by one or only counted.
+    pub detail: Detail,
+    /// Length of a timeline interval.
+    pub interval: Nanos,
+    /// Size of the ring of faults; `None` for a size that fits the number of CPUs.
+    pub ring: Option<ByteSize>,
+    /// Whether new processes of traced ones are traced.
+    pub follow_forks: bool,
+    /// Time after which recording stops.
+    pub duration: Option<Nanos>,
+    /// Whether the command is ended when the duration is over.
+    pub kill: bool,
+    /// Whether the programs log.
+    pub verbose: bool,
+}
+
+/// What to trace, before it exists.
+#[derive(Clone, Debug)]
+pub enum Subject {
+    /// A command that is started for it.
+    Command(Vec<OsString>),
+    /// What runs already.
+    Running(Target),
+}
+
+/// How a session went.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What ended it.
+    pub ending: Ending,
+    /// How the command ended; `None` if there was none, or it runs on.
+    pub exit: Option<ExitReason>,
+    /// Totals and cost; the error if recording stopped before its time.
+    pub recorded: Result<(Summary, Cost), RecorderError>,
+}
+
+/// Why a session could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// The kernel lacks something that recording cannot do without.
+    #[error("cannot record: {0}")]
+    Unsupported(String),
+    /// The probes could not be loaded or attached.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The target could not be armed.
+    #[error(transparent)]
+    Arm(#[from] ArmError),
+    /// The command did not start.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// The recording could not be written.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The CSV could not be written.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// A thread or a signal handler could not be set up.
+    #[error("cannot set up the session")]
+    Io(#[from] io::Error),
+}
+
+/// Size of the ring of faults per CPU unless asked for, and its bounds, in bytes.
+const RING_PER_CPU: u64 = 8 << 20;
+const RING_MIN: u64 = 16 << 20;
+const RING_MAX: u64 = 256 << 20;
+
+/// Size of the ring of faults for this many CPUs: twenty times what they can fault between two drains.
+fn default_ring(cpus: u32) -> ByteSize {
+    let bytes = (RING_PER_CPU * u64::from(cpus)).next_power_of_two();
+    ByteSize::new(bytes.clamp(RING_MIN, RING_MAX))
+}
+
+/// Records until the target ends, the time is over, or a signal asks to stop.
+///
+/// `file` gets the recording, and `csv` the timeline while it runs.
+pub fn run(options: &Options, file: File, csv: Option<File>) -> Result<Outcome, SessionError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(record(options, file, csv))
+}
+
+async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outcome, SessionError> {
+    let features = host::Features::probe();
+    let cpus = host::cpus()?;
+    let ring = options.ring.unwrap_or_else(|| default_ring(cpus.possible));
+    let plan = plan(options, &features, cpus.possible, ring)?;
+    let mut probes = Probes::load(&plan)?;
+    let counters = probes.counters(cpus.possible)?;
+    let heat = HeatReader::new(probes.heat(cpus.possible)?, cpus.possible);
+    let (control, events) = (probes.control_ring()?, probes.fault_rings()?);
+    let log = options.verbose.then(|| probes.logger()).transpose()?;
+
+    // Signals first: one that comes during set-up must not leave the command behind.
+    let mut watch = Watch::new(log)?;
+    let (target, gated) = match &options.subject {
+        Subject::Command(command) => {
+            let gated = Gated::spawn(command)?;
+            (Target::Gated(gated.pid().0), Some(gated))
+        }
+        Subject::Running(target) => (target.clone(), None),
+    };
+    // Set-up takes a tenth of a second; the session starts here.
+    let facts = host::facts()?;
+    let armed = live::arm(&mut probes, &target, &cpus.online)?;
+    let header = Header {
+        abi: ABI_VERSION,
+        memtrace_version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: facts.clone(),
+        capture: capture(options, ring, armed.gate),
+        features: features.to_list(),
+    };
+    let csv = csv.map(empty).transpose()?;
+    let taker = Recorder::new(
+        Writer::new(BufWriter::new(empty(file)?), &header)?,
+        csv.map(|csv| CsvTimeline::new(BufWriter::new(csv), &facts)).transpose()?,
+        &facts,
+        pipeline::Options { interval: options.interval, detail: options.detail, fault_rows: false },
+        Prober::new(facts.page, features.is_usable(Facility::PagemapScan)),
+        heat,
+    );
+    let look = taker.look_switch();
+    let (threads, failure) = Threads::start(taker, vec![Frame::Control(armed.joins)], |sender| {
+        Drain::new(control, events, plan.ring_bytes as usize, Arc::clone(&counters), cpus.possible, sender)
+    })?;
+
+    let command = gated.as_ref().map(Gated::pid);
+    if let Some(gated) = gated {
+        gated.release()?;
+    }
+    watch.limit(options.duration);
+    let ended = watch.wait(command, &armed.tgids, failure, || look.store(true, Ordering::Relaxed)).await?;
+
+    probes.disarm();
+    watch.flush_log();
+    let states = probes.states()?;
+    let recorded = threads.finish(remains::batch(&states, clock::boottime()));
+    let recorded = recorded.and_then(|recorded| {
+        let end = End {
+            time: clock::boottime(),
+            ending: ended.ending,
+            exit: ended.exit.map(|(reason, _)| reason),
+            rusage: ended.exit.map(|(_, faults)| faults),
+            totals: live::heat::totals(&counters, cpus.possible),
+            cost: recorded.prober.cost(clock::own_cpu_time()),
+        };
+        recorded.writer.finish(&end)?;
+        Ok((recorded.summary, end.cost))
+    });
+    drop(probes);
+    let alive = states.iter().filter(|(_, state)| state.flags & TaskState::EXITED == 0);
+    let alive = alive.map(|(_, state)| Tgid(state.tgid)).chain(command).collect();
+    let (ending, exit) = see_off(options, &mut watch, ended, command, &alive).await?;
+    Ok(Outcome { ending, exit, recorded })
+}
+
+/// Cuts what a regular file held before, now that there is something to put in its place; not where the user appends.
+fn empty(file: File) -> io::Result<File> {
+    if file.metadata()?.is_file() && !fcntl_getfl(&file)?.contains(OFlags::APPEND) {
+        file.set_len(0)?;
+    }
+    Ok(file)
+}
+
+/// Stays with a command that outlives the recording, as long as its user expects.
+async fn see_off(
+    options: &Options,
+    watch: &mut Watch,
+    ended: Ended,
+    command: Option<Tgid>,
+    alive: &BTreeSet<Tgid>,
+) -> io::Result<(Ending, Option<ExitReason>)> {
+    let exit = ended.exit.map(|(reason, _)| reason);
+    let Some(command) = command.filter(|_| exit.is_none()) else {
+        return Ok((ended.ending, exit));
+    };
+    match ended.ending {
+        Ending::Target => Ok((Ending::Target, exit)),
+        Ending::Duration if options.kill => Ok((Ending::Duration, Some(watch.kill(command, alive).await?))),
+        Ending::Duration => match watch.wait_untraced(command).await? {
+            Ended { ending: Ending::Target, exit } => Ok((Ending::Target, exit.map(|(reason, _)| reason))),
+            Ended { ending, .. } => Ok((ending, None)),
+        },
+        Ending::Failure => {
+            let exit = watch.wait_untraced(command).await?.exit;
+            Ok((Ending::Failure, exit.map(|(reason, _)| reason)))
+        }
+        Ending::Signal(libc::SIGINT) => Ok((ended.ending, watch.wait_briefly(command).await?)),
+        Ending::Signal(_) => Ok((ended.ending, None)),
+    }
+}
+
+/// Decides how to load the programs from what this host can do.
+fn plan(
+    options: &Options,
+    features: &host::Features,
+    possible_cpus: u32,
+    ring: ByteSize,
+) -> Result<Plan, SessionError> {
+    let offsets = features.offsets().map_err(SessionError::Unsupported)?;
+    let cgroup = match &options.subject {
+        Subject::Running(Target::Cgroup(cgroup)) => Some(cgroup),
+        Subject::Command(_) | Subject::Running(_) => None,
+    };
+    let whole_system = matches!(options.subject, Subject::Running(Target::System));
+    let config = Config {
+        follow_forks: options.follow_forks.into(),
+        full_detail: (options.detail == Detail::Full).into(),
+        join_groups: cgroup.is_some().into(),
+        whole_system: whole_system.into(),
+        cgroup_hierarchy: cgroup.map_or(0, |cgroup| cgroup.hierarchy.into()),
+        cgroup_path_len: cgroup.map_or(0, |cgroup| cgroup.path.len() as u64),
+        page_size: rustix::param::page_size() as u64,
+        has_task_pt_regs: live::probes::names_syscalls().into(),
+        ..offsets
+    };
+    Ok(Plan {
+        config,
+        cgroup_path: cgroup.map(|cgroup| cgroup.path.clone()).unwrap_or_default(),
+        entry: if features.is_usable(Facility::FaultTracepoints) {
+            Entry::Tracepoints
+        } else {
+            Entry::Software
+        },
+        ring_bytes: u32::try_from(ring.get())
+            .map_err(|_| SessionError::Unsupported(format!("a ring of {ring} is too large: at most 2G")))?,
+        possible_cpus,
+        verbose: options.verbose,
+    })
+}
+
+/// What the recording says of how it was made.
+fn capture(options: &Options, ring: ByteSize, gate: Option<FaultCounts>) -> Capture {
+    let (command, targets) = match &options.subject {
+        Subject::Command(command) => {
+            let words = command.iter().map(|word| word.to_string_lossy().into_owned());
+            (words.collect(), "command".to_owned())
+        }
+        Subject::Running(target) => (Vec::new(), target.to_string()),
+    };
+    Capture {
+        command,
+        targets,
+        detail: options.detail,
+        interval: options.interval,
+        ring_bytes: ring.get(),
+        follow_forks: options.follow_forks,
+        gate,
+    }
+}

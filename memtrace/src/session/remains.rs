@@ -1,0 +1,77 @@
+//! What the programs still hold when they are disarmed: accounts of tasks that live, faults that have not ended.
+//!
+//! Layer: shell. Input: the table of traced tasks. Output: frames as the programs would have written them.
+//! Source: `memtrace_ebpf::TaskState`.
+//! Keeps: every account reaches the recording once.
+//! Not here: reading the table (`live::probes`).
+
+use memtrace_ebpf::{EventHeader, EventKind, ExitEvent, FaultEvent, FaultKind, Pending, TaskState};
+
+use crate::{decode::Frame, live::Batch, units::Timestamp};
+
+/// Frames for all that is left in `states` at `now`.
+pub(super) fn batch(states: &[(u32, TaskState)], now: Timestamp) -> Batch {
+    let mut faults = Vec::new();
+    let mut control = Vec::new();
+    for (tid, state) in states {
+        let TaskState { task: _, space, tgid, flags, account, user, kernel_0, kernel_1, kernel_2 } = *state;
+        for pending in [user, kernel_0, kernel_1, kernel_2] {
+            faults.extend(unfinished(*tid, pending, now).into_iter().flatten());
+        }
+        let kind = if flags & TaskState::EXITED == 0 { EventKind::ALIVE } else { EventKind::LATE };
+        let header = EventHeader {
+            time_ns: now.as_nanos(),
+            tgid,
+            tid: *tid,
+            kind,
+            len: u16::try_from(ExitEvent::LEN).unwrap_or(u16::MAX),
+            cpu: 0,
+        };
+        control.extend(ExitEvent { header, space, group_dead: 0, account }.to_bytes());
+    }
+    vec![Frame::Control(control), Frame::Faults(faults), Frame::Tick(now)]
+}
+
+/// The record of a fault that was being handled; `None` if the slot is empty.
+fn unfinished(tid: u32, pending: Pending, now: Timestamp) -> Option<[u8; FaultEvent::LEN]> {
+    let Pending { time_ns, addr, ip, flags } = pending;
+    if time_ns == 0 {
+        return None;
+    }
+    let fault = FaultEvent {
+        time_ns: now.as_nanos(),
+        addr,
+        ip,
+        tid,
+        latency_ns: 0,
+        cpu: 0,
+        // The programs keep 16 bits of flags in a word.
+        flags: u16::try_from(flags).unwrap_or(u16::MAX),
+        kind: FaultKind::UNFINISHED,
+        pad: [0; 3],
+    };
+    Some(fault.to_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use memtrace_ebpf::FaultFlags;
+
+    #[test]
+    fn pending_fault_is_unfinished() {
+        let user = Pending { time_ns: 70, addr: 0x7000, ip: 0x400, flags: FaultFlags::USER.into() };
+        let state = TaskState { tgid: 8, user, ..TaskState::default() };
+
+        let frames = batch(&[(9, state)], Timestamp::from_nanos(100));
+
+        let [Frame::Control(control), Frame::Faults(faults), Frame::Tick(now)] = &frames[..] else {
+            panic!("control, faults and a tick: {frames:?}");
+        };
+        let exit = ExitEvent::from_bytes(control).expect("one account");
+        let fault = FaultEvent::from_bytes(faults).expect("one fault");
+        assert_eq!((exit.header.kind, exit.header.tid), (EventKind::ALIVE, 9));
+        assert_eq!((fault.kind, fault.time_ns, fault.tid), (FaultKind::UNFINISHED, 100, 9));
+        assert_eq!(now.as_nanos(), 100);
+    }
+}

@@ -1,0 +1,82 @@
+//! The two threads of a session: one drains the rings, one records what was drained.
+//!
+//! Layer: shell. Input: a [`Drain`] and a [`Recorder`]. Output: [`Recorded`] when both have ended.
+//! Keeps: the bounded channel between them is the only thing they share.
+//! Not here: signals and the target (`watch`).
+
+use std::{
+    io::{self, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{SyncSender, sync_channel},
+    },
+    thread::{Builder, JoinHandle},
+};
+
+use tokio::sync::oneshot;
+
+use super::recorder::{Recorded, Recorder, RecorderError};
+use crate::live::{Batch, CHANNEL_BATCHES, Drain};
+
+/// The running threads.
+#[derive(Debug)]
+pub(super) struct Threads<W: Write> {
+    sender: SyncSender<Batch>,
+    stop: Stop,
+    draining: JoinHandle<()>,
+    recording: JoinHandle<Result<Recorded<W>, RecorderError>>,
+}
+
+/// Tells the drain to end, at the latest when the session is given up.
+#[derive(Debug)]
+struct Stop(Arc<AtomicBool>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+impl<W: Write + Send + 'static> Threads<W> {
+    /// Starts both, `first` ahead of whatever is drained; the receiver tells when recording has failed.
+    pub(super) fn start<C: Write + Send + 'static>(
+        recorder: Recorder<W, C>,
+        first: Batch,
+        drain: impl FnOnce(SyncSender<Batch>) -> Drain,
+    ) -> io::Result<(Self, oneshot::Receiver<()>)> {
+        let (sender, batches) = sync_channel(CHANNEL_BATCHES);
+        let (failed, failure) = oneshot::channel();
+        // The channel is empty, and longer than one.
+        let _received = sender.send(first);
+        let recording = Builder::new().name("mt-record".to_owned()).spawn(move || {
+            let result = recorder.run(&batches);
+            if result.is_err() {
+                // Nobody listens once the session is ending anyway.
+                let _ending = failed.send(());
+            }
+            result
+        })?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let drain = drain(sender.clone());
+        let draining = Builder::new().name("mt-drain".to_owned()).spawn({
+            let stop = Arc::clone(&stop);
+            move || drain.run(&stop)
+        })?;
+        Ok((Self { sender, stop: Stop(stop), draining, recording }, failure))
+    }
+
+    /// Drains what is left, records `last` behind it, and ends both threads.
+    pub(super) fn finish(self, last: Batch) -> Result<Recorded<W>, RecorderError> {
+        drop(self.stop);
+        if let Err(panic) = self.draining.join() {
+            std::panic::resume_unwind(panic);
+        }
+        let _failed = self.sender.send(last);
+        drop(self.sender);
+        match self.recording.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+}

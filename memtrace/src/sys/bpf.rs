@@ -1,0 +1,103 @@
+//! Loads and attaches a program that does nothing, to learn whether the kernel lets this process.
+//!
+//! Layer: shell. Input: the name of a raw tracepoint. Output: descriptors, or the kernel's error.
+//! Source: `bpf(2)`; `union bpf_attr` of `include/uapi/linux/bpf.h`.
+//! Keeps: what is attached is detached when its descriptor is dropped.
+//! Not here: memtrace's own programs (`live`).
+
+use std::{
+    ffi::CStr,
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+    ptr,
+};
+
+use super::opened;
+
+const BPF_PROG_LOAD: libc::c_int = 5;
+const BPF_RAW_TRACEPOINT_OPEN: libc::c_int = 17;
+const BPF_PROG_TYPE_RAW_TRACEPOINT: u32 = 17;
+
+/// `struct bpf_insn`, the registers in one byte.
+#[repr(C)]
+struct Instruction {
+    code: u8,
+    registers: u8,
+    offset: i16,
+    immediate: i32,
+}
+
+/// `return 0`: a 64-bit move of 0 to r0 (0xb7), and exit (0x95).
+static RETURN_ZERO: [Instruction; 2] = [
+    Instruction { code: 0xb7, registers: 0, offset: 0, immediate: 0 },
+    Instruction { code: 0x95, registers: 0, offset: 0, immediate: 0 },
+];
+
+/// The part of `union bpf_attr` for `BPF_PROG_LOAD` that every kernel since 4.17 knows.
+#[repr(C)]
+#[derive(Default)]
+struct LoadAttr {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+}
+
+/// The part of `union bpf_attr` for `BPF_RAW_TRACEPOINT_OPEN`.
+#[repr(C)]
+struct AttachAttr {
+    name: u64,
+    prog_fd: u32,
+    padding: u32,
+}
+
+const _: () = assert!(size_of::<LoadAttr>() == 48);
+const _: () = assert!(size_of::<AttachAttr>() == 16);
+
+/// A loaded raw-tracepoint program that does nothing.
+#[derive(Debug)]
+pub struct EmptyProgram(OwnedFd);
+
+impl EmptyProgram {
+    /// Loads it.
+    pub fn load() -> io::Result<Self> {
+        let attr = LoadAttr {
+            prog_type: BPF_PROG_TYPE_RAW_TRACEPOINT,
+            insn_cnt: 2,
+            insns: RETURN_ZERO.as_ptr().expose_provenance() as u64,
+            license: c"GPL".as_ptr().expose_provenance() as u64,
+            ..LoadAttr::default()
+        };
+        // SAFETY: the kernel only reads `attr`, the two instructions and the licence, all of which outlive the call.
+        let fd = unsafe {
+            libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, ptr::from_ref(&attr), size_of::<LoadAttr>())
+        };
+        // SAFETY: BPF_PROG_LOAD returns a new descriptor.
+        unsafe { opened(fd) }.map(Self)
+    }
+
+    /// Attaches it to the raw tracepoint `name`, until the descriptor is dropped.
+    pub fn attach(&self, name: &CStr) -> io::Result<OwnedFd> {
+        let attr = AttachAttr {
+            name: name.as_ptr().expose_provenance() as u64,
+            prog_fd: self.0.as_raw_fd().cast_unsigned(),
+            padding: 0,
+        };
+        // SAFETY: the kernel only reads `attr` and the name.
+        let fd = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_RAW_TRACEPOINT_OPEN,
+                ptr::from_ref(&attr),
+                size_of::<AttachAttr>(),
+            )
+        };
+        // SAFETY: BPF_RAW_TRACEPOINT_OPEN returns a new descriptor.
+        unsafe { opened(fd) }
+    }
+}

@@ -1,0 +1,259 @@
+//! Waits for a child with what it used, signals it, dies like it; becomes another user.
+//!
+//! Layer: shell. Input: a process ID, a signal, a user. Output: [`Ended`].
+//! Source: `wait4(2)`, `getrusage(2)`, `core(5)`, `initgroups(3)`, `setuid(2)`.
+//! Keeps: the fault counts of a child are the kernel's own, complete once it is reaped.
+//! Not here: starting a child (`session`), its signal settings (`signals`).
+
+use std::{
+    ffi::CStr,
+    io,
+    mem::MaybeUninit,
+    os::fd::{FromRawFd, OwnedFd, RawFd},
+};
+
+use rustix::{
+    io::{FdFlags, fcntl_setfd},
+    process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit},
+};
+
+use crate::event::{FaultCounts, Tgid};
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It exited with this code, 0 to 255.
+    Code(u8),
+    /// This signal killed it.
+    Signal(i32),
+}
+
+/// A child that ended and was reaped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// How.
+    pub exit: Exit,
+    /// Faults of all its threads over its life, and of those of its children that it waited for.
+    pub faults: FaultCounts,
+}
+
+/// Waits until the child `child` ends.
+pub fn wait(child: Tgid) -> io::Result<Ended> {
+    loop {
+        match wait4(child, 0) {
+            Ok(Some(ended)) => return Ok(ended),
+            Ok(None) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The end of the child `child`; `None` while it runs.
+pub fn try_wait(child: Tgid) -> io::Result<Option<Ended>> {
+    wait4(child, libc::WNOHANG)
+}
+
+fn wait4(child: Tgid, options: libc::c_int) -> io::Result<Option<Ended>> {
+    let pid = to_pid(child)?;
+    let mut status = 0;
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: both pointers are to locals of the type that the call fills.
+    let reaped = unsafe { libc::wait4(pid, &raw mut status, options, usage.as_mut_ptr()) };
+    if reaped < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if reaped == 0 {
+        return Ok(None);
+    }
+    // SAFETY: it was zeroed, which is a valid `rusage`.
+    let usage = unsafe { usage.assume_init() };
+    let exit = if libc::WIFSIGNALED(status) {
+        Exit::Signal(libc::WTERMSIG(status))
+    } else {
+        Exit::Code(libc::WEXITSTATUS(status).to_le_bytes()[0])
+    };
+    let faults =
+        FaultCounts { minor: usage.ru_minflt.cast_unsigned(), major: usage.ru_majflt.cast_unsigned() };
+    Ok(Some(Ended { exit, faults }))
+}
+
+/// Sends `signal` to the process `tgid`.
+pub fn kill(tgid: Tgid, signal: i32) -> io::Result<()> {
+    let pid = to_pid(tgid)?;
+    // SAFETY: sends a signal; touches no memory.
+    succeeded(unsafe { libc::kill(pid, signal) })
+}
+
+/// Dies by `signal` with its default action, leaving no core.
+///
+/// Returns only if that action does not end a process, and says so.
+#[must_use]
+pub fn die_by(signal: i32) -> io::Error {
+    // A core_pattern that pipes to a program disregards the limit but not the flag.
+    let no_core = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) =
+        setrlimit(Resource::Core, no_core).and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable))
+    {
+        log::debug!("cannot forbid a core: {error}");
+    }
+    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: initialises the set.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: the set is initialised.
+    unsafe { libc::sigaddset(set.as_mut_ptr(), signal) };
+    // SAFETY: installs no handler.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // SAFETY: changes the mask of this thread; the set is initialised.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut()) };
+    // SAFETY: sends a signal to this thread.
+    unsafe { libc::raise(signal) };
+    io::Error::other(format!("signal {signal} does not end a process"))
+}
+
+/// The process ID as the kernel takes it: positive, so never a group or everybody.
+fn to_pid(tgid: Tgid) -> io::Result<libc::pid_t> {
+    libc::pid_t::try_from(tgid.0)
+        .ok()
+        .filter(|pid| *pid > 0)
+        .ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
+}
+
+/// Becomes the user `uid` with the primary group `gid` and the supplementary groups of the name `name`.
+///
+/// For good: real, effective and saved IDs. Needs the privilege to change IDs.
+pub fn become_user(uid: u32, gid: u32, name: &CStr) -> io::Result<()> {
+    // SAFETY: the name ends in a zero byte and is only read.
+    succeeded(unsafe { libc::initgroups(name.as_ptr(), gid) })?;
+    // SAFETY: changes the IDs of the process; touches no memory of ours.
+    succeeded(unsafe { libc::setgid(gid) })?;
+    // SAFETY: as above; last, because it gives up the privilege that the others need.
+    succeeded(unsafe { libc::setuid(uid) })
+}
+
+/// Takes the descriptor `number` that the parent left open across exec, and closes it on the next exec.
+///
+/// # Errors
+///
+/// If it is not open, or is one of the standard three.
+pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    if number <= libc::STDERR_FILENO {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: asks for flags; touches no memory.
+    succeeded(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
+    // SAFETY: it is open, and the parent named it to us as ours; this program opens no descriptor by number.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
+    Ok(fd)
+}
+
+/// The error of a call that returns a negative number when it fails.
+fn succeeded(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        env,
+        os::unix::process::{CommandExt, ExitStatusExt},
+        process::Command,
+    };
+
+    use super::*;
+
+    /// Set where a test runs itself again to do what ends or changes a process.
+    const CHILD: &str = "MEMTRACE_TEST_CHILD";
+
+    /// This program, set to run the test `name` alone, as a child of it.
+    fn rerun(name: &str) -> Command {
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", "ulimit -c unlimited; exec \"$0\" --exact sys::process::tests::$1 --nocapture"])
+            .arg(env::current_exe().expect("tests have a path"))
+            .arg(name)
+            .env(CHILD, "1");
+        shell
+    }
+
+    #[expect(clippy::zombie_processes, reason = "the test reaps it")]
+    fn shell(script: &str) -> Tgid {
+        let shell = Command::new("sh").args(["-c", script]).spawn().expect("there is a shell");
+        Tgid(shell.id())
+    }
+
+    #[test]
+    fn exit_code_and_faults_of_a_child_are_told() {
+        let child = shell("exit 7");
+
+        let ended = wait(child).expect("our own child");
+
+        assert_eq!(ended.exit, Exit::Code(7));
+        // An exec'ed program touches its stack, its data and its libraries.
+        assert!(ended.faults.minor > 10, "{ended:?}");
+    }
+
+    #[test]
+    fn child_killed_by_a_signal_says_which() {
+        let child = shell("kill -9 $$");
+
+        assert_eq!(wait(child).expect("our own child").exit, Exit::Signal(9));
+    }
+
+    #[test]
+    fn running_child_has_not_ended_until_killed() {
+        let child = shell("exec sleep 60");
+
+        assert_eq!(try_wait(child).expect("our own child"), None);
+
+        kill(child, libc::SIGTERM).expect("it runs");
+        assert_eq!(wait(child).expect("our own child").exit, Exit::Signal(libc::SIGTERM));
+    }
+
+    #[test]
+    fn death_by_a_core_signal_leaves_no_core() {
+        if env::var_os(CHILD).is_some() {
+            let error = die_by(libc::SIGQUIT);
+            panic!("{error}");
+        }
+
+        let status = rerun("death_by_a_core_signal_leaves_no_core").status().expect("there is a shell");
+
+        assert_eq!(status.signal(), Some(libc::SIGQUIT));
+        assert!(!status.core_dumped());
+    }
+
+    #[test]
+    fn every_id_becomes_that_of_the_user() {
+        if env::var_os(CHILD).is_some() {
+            become_user(65534, 65534, c"nobody").expect("root may");
+            let error = Command::new("cat").arg("/proc/self/status").exec();
+            panic!("{error}");
+        }
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+
+        let output = rerun("every_id_becomes_that_of_the_user").output().expect("there is a shell");
+
+        let status = String::from_utf8_lossy(&output.stdout);
+        for ids in ["Uid:", "Gid:"] {
+            let line = format!("\n{ids}\t65534\t65534\t65534\t65534\n");
+            assert!(status.contains(&line), "{status}");
+        }
+        assert!(status.contains("\nGroups:\t65534 \n"), "{status}");
+    }
+
+    #[test]
+    fn process_0_is_nobody() {
+        assert_eq!(kill(Tgid(0), 0).expect_err("no group").raw_os_error(), Some(libc::ESRCH));
+    }
+
+    #[test]
+    fn closed_descriptor_is_not_inherited() {
+        assert_eq!(inherited(1_000_000).expect_err("not open").raw_os_error(), Some(libc::EBADF));
+        assert!(inherited(1).is_err());
+    }
+}

@@ -1,0 +1,270 @@
+//! The verbs that read a recording: what they print, and how they fail. Needs no privileges.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use memtrace_tests::{fixture, memtrace, run::Run};
+use tempfile::TempDir;
+
+/// A directory with the file `name` in it.
+fn file(name: &str, content: &[u8]) -> (TempDir, PathBuf) {
+    let directory = memtrace_tests::directory();
+    let path = directory.path().join(name);
+    fs::write(&path, content).expect("a file");
+    (directory, path)
+}
+
+/// What the verb prints of a recording.
+#[track_caller]
+fn output(args: &[&str], recording: &Path) -> String {
+    let run = memtrace!().run(args).arg(recording).finish().expect_code(0);
+    assert_eq!(run.stderr, "");
+    run.stdout
+}
+
+/// A table of the small fixture, by column name.
+#[track_caller]
+fn table(name: &str) -> Vec<BTreeMap<String, String>> {
+    let (_directory, path) = file("small.mtrace", &fixture::small());
+    let text = output(&["export", "-f", "csv", "--table", name], &path);
+    let rows: Result<_, _> = csv::Reader::from_reader(text.as_bytes()).into_deserialize().collect();
+    rows.expect("RFC 4180")
+}
+
+/// The values of these columns in each row.
+fn columns<'a>(rows: &'a [BTreeMap<String, String>], names: &[&str]) -> Vec<Vec<&'a str>> {
+    rows.iter().map(|row| names.iter().map(|name| row[*name].as_str()).collect()).collect()
+}
+
+#[test]
+fn reading_verbs_say_usage_errors_with_2() {
+    for args in [
+        &["no-such-verb"][..],
+        &["report"],
+        &["report", "--no-such-option", "file"],
+        &["export", "file"],
+        &["export", "-f", "parquet", "file"],
+        &["export", "-f", "csv", "--table", "maps", "file"],
+        &["info"],
+        &["--color", "sometimes", "info", "file"],
+    ] {
+        let run = memtrace!().run(args).finish().expect_code(2);
+        assert!(run.stdout.is_empty() && !run.stderr.is_empty(), "{run:#?}");
+    }
+}
+
+#[test]
+fn record_says_usage_errors_with_125() {
+    for args in
+        [&["record", "--no-such-option"][..], &["record", "--interval"], &["record", "--kill", "--", "true"]]
+    {
+        let run = memtrace!().run(args).finish().expect_code(125);
+        assert!(run.stdout.is_empty() && !run.stderr.is_empty(), "{run:#?}");
+    }
+}
+
+#[test]
+fn help_is_data_and_names_every_verb() {
+    let help = memtrace!().run(["--help"]).finish().expect_code(0).stdout;
+
+    for verb in ["record", "report", "export", "info", "doctor"] {
+        assert!(help.contains(verb), "{verb} is missing: {help}");
+        let own = memtrace!().run([verb, "--help"]).finish().expect_code(0).stdout;
+        assert!(own.contains("Examples:"), "{own}");
+    }
+    assert!(!help.contains("__launch"), "{help}");
+    let version = memtrace!().run(["--version"]).finish().expect_code(0).stdout;
+    assert!(version.starts_with("memtrace 0."), "{version}");
+}
+
+#[test]
+fn what_is_no_recording_is_refused_with_the_reason() {
+    let mut foreign_format = fixture::small();
+    // The format version follows the eight bytes of the magic.
+    foreign_format[8..12].copy_from_slice(&99_u32.to_le_bytes());
+    let torn_header = &fixture::small()[..40];
+    for (content, reason) in [
+        (&b""[..], "empty"),
+        (b"just a text file, nothing else\n", "not a recording"),
+        (b"memtr", "header"),
+        (&[0xff; 4096], "not a recording"),
+        (torn_header, "header"),
+        (&foreign_format, "format 99"),
+        (&fixture::of_abi(9999), "ABI 9999"),
+    ] {
+        let (_directory, path) = file("broken.mtrace", content);
+        for verb in [&["report"][..], &["report", "--json"], &["info"], &["export", "-f", "csv"]] {
+            let run = memtrace!().run(verb).arg(&path).finish();
+            assert_eq!(run.expect_failure(1, &[reason, "broken.mtrace"]).stdout, "");
+        }
+    }
+}
+
+#[test]
+fn missing_file_and_directory_are_failures() {
+    for verb in [&["report"][..], &["info"], &["export", "-f", "csv"]] {
+        memtrace!().run(verb).arg("/no/such/file").finish().expect_failure(1, &["/no/such/file"]);
+        memtrace!().run(verb).arg("/").finish().expect_failure(1, &["/"]);
+    }
+}
+
+#[test]
+fn torn_recording_gives_what_is_left_and_says_so() {
+    let whole = fixture::small();
+    // The end mark alone is longer than this.
+    let (_directory, path) = file("torn.mtrace", &whole[..whole.len() - 8]);
+
+    let report: serde_json::Value =
+        serde_json::from_str(&output(&["report", "--json"], &path)).expect("JSON");
+    assert_eq!(report["complete"], false);
+    assert!(report["losses"]["events"].is_null(), "{report:#}");
+    assert_eq!(report["faults"]["minor"], 3);
+    assert!(output(&["info"], &path).contains("recovery"));
+    let losses = output(&["export", "-f", "csv", "--table", "losses"], &path);
+    assert_eq!(losses.lines().filter(|line| line.contains("torn_tail")).count(), 1, "{losses}");
+    memtrace!().run(["report", "--strict"]).arg(&path).finish().expect_code(3);
+}
+
+#[test]
+fn losses_are_exit_code_3_under_strict() {
+    let (_directory, path) = file("small.mtrace", &fixture::small());
+    let (_other, lossless) = file("storm.mtrace", &fixture::storm(1));
+
+    memtrace!().run(["report", "--strict"]).arg(&path).finish().expect_code(3);
+    memtrace!().run(["report", "--strict"]).arg(&lossless).finish().expect_code(0);
+}
+
+#[test]
+fn table_of_faults_has_a_row_per_fault() {
+    let names = [
+        "time_ns",
+        "tgid",
+        "tid",
+        "comm",
+        "addr",
+        "access",
+        "mode",
+        "kind",
+        "latency_ns",
+        "offset_bytes",
+        "gave",
+    ];
+
+    assert_eq!(
+        columns(&table("faults"), &names),
+        [
+            ["1000000", "10", "10", "demo", "0x10008", "write", "user", "minor", "1500", "8", ""],
+            ["2000000", "10", "10", "demo", "0x11000", "write", "user", "minor", "500", "4096", ""],
+            ["3000000", "10", "10", "demo", "0x20010", "exec", "user", "major", "90000", "16", ""],
+            ["103000000", "10", "10", "demo", "0x12000", "read", "kernel", "minor", "700", "8192", ""],
+        ]
+    );
+}
+
+#[test]
+fn table_of_losses_has_times_and_counts() {
+    let names = ["start_ns", "end_ns", "cpu", "cause", "count"];
+
+    assert_eq!(columns(&table("losses"), &names), [["150000000", "160000000", "1", "events_ring", "3"]]);
+}
+
+#[test]
+fn timeline_has_a_row_per_region_and_interval() {
+    let rows = table("timeline");
+    let names = [
+        "start_ns",
+        "start_addr",
+        "backing",
+        "name",
+        "minor_faults",
+        "major_faults",
+        "latency_sum_ns",
+        "lower_bound",
+    ];
+    let with_region: Vec<_> = rows.iter().filter(|row| !row["region"].is_empty()).cloned().collect();
+    let without: Vec<_> = rows.iter().filter(|row| row["region"].is_empty()).cloned().collect();
+
+    assert_eq!(
+        columns(&with_region, &names),
+        [
+            ["0", "0x10000", "anon", "", "2", "0", "2000", "0"],
+            ["0", "0x20000", "file", "/bin/demo", "0", "1", "90000", "0"],
+            ["100000000", "0x10000", "anon", "", "1", "0", "700", "1"],
+        ]
+    );
+    assert_eq!(
+        columns(&without, &["start_ns", "uncounted_faults", "lower_bound"]),
+        [["100000000", "4", "1"]]
+    );
+}
+
+#[test]
+fn report_has_the_accounting_identity() {
+    let (_directory, path) = file("small.mtrace", &fixture::small());
+    let report: serde_json::Value =
+        serde_json::from_str(&output(&["report", "--json"], &path)).expect("JSON");
+
+    assert_eq!(report["faults"]["minor"], 3);
+    assert_eq!(report["faults"]["major"], 1);
+    assert_eq!(report["uncounted"]["minor"], 4);
+    assert_eq!(report["uncounted"]["by"]["populate"], 4);
+    assert_eq!(report["kernel_counted"], serde_json::json!({"minor": 7, "major": 1}));
+    assert_eq!(report["losses"]["events"], 3);
+    assert_eq!(report["complete"], false);
+    assert_eq!(report["latency_ns"]["max"].as_u64().map(|max| max / 1000), Some(90));
+}
+
+#[test]
+fn text_report_and_info_are_for_people() {
+    let (_directory, path) = file("small.mtrace", &fixture::small());
+
+    assert!(output(&["report"], &path).contains("/bin/demo"));
+    assert!(output(&["info"], &path).contains("6.18.0"));
+    let json: serde_json::Value = serde_json::from_str(&output(&["info", "--json"], &path)).expect("JSON");
+    assert_eq!(json["capture"]["command"], serde_json::json!(["demo"]));
+    assert_eq!(json["host"]["kernel_release"], "6.18.0");
+}
+
+#[test]
+fn export_writes_files_and_stdout_alike() {
+    let (directory, path) = file("small.mtrace", &fixture::small());
+    let out = directory.path().join("out.csv");
+
+    let run = memtrace!().run(["export", "-f", "csv", "-o"]).arg(&out).arg(&path).finish().expect_code(0);
+    assert_eq!(run.stdout, "");
+    let written = fs::read_to_string(&out).expect("a file");
+    assert_eq!(written, output(&["export", "-f", "csv"], &path));
+    assert_eq!(written, output(&["export", "-f", "csv", "-o", "-"], &path));
+}
+
+#[test]
+fn reader_that_has_seen_enough_is_no_failure() {
+    // 20,000 rows are far more than a pipe holds.
+    let (_directory, path) = file("storm.mtrace", &fixture::storm(20_000));
+    let script = r#"set -o pipefail; "$0" export -f csv --table faults "$1" | head -n 1"#;
+
+    let run = Run::new("bash").args(["-c", script, memtrace!().program()]).arg(&path).finish().expect_code(0);
+    assert!(run.stdout.starts_with("time_ns,"), "{run:#?}");
+    assert_eq!(run.stderr, "");
+}
+
+#[test]
+fn full_disk_is_a_failure_of_an_export() {
+    let (_directory, path) = file("storm.mtrace", &fixture::storm(20_000));
+
+    let run = memtrace!().run(["export", "-f", "csv", "-o", "/dev/full"]).arg(&path).finish();
+    run.expect_failure(1, &["No space left"]);
+}
+
+#[test]
+fn doctor_prints_a_verdict() {
+    let run = memtrace!().run(["doctor", "--json"]).finish();
+    let json: serde_json::Value = serde_json::from_str(&run.stdout).expect("JSON");
+
+    assert!(json.is_object());
+    assert!(matches!(run.code(), Some(0 | 1)), "{run:#?}");
+    assert!(!memtrace!().run(["doctor"]).finish().stdout.is_empty());
+}

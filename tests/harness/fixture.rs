@@ -1,0 +1,199 @@
+//! Recordings made by hand, for what reads them.
+//!
+//! Input: none. Output: bytes of a recording, and what it must say.
+//! Keeps: as small as the phenomenon allows, so that all tables can be computed by hand.
+//! Not here: recordings of real programs (`recording`).
+
+use memtrace::{
+    decode::Frame,
+    event::{Cpu, FaultCounts, HostFacts, Loss, LossCause, Observation, Seen, SpaceId, Tgid, Vma},
+    pipeline::Detail,
+    record::{Capture, Cost, End, Ending, ExitReason, Header, Totals, Writer},
+    units::{Nanos, PageSize, Timestamp, VirtAddr, VirtRange},
+};
+use memtrace_ebpf::{
+    ABI_VERSION, EventHeader, EventKind, ExitEvent, FaultEvent, FaultFlags, FaultKind, JoinEvent,
+    TaskAccount, UncountedCause, UncountedEvent,
+};
+
+/// Start of the recording on `CLOCK_BOOTTIME`, in nanoseconds.
+const START: u64 = 5_000_000_000;
+
+/// The process, its only thread, and its only address space.
+const PID: u32 = 10;
+const SPACE: u64 = 1;
+
+/// Number of mmap(2) on x86-64.
+const MMAP: u32 = 9;
+
+/// A process `demo` on a machine with pages of 4 KiB, in intervals of 100 ms:
+///
+/// | ms | what | where |
+/// |---|---|---|
+/// | 1, 2 | minor faults by writes, 1500 and 500 ns | anonymous memory at 0x10000 |
+/// | 3 | a major fault by an instruction fetch, 90000 ns | `/bin/demo` at 0x20000 |
+/// | 103 | a minor fault by a read in the kernel, 700 ns | anonymous memory |
+/// | 104 | 4 uncounted minor faults in mmap(2) | |
+/// | 150 to 160 | 3 records lost | ring of CPU 1 |
+/// | 250 | exits with code 0 | |
+#[must_use]
+pub fn small() -> Vec<u8> {
+    let mut writer = Writer::new(Vec::new(), &header(ABI_VERSION)).expect("memory takes all");
+    for frame in [
+        Frame::Control(join()),
+        maps(),
+        Frame::Faults(
+            [
+                fault(1, 0x10008, FaultKind::MINOR, FaultFlags::USER | FaultFlags::WRITE, 1500),
+                fault(2, 0x11000, FaultKind::MINOR, FaultFlags::USER | FaultFlags::WRITE, 500),
+                fault(3, 0x20010, FaultKind::MAJOR, FaultFlags::USER | FaultFlags::EXEC, 90_000),
+            ]
+            .concat(),
+        ),
+        Frame::Tick(at(50)),
+        Frame::Faults(fault(103, 0x12000, FaultKind::MINOR, 0, 700)),
+        Frame::Control(uncounted()),
+        Frame::Loss(Loss {
+            start: at(150),
+            end: Some(at(160)),
+            cpu: Some(Cpu(1)),
+            cause: LossCause::EventsRing,
+            count: Some(3),
+        }),
+        Frame::Control(exit()),
+        Frame::Tick(at(260)),
+    ] {
+        writer.append(&frame).expect("memory takes all");
+    }
+    writer.finish(&end()).expect("memory takes all")
+}
+
+/// As many minor faults as asked for, a millisecond apart; nothing is lost.
+#[must_use]
+pub fn storm(faults: u64) -> Vec<u8> {
+    let mut writer = Writer::new(Vec::new(), &header(ABI_VERSION)).expect("memory takes all");
+    let mut bytes = Vec::new();
+    writer.append(&Frame::Control(join())).expect("memory takes all");
+    writer.append(&maps()).expect("memory takes all");
+    for ms in 0..faults {
+        let flags = FaultFlags::USER | FaultFlags::WRITE;
+        bytes.extend(fault(ms, 0x10000, FaultKind::MINOR, flags, 1000));
+    }
+    writer.append(&Frame::Faults(bytes)).expect("memory takes all");
+    writer.append(&Frame::Tick(at(faults + 100))).expect("memory takes all");
+    writer.finish(&end()).expect("memory takes all")
+}
+
+/// A recording whose events have the layout `abi`.
+#[must_use]
+pub fn of_abi(abi: u32) -> Vec<u8> {
+    let writer = Writer::new(Vec::new(), &header(abi)).expect("memory takes all");
+    writer.finish(&end()).expect("memory takes all")
+}
+
+/// A time in milliseconds since the start.
+fn at(ms: u64) -> Timestamp {
+    Timestamp::from_nanos(START + ms * 1_000_000)
+}
+
+fn header(abi: u32) -> Header {
+    Header {
+        abi,
+        memtrace_version: "0.0.0-fixture".to_owned(),
+        host: HostFacts {
+            page: PageSize::from_bytes(4096).expect("a power of two"),
+            arch: "x86_64".to_owned(),
+            kernel_release: "6.18.0".to_owned(),
+            cpus: 2,
+            start: at(0),
+            realtime_offset_ns: 0,
+        },
+        capture: Capture {
+            command: vec!["demo".to_owned()],
+            targets: "command".to_owned(),
+            detail: Detail::Full,
+            interval: Nanos::new(100_000_000),
+            ring_bytes: 16 << 20,
+            follow_forks: true,
+            gate: Some(FaultCounts { minor: 100, major: 0 }),
+        },
+        features: Vec::new(),
+    }
+}
+
+fn end() -> End {
+    End {
+        ending: Ending::Target,
+        time: at(260),
+        exit: Some(ExitReason::Code(0)),
+        rusage: Some(FaultCounts { minor: 107, major: 1 }),
+        totals: Totals {
+            recorded: FaultCounts { minor: 3, major: 1 },
+            uncounted: FaultCounts { minor: 4, major: 0 },
+            lost_events: 3,
+            ..Totals::default()
+        },
+        cost: Cost::default(),
+    }
+}
+
+fn event(kind: EventKind, len: usize, ms: u64) -> EventHeader {
+    let len = u16::try_from(len).expect("a short record");
+    EventHeader { time_ns: at(ms).as_nanos(), tgid: PID, tid: PID, kind, len, cpu: 0 }
+}
+
+fn join() -> Vec<u8> {
+    let mut comm = [0; 16];
+    comm[..4].copy_from_slice(b"demo");
+    let header = event(EventKind::JOIN, JoinEvent::LEN, 0);
+    JoinEvent { header, space: SPACE, comm, ..JoinEvent::default() }.to_bytes().to_vec()
+}
+
+fn uncounted() -> Vec<u8> {
+    let header = event(EventKind::UNCOUNTED, UncountedEvent::LEN, 104);
+    let cause = UncountedCause::SYSCALL;
+    let event =
+        UncountedEvent { header, minor: 4, major: 0, cause, syscall_plus_one: MMAP + 1, space: SPACE };
+    event.to_bytes().to_vec()
+}
+
+fn exit() -> Vec<u8> {
+    let account = TaskAccount {
+        base_minor: 100,
+        base_major: 0,
+        last_minor: 107,
+        last_major: 1,
+        recorded_minor: 3,
+        recorded_major: 1,
+        uncounted_minor: 4,
+        uncounted_major: 0,
+    };
+    let header = event(EventKind::EXIT, ExitEvent::LEN, 250);
+    ExitEvent { header, space: SPACE, group_dead: 1, account }.to_bytes().to_vec()
+}
+
+fn fault(ms: u64, addr: u64, kind: FaultKind, flags: u16, latency_ns: u32) -> Vec<u8> {
+    let flags = flags | FaultFlags::ACCESS_KNOWN | FaultFlags::LATENCY_KNOWN;
+    let (time_ns, ip, tid, cpu) = (at(ms).as_nanos(), 0x20000, PID, 0);
+    FaultEvent { time_ns, addr, ip, tid, latency_ns, cpu, flags, kind, pad: [0; 3] }.to_bytes().to_vec()
+}
+
+fn maps() -> Frame {
+    let vma = |start, end, perms: &[u8; 4], inode, name: &[u8]| Vma {
+        range: VirtRange::new(VirtAddr::from_raw(start), VirtAddr::from_raw(end)).expect("not empty"),
+        perms: *perms,
+        offset: 0,
+        device: (8, 1),
+        inode,
+        name: name.to_vec(),
+    };
+    Frame::Observation(Observation {
+        time: at(0),
+        tgid: Tgid(PID),
+        space: SpaceId(SPACE),
+        seen: Seen::Maps(vec![
+            vma(0x10000, 0x14000, b"rw-p", 0, b""),
+            vma(0x20000, 0x22000, b"r-xp", 7, b"/bin/demo"),
+        ]),
+    })
+}

@@ -1,0 +1,371 @@
+//! Runs memtrace, and reads what it recorded through the verbs that users have.
+//!
+//! Input: a command to trace. Output: [`Recording`]: exported tables, and the report.
+//! Keeps: everything lies in a directory of its own that goes with the recording.
+//! Not here: ground truth (`ledger`), running programs (`run`).
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    ledger::{Area, Ready},
+    run::{Finished, Run, Running},
+    task::Usage,
+};
+
+/// The program under test; made by [`memtrace!`](crate::memtrace).
+#[derive(Clone, Copy, Debug)]
+pub struct Memtrace {
+    program: &'static str,
+    disabled: &'static str,
+}
+
+/// The program under test.
+#[macro_export]
+macro_rules! memtrace {
+    () => {
+        $crate::recording::Memtrace::new($crate::program!("memtrace-under-test"))
+    };
+}
+
+impl Memtrace {
+    /// The program at this path.
+    #[must_use]
+    pub const fn new(program: &'static str) -> Self {
+        Self { program, disabled: "" }
+    }
+
+    /// Its path.
+    #[must_use]
+    pub const fn program(self) -> &'static str {
+        self.program
+    }
+
+    /// The same program on a kernel that lacks `features`.
+    #[must_use]
+    pub const fn without(self, features: &'static str) -> Self {
+        Self { disabled: features, ..self }
+    }
+
+    /// A command line of it.
+    #[must_use]
+    pub fn run<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(self, args: I) -> Run {
+        let run = Run::new(self.program).args(args);
+        if self.disabled.is_empty() { run } else { run.env("MEMTRACE_DISABLE", self.disabled) }
+    }
+
+    /// Starts to record into a directory of its own.
+    #[must_use]
+    #[track_caller]
+    pub fn start(self, options: &[&str], command: &[&str]) -> InProgress {
+        let directory = crate::directory();
+        let path = directory.path().join("recording.mtrace");
+        let separator: &[&str] = if command.is_empty() { &[] } else { &["--"] };
+        let running = self
+            .run(["record", "-o"])
+            .arg(&path)
+            .args(options)
+            .args(separator)
+            .args(command)
+            .with_stdin()
+            .in_dir(directory.path())
+            .start();
+        InProgress { memtrace: self, directory, path, running }
+    }
+
+    /// Records `command` to its end.
+    #[must_use]
+    #[track_caller]
+    pub fn record(self, options: &[&str], command: &[&str]) -> Recording {
+        self.start(options, command).finish()
+    }
+}
+
+/// A recording that is being made.
+#[derive(Debug)]
+pub struct InProgress {
+    memtrace: Memtrace,
+    directory: TempDir,
+    path: PathBuf,
+    /// memtrace.
+    pub running: Running,
+}
+
+impl InProgress {
+    /// Waits until the probes are armed: the head of the file is written after that.
+    #[track_caller]
+    pub fn wait_until_armed(&mut self) {
+        self.running.wait_for_content(&self.path);
+    }
+
+    /// Waits for the end of memtrace.
+    #[must_use]
+    #[track_caller]
+    pub fn finish(self) -> Recording {
+        let Self { memtrace, directory, path, running } = self;
+        Recording { memtrace, directory, path, run: running.finish() }
+    }
+}
+
+/// A recording, and how memtrace ended that made it.
+#[derive(Debug)]
+pub struct Recording {
+    memtrace: Memtrace,
+    directory: TempDir,
+    path: PathBuf,
+    /// The end of `memtrace record`, with what the command wrote.
+    pub run: Finished,
+}
+
+impl Recording {
+    /// Checks the exit code of `memtrace record`.
+    #[must_use]
+    #[track_caller]
+    pub fn expect_code(self, code: i32) -> Self {
+        Self { run: self.run.expect_code(code), ..self }
+    }
+
+    /// Checks that nothing was lost, and returns the report.
+    #[must_use]
+    #[track_caller]
+    pub fn expect_complete(&self) -> Report {
+        let report = self.report();
+        assert_eq!(report.at("/complete"), true, "{}", self.export("losses"));
+        report
+    }
+
+    /// The directory that memtrace and the command ran in.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What `memtrace report --json` says.
+    #[must_use]
+    #[track_caller]
+    pub fn report(&self) -> Report {
+        let run = self.memtrace.run(["report", "--json"]).arg(&self.path).finish().expect_code(0);
+        Report(serde_json::from_str(&run.stdout).expect("the report is JSON"))
+    }
+
+    /// A table as CSV.
+    #[must_use]
+    #[track_caller]
+    pub fn export(&self, table: &str) -> String {
+        let run = self.memtrace.run(["export", "-f", "csv", "--table", table]).arg(&self.path).finish();
+        run.expect_code(0).stdout
+    }
+
+    /// The rows of a table.
+    #[track_caller]
+    fn rows<T: DeserializeOwned>(&self, table: &str) -> Vec<T> {
+        let text = self.export(table);
+        let rows = csv::Reader::from_reader(text.as_bytes()).into_deserialize();
+        let rows: Result<_, _> = rows.collect();
+        rows.unwrap_or_else(|cause| panic!("table {table}: {cause}"))
+    }
+
+    /// The table `faults`.
+    #[must_use]
+    #[track_caller]
+    pub fn faults(&self) -> Vec<FaultRow> {
+        self.rows("faults")
+    }
+
+    /// The table `timeline`.
+    #[must_use]
+    #[track_caller]
+    pub fn timeline(&self) -> Vec<TimelineRow> {
+        self.rows("timeline")
+    }
+
+    /// The table `losses`.
+    #[must_use]
+    #[track_caller]
+    pub fn losses(&self) -> Vec<LossRow> {
+        self.rows("losses")
+    }
+
+    /// The CSV that was written while recording, in the file `name`.
+    #[must_use]
+    #[track_caller]
+    pub fn live_csv(&self, name: &str) -> String {
+        fs::read_to_string(self.directory().join(name)).expect("the CSV was written")
+    }
+}
+
+/// Some columns of the table `faults`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct FaultRow {
+    /// Since the start of the recording.
+    pub time_ns: u64,
+    /// Process.
+    pub tgid: Option<u32>,
+    /// Thread.
+    pub tid: u32,
+    /// Faulting address.
+    #[serde(deserialize_with = "hexadecimal")]
+    pub addr: u64,
+    /// `read`, `write` or `exec`.
+    pub access: Option<String>,
+    /// `user` or `kernel`.
+    pub mode: String,
+    /// `minor`, `major`, `failed`, `retried` or `unfinished`.
+    pub kind: String,
+    /// Entry to completion.
+    pub latency_ns: Option<u64>,
+}
+
+/// Some columns of the table `timeline`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct TimelineRow {
+    /// Since the start of the recording.
+    pub start_ns: u64,
+    /// Since the start of the recording.
+    pub end_ns: u64,
+    /// Process.
+    pub tgid: u32,
+    /// What stands behind the region; empty if there is none.
+    pub backing: String,
+    /// Completed minor faults.
+    pub minor_faults: u64,
+    /// Completed major faults.
+    pub major_faults: u64,
+    /// Faults charged without an event.
+    pub uncounted_faults: Option<u64>,
+    /// Pages in memory at the last look.
+    pub present_pages: Option<u64>,
+    /// 1 if a loss touches the row.
+    pub lower_bound: u8,
+}
+
+/// The table `losses`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct LossRow {
+    /// Since the start of the recording.
+    pub start_ns: u64,
+    /// Since the start of the recording; `None` if nothing is known after.
+    pub end_ns: Option<u64>,
+    /// CPU.
+    pub cpu: Option<u32>,
+    /// Why.
+    pub cause: String,
+    /// How many.
+    pub count: Option<u64>,
+}
+
+fn hexadecimal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.strip_prefix("0x")
+        .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+        .ok_or_else(|| serde::de::Error::custom(format!("{text} is no address")))
+}
+
+impl Area {
+    /// What `faults` has of this area: as many of each kind as there are rows of its thread in its addresses.
+    #[must_use]
+    pub fn found_in(&self, faults: &[FaultRow]) -> Self {
+        let mut found = Self { tid: self.tid, start: self.start, end: self.end, ..Self::default() };
+        for row in self.rows_of(faults) {
+            match row.kind.as_str() {
+                "minor" => found.minor += 1,
+                "major" => found.major += 1,
+                "failed" => found.failed += 1,
+                "retried" => found.retried += 1,
+                kind => panic!("a fault of kind {kind}: {row:?}"),
+            }
+        }
+        found
+    }
+
+    /// The rows of its thread in its addresses.
+    pub fn rows_of<'a>(&'a self, faults: &'a [FaultRow]) -> impl Iterator<Item = &'a FaultRow> {
+        let is_here = |row: &&FaultRow| row.tid == self.tid && (self.start..self.end).contains(&row.addr);
+        faults.iter().filter(is_here)
+    }
+}
+
+impl Ready {
+    /// What a workload that waits has printed.
+    #[must_use]
+    #[track_caller]
+    pub fn of(running: &mut Running) -> Self {
+        serde_json::from_str(&running.first_line()).expect("the workload says that it is ready")
+    }
+}
+
+/// What `memtrace report --json` says.
+#[derive(Clone, Debug)]
+pub struct Report(Value);
+
+impl Report {
+    /// The value at a JSON pointer, such as `/faults/minor`.
+    #[must_use]
+    #[track_caller]
+    pub fn at(&self, pointer: &str) -> &Value {
+        self.0.pointer(pointer).unwrap_or_else(|| panic!("no {pointer} in {:#}", self.0))
+    }
+
+    /// The number at a JSON pointer.
+    #[must_use]
+    #[track_caller]
+    pub fn number(&self, pointer: &str) -> u64 {
+        self.at(pointer).as_u64().unwrap_or_else(|| panic!("no number at {pointer} in {:#}", self.0))
+    }
+
+    /// The members `minor` and `major` of the object at a JSON pointer.
+    #[must_use]
+    #[track_caller]
+    pub fn usage(&self, pointer: &str) -> Usage {
+        usage(self.at(pointer))
+    }
+
+    /// The processes.
+    #[must_use]
+    #[track_caller]
+    pub fn processes(&self) -> Vec<Process> {
+        serde_json::from_value(self.at("/processes").clone()).expect("processes have the promised members")
+    }
+
+    /// How many faults lie under `/uncounted/by/KEY`; 0 if there is no such key.
+    #[must_use]
+    #[track_caller]
+    pub fn uncounted_by(&self, key: &str) -> u64 {
+        match self.at("/uncounted/by").get(key) {
+            None => 0,
+            Some(count) => count.as_u64().unwrap_or_else(|| panic!("uncounted by {key}: {count}")),
+        }
+    }
+}
+
+#[track_caller]
+fn usage(value: &Value) -> Usage {
+    Usage::deserialize(value).unwrap_or_else(|cause| panic!("{cause}: {value:#}"))
+}
+
+/// One process of a [`Report`].
+#[derive(Clone, Debug, Deserialize)]
+pub struct Process {
+    /// Its process ID.
+    pub tgid: u32,
+    /// Its last name.
+    pub comm: String,
+    /// Completed faults in fault records.
+    pub faults: Usage,
+    /// Faults charged without an event.
+    pub uncounted: Usage,
+    /// What the kernel charged to it while it was traced, if any of its tasks told.
+    pub kernel_counted: Option<Usage>,
+}

@@ -1,0 +1,77 @@
+//! What a test needs of the machine, and what is said where it is missing.
+//!
+//! Input: the machine. Output: `skipped: <reason>`, and the same reason as a line in the file that
+//! `MEMTRACE_SKIPS` names, from which `cargo xtask test` counts.
+//! Keeps: a requirement is found by trying, not by the release of the kernel.
+
+use std::{
+    env,
+    fs::{File, OpenOptions},
+    io::Write as _,
+};
+
+use rustix::{
+    process::geteuid,
+    thread::{CapabilitySet, capabilities},
+};
+
+/// Ends the test early, and says so, unless the machine has what is named: `root`, `bpf`,
+/// `program "sqlite3" of "sqlite3"` (the second is the package to install).
+#[macro_export]
+macro_rules! require {
+    (root) => {
+        $crate::require!(@ $crate::requirement::root())
+    };
+    (bpf) => {
+        $crate::require!(@ $crate::requirement::bpf())
+    };
+    (program $program:literal of $package:literal) => {
+        $crate::require!(@ $crate::requirement::program($program, $package))
+    };
+    (@ $missing:expr) => {
+        if let Some(reason) = $missing {
+            $crate::requirement::skip(&reason);
+            return;
+        }
+    };
+}
+
+/// What is missing to be root, if anything.
+#[must_use]
+pub fn root() -> Option<String> {
+    (!geteuid().is_root()).then(|| "needs root: run `cargo xtask test` as root or install sudo".to_owned())
+}
+
+/// What is missing to load programs into the kernel, if anything.
+#[must_use]
+pub fn bpf() -> Option<String> {
+    let needed = CapabilitySet::SYS_ADMIN;
+    if !capabilities(None).is_ok_and(|own| own.effective.contains(needed)) {
+        return Some("needs CAP_SYS_ADMIN: run `cargo xtask test` as root".to_owned());
+    }
+    File::open("/sys/kernel/btf/vmlinux")
+        .err()
+        .map(|cause| format!("needs the kernel's type information (CONFIG_DEBUG_INFO_BTF): {cause}"))
+}
+
+/// What is missing to run `program`, if anything; it comes with `package`.
+#[must_use]
+pub fn program(program: &str, package: &str) -> Option<String> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&path).any(|directory| directory.join(program).is_file());
+    (!found).then(|| format!("needs {program}: apt-get install {package}"))
+}
+
+/// Says that a test was skipped, and why.
+pub fn skip(reason: &str) {
+    eprintln!("skipped: {reason}");
+    let Some(path) = env::var_os("MEMTRACE_SKIPS") else {
+        return;
+    };
+    let mut skips = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .expect("the file named by MEMTRACE_SKIPS can be written");
+    writeln!(skips, "{reason}").expect("the file named by MEMTRACE_SKIPS can be written");
+}

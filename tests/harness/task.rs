@@ -1,0 +1,123 @@
+//! Tasks as the kernel counts them: fault counters, children, ends.
+//!
+//! Input: none. Output: the kernel's own numbers, which are the oracle of the accounting identity.
+//! Source: getrusage(2), wait4(2), fork(2), signal(7).
+//! Not here: memory (`memory`).
+#![expect(unsafe_code, reason = "rustix has no fork, getrusage, wait4 and signal handlers")]
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    ops::Sub,
+    os::unix::process::ExitStatusExt as _,
+    process::ExitStatus,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use serde::{Deserialize, Serialize};
+
+/// Fault counters of the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// `ru_minflt`.
+    pub minor: u64,
+    /// `ru_majflt`.
+    pub major: u64,
+}
+
+impl Usage {
+    /// Those of the calling thread.
+    pub fn of_thread() -> io::Result<Self> {
+        rusage(libc::RUSAGE_THREAD)
+    }
+
+    /// Those of the calling process, its ended threads included.
+    pub fn of_process() -> io::Result<Self> {
+        rusage(libc::RUSAGE_SELF)
+    }
+
+    fn from_raw(usage: &libc::rusage) -> Self {
+        Self { minor: usage.ru_minflt.cast_unsigned(), major: usage.ru_majflt.cast_unsigned() }
+    }
+}
+
+impl Sub for Usage {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self { minor: self.minor - before.minor, major: self.major - before.major }
+    }
+}
+
+/// What getrusage(2) says of `who`.
+fn rusage(who: i32) -> io::Result<Usage> {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: `usage` has room for what the kernel writes.
+    if unsafe { libc::getrusage(who, usage.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: all bytes were zero, and the kernel has filled it in.
+    Ok(Usage::from_raw(&unsafe { usage.assume_init() }))
+}
+
+/// Waits for the end of a child; tells how it ended and what was charged to it and its waited-for children.
+pub fn wait4(pid: u32) -> io::Result<(ExitStatus, Usage)> {
+    let mut status = 0;
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: both pointers have room for what the kernel writes.
+    if unsafe { libc::wait4(pid.cast_signed(), &raw mut status, 0, usage.as_mut_ptr()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: all bytes were zero, and the kernel has filled it in.
+    let usage = Usage::from_raw(&unsafe { usage.assume_init() });
+    Ok((ExitStatus::from_raw(status), usage))
+}
+
+/// Runs `body` in a forked child, waits for its end and returns its process ID.
+///
+/// The caller has one thread, so the child may do what any process may.
+pub fn in_child(body: impl FnOnce()) -> io::Result<u32> {
+    // SAFETY: with one thread no lock can be held by a thread that the child lacks.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            body();
+            // SAFETY: no preconditions; skips the exit handlers, which are the parent's.
+            unsafe { libc::_exit(0) }
+        }
+        child => {
+            let (status, _usage) = wait4(child.cast_unsigned())?;
+            if !status.success() {
+                return Err(io::Error::other(format!("the child ended with {status}")));
+            }
+            Ok(child.cast_unsigned())
+        }
+    }
+}
+
+/// The ID of the calling thread.
+#[must_use]
+pub fn tid() -> u32 {
+    rustix::thread::gettid().as_raw_pid().cast_unsigned()
+}
+
+/// How often [`count_terminations`] saw SIGTERM.
+static TERMINATIONS: AtomicU32 = AtomicU32::new(0);
+
+/// From now on SIGTERM is counted and does nothing else.
+pub fn count_terminations() -> io::Result<()> {
+    extern "C" fn count(_signal: i32) {
+        TERMINATIONS.fetch_add(1, Ordering::Relaxed);
+    }
+    // SAFETY: the handler only adds to an atomic.
+    if unsafe { libc::signal(libc::SIGTERM, count as *const () as libc::sighandler_t) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// SIGTERMs since [`count_terminations`].
+#[must_use]
+pub fn terminations() -> u32 {
+    TERMINATIONS.load(Ordering::Relaxed)
+}

@@ -1,0 +1,299 @@
+//! How `memtrace record` treats its own files, and whatever goes wrong before the command starts.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use memtrace_tests::{directory, ledger::Ledger, memtrace, program, require, run::Run};
+
+/// `memtrace record` with these arguments in `directory`.
+fn record(directory: &Path, args: &[&str]) -> Run {
+    memtrace!().run(["record"]).args(args).in_dir(directory)
+}
+
+#[test]
+fn command_that_is_not_there_is_127() {
+    require!(root);
+    require!(bpf);
+    let scratch = directory();
+    let run = record(scratch.path(), &["--", "no-such-program"]).finish();
+
+    run.expect_failure(127, &["no-such-program"]);
+    assert_eq!(fs::read_dir(scratch.path()).expect("a directory").count(), 0, "nothing is left");
+}
+
+#[test]
+fn command_that_is_not_executable_is_126() {
+    require!(root);
+    require!(bpf);
+    let scratch = directory();
+    fs::write(scratch.path().join("notes"), "text").expect("a file");
+    let run = record(scratch.path(), &["--", "./notes"]).finish();
+
+    run.expect_failure(126, &["./notes"]);
+}
+
+#[test]
+fn usage_errors_are_125_and_start_nothing() {
+    require!(root);
+    require!(bpf);
+    for (options, word) in [
+        (&["--duration", "0"][..], "--duration"),
+        (&["--ring-size", "100K"], "128K"),
+        (&["--ring-size", "3"], "--ring-size"),
+        (&["--interval", "0"], "--interval"),
+        (&["--interval", "soon"], "--interval"),
+        (&["--detail", "some"], "--detail"),
+        (&["--no-such-option"], "--no-such-option"),
+        (&["-p", "1"], "target"),
+    ] {
+        let scratch = directory();
+        let args = [options, &["--", "touch", "started"]].concat();
+        let run = record(scratch.path(), &args).finish().expect_code(125);
+
+        assert!(run.stderr.contains(word), "{word} is missing: {run:#?}");
+        assert!(!scratch.path().join("started").exists(), "{options:?}");
+    }
+}
+
+#[test]
+fn recording_needs_a_target() {
+    let scratch = directory();
+
+    record(scratch.path(), &[]).finish().expect_code(125);
+    record(scratch.path(), &["--"]).finish().expect_code(125);
+}
+
+#[test]
+fn processes_that_are_not_there_are_named() {
+    require!(root);
+    require!(bpf);
+    let scratch = directory();
+    let mut child = Command::new("true").stdout(Stdio::null()).spawn().expect("true starts");
+    let pid = child.id().to_string();
+    // Dead and not waited for: a zombie.
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    record(scratch.path(), &["-p", &pid]).finish().expect_failure(125, &[&pid]);
+    child.wait().expect("a child");
+
+    record(scratch.path(), &["-p", &pid]).finish().expect_failure(125, &[&pid]);
+    record(scratch.path(), &["-t", &pid]).finish().expect_failure(125, &[&pid]);
+    record(scratch.path(), &["--cgroup", "/no/such/group"]).finish().expect_failure(125, &["/no/such/group"]);
+    assert_eq!(fs::read_dir(scratch.path()).expect("a directory").count(), 0, "nothing is left");
+}
+
+#[test]
+fn missing_directory_of_the_output_is_named_before_the_command_starts() {
+    require!(root);
+    require!(bpf);
+    let scratch = directory();
+    let run = record(scratch.path(), &["-o", "no/file.mtrace", "--", "touch", "started"]).finish();
+
+    run.expect_failure(125, &["no/file.mtrace", "mkdir"]);
+    assert!(!scratch.path().join("started").exists());
+}
+
+/// Runs memtrace in a mount namespace of its own in which `directory/full` is a tmpfs with `options`.
+fn with_tmpfs(directory: &Path, options: &str, script: &str) -> Run {
+    fs::create_dir(directory.join("full")).expect("a directory");
+    let script = format!("mount -t tmpfs -o {options} none full && {script}");
+    Run::new("unshare")
+        .args(["--mount", "sh", "-c", &script, memtrace!().program(), program!("storm")])
+        .in_dir(directory)
+}
+
+#[test]
+fn read_only_directory_of_the_output_is_named_before_the_command_starts() {
+    require!(root);
+    require!(bpf);
+    require!(program "unshare" of "util-linux");
+    let scratch = directory();
+    let script = r#""$0" record -o full/file.mtrace -- touch started"#;
+    let run = with_tmpfs(scratch.path(), "ro", script).finish();
+
+    run.expect_failure(125, &["full/file.mtrace", "ead-only"]);
+    assert!(!scratch.path().join("started").exists());
+}
+
+#[test]
+fn full_disk_is_said_before_the_command_starts() {
+    require!(root);
+    require!(bpf);
+    require!(program "unshare" of "util-linux");
+    let scratch = directory();
+    let script = r#"{ head -c 1M /dev/zero >full/zeroes 2>/dev/null
+        "$0" record -o full/file.mtrace -- touch started; }"#;
+    let run = with_tmpfs(scratch.path(), "size=64k", script).finish();
+
+    run.expect_failure(125, &["No space left"]);
+    assert!(!scratch.path().join("started").exists());
+}
+
+#[test]
+fn disk_that_fills_up_leaves_the_command_alone() {
+    require!(root);
+    require!(bpf);
+    require!(program "unshare" of "util-linux");
+    let scratch = directory();
+    // The shell ends after the storm, and writes what that ended with.
+    let script =
+        r#""$0" record -o full/file.mtrace -- sh -c '"$0" --threads 2 --rounds 64; echo "storm: $?"' "$1""#;
+    let run = with_tmpfs(scratch.path(), "size=128k", script).finish();
+
+    let run = run.expect_failure(125, &["No space left"]);
+    assert!(run.stdout.contains("storm: 0\n"), "{run:#?}");
+}
+
+#[test]
+fn second_recording_keeps_the_first_as_old() {
+    require!(root);
+    require!(bpf);
+    let scratch = directory();
+    let file = |name| fs::read(scratch.path().join(name));
+
+    record(scratch.path(), &["--", "true"]).finish().expect_code(0);
+    let first = file("memtrace.mtrace").expect("a recording");
+    let run = record(scratch.path(), &["--", "true"]).finish().expect_code(0);
+
+    assert_eq!(file("memtrace.mtrace.old").expect("the first recording"), first);
+    assert_ne!(file("memtrace.mtrace").expect("the second recording"), first);
+    assert_eq!(run.stdout, "");
+}
+
+#[test]
+fn recording_is_replaced_and_something_else_is_not() {
+    require!(root);
+    require!(bpf);
+    let scratch = directory();
+    let run = |args: &[&str]| record(scratch.path(), args).finish();
+    fs::write(scratch.path().join("notes"), "precious").expect("a file");
+
+    run(&["-o", "a.mtrace", "--", "true"]).expect_code(0);
+    run(&["-o", "a.mtrace", "--", "true"]).expect_code(0);
+    run(&["-o", "notes", "--", "touch", "started"]).expect_failure(125, &["notes", "--force"]);
+    assert_eq!(fs::read(scratch.path().join("notes")).expect("a file"), b"precious");
+    assert!(!scratch.path().join("started").exists());
+    run(&["-o", "notes", "--force", "--", "true"]).expect_code(0);
+    memtrace!().run(["info"]).arg(scratch.path().join("notes")).finish().expect_code(0);
+}
+
+#[test]
+fn recording_goes_to_stdout_when_asked() {
+    require!(root);
+    require!(bpf);
+    let scratch = directory();
+    let script = r#""$0" record -q -o - -- true >piped.mtrace && "$0" info piped.mtrace"#;
+    let run = Run::new("sh").args(["-c", script, memtrace!().program()]);
+
+    let _read = run.in_dir(scratch.path()).finish().expect_code(0);
+}
+
+#[test]
+fn recording_can_be_read_by_its_owner_alone() {
+    require!(root);
+    require!(bpf);
+    let recording = memtrace!().record(&[], &["true"]).expect_code(0);
+
+    let mode = fs::metadata(recording.path()).expect("a file").permissions().mode();
+    assert_eq!(mode & 0o7777, 0o600);
+}
+
+#[test]
+fn quiet_says_nothing() {
+    require!(root);
+    require!(bpf);
+    let recording = memtrace!().record(&["-q"], &["true"]).expect_code(0);
+
+    assert_eq!(recording.run.stderr, "");
+}
+
+#[test]
+fn verb_may_be_left_out() {
+    require!(root);
+    require!(bpf);
+    let scratch = directory();
+    let run =
+        memtrace!().run(["--", program!("touch"), "write"]).in_dir(scratch.path()).finish().expect_code(0);
+
+    assert_eq!(run.last_line::<Ledger>().areas.len(), 1);
+    assert!(scratch.path().join("memtrace.mtrace").exists());
+}
+
+#[test]
+fn missing_privileges_are_named_and_the_command_does_not_start() {
+    require!(root);
+    require!(program "setpriv" of "util-linux");
+    let scratch = directory();
+    // Root without any capability: what is asked for is privileges, not the user.
+    let run = Run::new("setpriv")
+        .args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"])
+        .args([memtrace!().program(), "record", "--", "touch", "started"])
+        .in_dir(scratch.path())
+        .finish();
+
+    run.expect_failure(125, &["CAP_BPF", "CAP_PERFMON"]);
+    assert_eq!(fs::read_dir(scratch.path()).expect("a directory").count(), 0, "nothing is left");
+}
+
+#[test]
+fn kernel_without_type_information_is_said_before_the_command_starts() {
+    require!(root);
+    require!(bpf);
+    let scratch = directory();
+    let run = memtrace!().without("btf").run(["record", "--", "touch", "started"]);
+    let run = run.in_dir(scratch.path()).finish();
+
+    run.expect_failure(125, &["MEMTRACE_DISABLE"]);
+    assert!(!scratch.path().join("started").exists());
+}
+
+#[test]
+fn failed_set_up_leaves_older_recordings_as_they_were() {
+    require!(root);
+    require!(bpf);
+    let scratch = directory();
+    let run = |args: &[&str]| record(scratch.path(), args).finish();
+    let file = |name| fs::read(scratch.path().join(name)).expect("a file");
+    run(&["--", "true"]).expect_code(0);
+    run(&["-o", "named.mtrace", "--", "true"]).expect_code(0);
+    let before = (file("memtrace.mtrace"), file("named.mtrace"));
+
+    run(&["--", "/no/such/program"]).expect_code(127);
+    run(&["-p", "4000000000"]).expect_code(125);
+    run(&["-o", "named.mtrace", "-p", "4000000000"]).expect_code(125);
+
+    assert_eq!((file("memtrace.mtrace"), file("named.mtrace")), before);
+    assert!(!scratch.path().join("memtrace.mtrace.old").exists());
+}
+
+#[test]
+fn timeline_is_replaced_and_something_else_is_not() {
+    require!(root);
+    require!(bpf);
+    let scratch = directory();
+    let run = |args: &[&str]| record(scratch.path(), args).finish();
+    fs::write(scratch.path().join("notes"), "precious").expect("a file");
+
+    run(&["--csv", "a.csv", "--", "true"]).expect_code(0);
+    run(&["--csv", "a.csv", "--", "true"]).expect_code(0);
+    run(&["--csv", "notes", "--", "touch", "started"]).expect_failure(125, &["notes", "--force"]);
+    run(&["--csv", "same", "-o", "same", "--", "touch", "started"]).expect_failure(125, &["same"]);
+    run(&["--csv", "-", "--", "touch", "started"]).expect_failure(125, &["--csv"]);
+
+    assert_eq!(fs::read(scratch.path().join("notes")).expect("a file"), b"precious");
+    assert!(!scratch.path().join("started").exists());
+    let mode = fs::metadata(scratch.path().join("a.csv")).expect("a file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn command_without_its_dashes_is_explained() {
+    let scratch = directory();
+
+    let run = memtrace!().run(["ls", "-l"]).in_dir(scratch.path()).finish().expect_code(2);
+
+    assert!(run.stderr.contains("memtrace -- ls -l"), "{run:#?}");
+}

@@ -1,0 +1,256 @@
+//! What can be traced besides a command: processes, threads, cgroups, the system.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use memtrace_tests::{
+    ledger::{Ledger, Ready},
+    memtrace, program,
+    recording::{InProgress, Recording},
+    require,
+    run::{Finished, Run, Running},
+};
+use rustix::process::Signal;
+
+/// A `touch` that waits before its phase.
+#[track_caller]
+fn waiting(phase: &[&str]) -> (Running, Ready) {
+    let mut touch = Run::new(program!("touch")).args(phase).arg("--wait").with_stdin().start();
+    let ready = Ready::of(&mut touch);
+    (touch, ready)
+}
+
+/// Lets a waiting `touch` do its phase.
+#[track_caller]
+fn finish(mut touch: Running) -> (Finished, Ledger) {
+    touch.send("\n");
+    let finished = touch.finish().expect_code(0);
+    let ledger = finished.last_line();
+    (finished, ledger)
+}
+
+/// Starts memtrace on a target that runs, and waits until it is armed.
+#[track_caller]
+fn attach(options: &[&str]) -> InProgress {
+    let mut attached = memtrace!().start(options, &[]);
+    attached.wait_until_armed();
+    attached
+}
+
+/// Stops memtrace as ^C does.
+#[track_caller]
+fn stop(attached: InProgress) -> Recording {
+    attached.running.signal(Signal::INT);
+    let recording = attached.finish();
+    assert_eq!(recording.run.signal(), Some(Signal::INT), "{:#?}", recording.run);
+    recording
+}
+
+/// Checks that all areas of the ledger were recorded.
+#[track_caller]
+fn expect_recorded(recording: &Recording, ledger: &Ledger) {
+    let faults = recording.faults();
+    for area in &ledger.areas {
+        assert_eq!(area.found_in(&faults), *area);
+    }
+}
+
+/// Checks that no area of the ledger was.
+#[track_caller]
+fn expect_untraced(recording: &Recording, ledger: &Ledger) {
+    let faults = recording.faults();
+    for area in &ledger.areas {
+        assert_eq!(area.rows_of(&faults).count(), 0, "{area:?}");
+    }
+}
+
+#[test]
+fn running_process_is_traced_with_all_its_threads() {
+    require!(root);
+    require!(bpf);
+    let (touch, ready) = waiting(&["threads", "--threads", "3"]);
+    let (other, _) = waiting(&["write"]);
+
+    let attached = attach(&["-p", &ready.pid.to_string()]);
+    let (_, untraced) = finish(other);
+    let (_, ledger) = finish(touch);
+    let recording = attached.finish().expect_code(0);
+
+    expect_recorded(&recording, &ledger);
+    expect_untraced(&recording, &untraced);
+}
+
+#[test]
+fn several_processes_are_traced_at_once() {
+    require!(root);
+    require!(bpf);
+    let (first, first_ready) = waiting(&["write"]);
+    let (second, second_ready) = waiting(&["spawn"]);
+
+    let attached = attach(&["-p", &format!("{},{}", first_ready.pid, second_ready.pid)]);
+    let ledgers = [finish(first).1, finish(second).1];
+    let recording = attached.finish().expect_code(0);
+
+    for ledger in &ledgers {
+        expect_recorded(&recording, ledger);
+    }
+}
+
+#[test]
+fn thread_is_traced_alone() {
+    require!(root);
+    require!(bpf);
+    let (touch, ready) = waiting(&["threads", "--threads", "3"]);
+
+    let attached = attach(&["-t", &ready.tids[1].to_string()]);
+    let (_, ledger) = finish(touch);
+    let recording = attached.finish().expect_code(0);
+
+    let faults = recording.faults();
+    for area in &ledger.areas {
+        let expected = if area.tid == ready.tids[1] { area.minor } else { 0 };
+        assert_eq!(area.found_in(&faults).minor, expected, "{area:?} of {ready:?}");
+    }
+}
+
+#[test]
+fn system_is_traced_for_a_while() {
+    require!(root);
+    require!(bpf);
+    let (before, _) = waiting(&["write"]);
+
+    let attached = attach(&["-a"]);
+    let (_, known) = finish(before);
+    let new = Run::new(program!("touch")).arg("write").finish().expect_code(0).last_line();
+    let recording = stop(attached);
+
+    expect_recorded(&recording, &known);
+    expect_recorded(&recording, &new);
+}
+
+#[test]
+fn target_goes_on_when_the_recording_is_stopped() {
+    require!(root);
+    require!(bpf);
+    let (touch, ready) = waiting(&["write"]);
+
+    let recording = stop(attach(&["-p", &ready.pid.to_string()]));
+    let (_, ledger) = finish(touch);
+
+    expect_untraced(&recording, &ledger);
+    let _complete = recording.expect_complete();
+}
+
+/// A cgroup of its own, gone at the end.
+struct Cgroup {
+    path: PathBuf,
+}
+
+impl Cgroup {
+    /// Makes one below `root`.
+    fn below(root: &Path) -> Self {
+        let path = root.join(format!("memtrace-tests-{}", std::process::id()));
+        fs::create_dir(&path).expect("a cgroup can be made");
+        Self { path }
+    }
+
+    fn adopt(&self, pid: u32) {
+        fs::write(self.path.join("cgroup.procs"), pid.to_string()).expect("a process can be moved");
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Busy if a process is left, which the failed test says.
+        let _busy = fs::remove_dir(&self.path);
+    }
+}
+
+/// Where a hierarchy is mounted whose line in `/proc/mounts` satisfies `is_it`.
+fn hierarchy(is_it: impl Fn(&str, &str) -> bool) -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts").expect("/proc is mounted");
+    mounts.lines().find_map(|line| {
+        let words: Vec<_> = line.split(' ').collect();
+        is_it(words[2], words[3]).then(|| PathBuf::from(words[1]))
+    })
+}
+
+/// Traces a cgroup below `root`: a process that was in it, one that moves in, and one that stays out.
+#[track_caller]
+fn cgroup_is_traced(root: Option<PathBuf>, version: &str) {
+    let Some(root) = root else {
+        return memtrace_tests::requirement::skip(&format!("needs a cgroup hierarchy of version {version}"));
+    };
+    let cgroup = Cgroup::below(&root);
+    let (inside, ready) = waiting(&["spawn"]);
+    cgroup.adopt(ready.pid);
+    let (moving, moving_ready) = waiting(&["write"]);
+    let (outside, _) = waiting(&["write"]);
+
+    let attached = attach(&["--cgroup", &cgroup.path.to_string_lossy()]);
+    cgroup.adopt(moving_ready.pid);
+    let traced = [finish(inside).1, finish(moving).1];
+    let (_, untraced) = finish(outside);
+    let recording = stop(attached);
+
+    for ledger in &traced {
+        expect_recorded(&recording, ledger);
+    }
+    expect_untraced(&recording, &untraced);
+}
+
+/// Many threads that exit at once are the last thing that a process does in its cgroup.
+#[test]
+fn threads_that_exit_in_a_cgroup_are_accounted_for() {
+    require!(root);
+    require!(bpf);
+    let Some(root) = hierarchy(|kind, _| kind == "cgroup2") else {
+        return memtrace_tests::requirement::skip("needs a cgroup hierarchy of version 2");
+    };
+    let cgroup = Cgroup::below(&root);
+    let (inside, ready) = waiting(&["threads", "--threads", "8"]);
+    cgroup.adopt(ready.pid);
+
+    let attached = attach(&["--cgroup", &cgroup.path.to_string_lossy()]);
+    let (_, ledger) = finish(inside);
+    let recording = stop(attached);
+
+    expect_recorded(&recording, &ledger);
+    assert_eq!(recording.report().number("/tasks/exits"), ledger.areas.len() as u64);
+}
+
+#[test]
+fn look_at_everything_sees_what_has_not_faulted_for_long() {
+    require!(root);
+    require!(bpf);
+    let (mut touch, ready) = waiting(&["write"]);
+    let pid = ready.pid.to_string();
+    let attached = attach(&["-p", &pid]);
+
+    attached.running.signal(Signal::USR2);
+    // The recorder takes it between two drains.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let recording = stop(attached);
+    touch.send("\n");
+    touch.finish().expect_code(0);
+
+    let stack = recording.timeline().into_iter().find(|row| row.backing == "stack");
+    let present = stack.expect("the stack was looked at").present_pages;
+    assert!(present.is_some_and(|pages| pages > 0));
+}
+
+#[test]
+fn cgroup_of_version_2_is_traced_with_what_moves_in() {
+    require!(root);
+    require!(bpf);
+    cgroup_is_traced(hierarchy(|kind, _| kind == "cgroup2"), "2");
+}
+
+#[test]
+fn cgroup_of_version_1_is_traced_with_what_moves_in() {
+    require!(root);
+    require!(bpf);
+    cgroup_is_traced(hierarchy(|kind, options| kind == "cgroup" && options.contains("pids")), "1");
+}
