@@ -1,2 +1,73 @@
-//! x
-fn main() {}
+//! The developer verbs of memtrace: `cargo xtask …`.
+//!
+//! Each verb is a module. They run cargo, find toolchains and ask for privileges; no package depends on them.
+//! Not here: anything that users of memtrace need.
+
+mod bench;
+mod check;
+mod ebpf;
+mod layers;
+mod privilege;
+mod run;
+mod test;
+mod toolchain;
+mod workspace;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::Parser;
+
+/// Developer verbs of memtrace
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+enum Verb {
+    /// Build memtrace and run it with privileges; without ARGS record a demonstration and show what it did
+    Run {
+        /// Arguments of memtrace
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
+    /// Run every test that this machine can run, and count the rest by reason
+    Test {
+        /// Run only tests whose name contains this
+        #[arg(last = true)]
+        filter: Option<String>,
+    },
+    /// Check formatting, lints, the build without tracing, docs, layers and licences
+    Check,
+    /// Compile the eBPF programs into the object that memtrace embeds
+    BuildEbpf {
+        /// Compile into a scratch directory and compare with the committed object
+        #[arg(long)]
+        check: bool,
+    },
+    /// Measure what tracing costs, beside the peers that are installed
+    Bench {
+        /// Run only this suite
+        suite: Option<bench::Suite>,
+        /// Runs of each variant
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
+    /// Check that no module uses one of a higher layer, and that unsafe code stays where it belongs
+    Layers,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Verb::parse() {
+        Verb::Run { args } => run::run(&args),
+        Verb::Test { filter } => test::test(filter.as_deref()),
+        Verb::Check => check::check(),
+        Verb::BuildEbpf { check: false } => ebpf::build(),
+        Verb::BuildEbpf { check: true } => ebpf::check(),
+        Verb::Bench { suite, rounds } => bench::bench(suite, rounds),
+        Verb::Layers => layers::check(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("xtask: {failure:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

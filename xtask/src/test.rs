@@ -1,0 +1,99 @@
+//! `cargo xtask test`: every tier that this machine can run, and what was skipped and why.
+//!
+//! Tests that need something the machine lacks append the reason, one line each, to the file that
+//! `MEMTRACE_SKIPS` names; the targets of `memtrace-tests` whose names begin with `kernel` are the
+//! privileged tier, and only they run through sudo. Cargo itself never does.
+
+use std::{collections::BTreeMap, fs};
+
+use anyhow::{Context as _, bail};
+use serde::Deserialize;
+use xshell::{Shell, cmd};
+
+use crate::{privilege::Privilege, workspace};
+
+/// Runs all tiers, or the tests whose names contain `filter`, to the end; fails if any test failed.
+pub(crate) fn test(filter: Option<&str>) -> anyhow::Result<()> {
+    let shell = workspace::shell()?;
+    let skips = workspace::target().join("skips.txt");
+    fs::create_dir_all(workspace::target())?;
+    fs::write(&skips, "").with_context(|| format!("cannot write {}", skips.display()))?;
+    let _skips = shell.push_env("MEMTRACE_SKIPS", &skips);
+
+    let other = other_targets(&shell)?;
+    let outcomes = [
+        cmd!(shell, "cargo test --workspace --no-fail-fast --lib --bins {other...}")
+            .arg("--")
+            .args(filter)
+            .run(),
+        cmd!(shell, "cargo test --workspace --no-fail-fast --doc").arg("--").args(filter).run(),
+    ];
+    let kernel_outcome = kernel(&shell, filter);
+    report_skips(&fs::read_to_string(&skips)?);
+    if outcomes.iter().any(Result::is_err) {
+        bail!("tests failed");
+    }
+    kernel_outcome
+}
+
+/// Runs the privileged tier alone.
+pub(crate) fn kernel(shell: &Shell, filter: Option<&str>) -> anyhow::Result<()> {
+    let tests = cmd!(shell, "cargo test --workspace --no-fail-fast --test kernel*").arg("--").args(filter);
+    let tests = match Privilege::find(shell) {
+        Privilege::Root | Privilege::None => tests,
+        Privilege::Sudo => tests.env(runner_variable(shell)?, "sudo -E"),
+    };
+    tests.run().context("tests against the kernel failed")
+}
+
+/// The test targets of `memtrace-tests` outside the privileged tier, each as `--test` and its name.
+fn other_targets(shell: &Shell) -> anyhow::Result<Vec<String>> {
+    let metadata = cmd!(shell, "cargo metadata --no-deps --format-version 1").quiet().read()?;
+    let metadata: Metadata = serde_json::from_str(&metadata)?;
+    Ok(metadata
+        .packages
+        .into_iter()
+        .filter(|package| package.name == "memtrace-tests")
+        .flat_map(|package| package.targets)
+        .filter(|target| target.kind.iter().any(|kind| kind == "test"))
+        .filter(|target| !target.name.starts_with("kernel"))
+        .flat_map(|target| ["--test".to_owned(), target.name])
+        .collect())
+}
+
+/// The part of `cargo metadata` that names targets.
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+    targets: Vec<Target>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+/// The variable by which cargo is told what to start test programs with on this host.
+fn runner_variable(shell: &Shell) -> anyhow::Result<String> {
+    let version = cmd!(shell, "rustc -vV").quiet().read()?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc names no host")?;
+    Ok(format!("CARGO_TARGET_{}_RUNNER", host.replace('-', "_").to_uppercase()))
+}
+
+/// Prints how many tests were skipped, and for each reason how many.
+fn report_skips(lines: &str) {
+    let mut reasons = BTreeMap::<&str, usize>::new();
+    for reason in lines.lines() {
+        *reasons.entry(reason).or_default() += 1;
+    }
+    eprintln!("skipped tests: {}", reasons.values().sum::<usize>());
+    for (reason, count) in reasons {
+        eprintln!("  {count:>4}  {reason}");
+    }
+}
