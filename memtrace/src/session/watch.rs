@@ -91,16 +91,22 @@ impl Watch {
                 None => pending().await,
             }
         });
-        let watched = if command.is_none() { pidfds(processes)? } else { Vec::new() };
-        let watch_processes = command.is_none() && !processes.is_empty();
-        let mut all_gone = gone(watched)?;
+        let watched = command.is_none() && !processes.is_empty();
+        let last = if watched { Some(gone(pidfds(processes)?)?) } else { None };
+        let mut all_gone = std::pin::pin!(async move {
+            // An error would say that the waiting thread is gone, and nobody could tell any more.
+            match last {
+                Some(last) => drop(last.await),
+                None => pending().await,
+            }
+        });
         let mut log_timer = interval(LOG_PERIOD);
         loop {
             tokio::select! {
                 () = &mut time_over => return end(Ending::Duration),
                 // Its sender is dropped unsent if the recorder panics.
                 _ = &mut failure => return end(Ending::Failure),
-                Ok(()) = &mut all_gone, if watch_processes => return end(Ending::Target),
+                () = &mut all_gone => return end(Ending::Target),
                 _ = self.child.recv() => {
                     if let Some(exit) = command.map(process::try_wait).transpose()?.flatten() {
                         return Ok(Ended { ending: Ending::Target, exit: Some(reason(exit)) });

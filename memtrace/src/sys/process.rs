@@ -37,18 +37,6 @@ pub struct Ended {
     pub faults: FaultCounts,
 }
 
-/// Waits until the child `child` ends.
-pub fn wait(child: Tgid) -> io::Result<Ended> {
-    loop {
-        match wait4(child, 0) {
-            Ok(Some(ended)) => return Ok(ended),
-            Ok(None) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
 /// The end of the child `child`; `None` while it runs.
 pub fn try_wait(child: Tgid) -> io::Result<Option<Ended>> {
     wait4(child, libc::WNOHANG)
@@ -181,6 +169,11 @@ mod tests {
     fn shell(script: &str) -> Tgid {
         let shell = Command::new("sh").args(["-c", script]).spawn().expect("there is a shell");
         Tgid(shell.id())
+    }
+
+    /// Waits until the child `child` ends.
+    fn wait(child: Tgid) -> io::Result<Ended> {
+        wait4(child, 0).map(|ended| ended.expect("without WNOHANG a child is reaped"))
     }
 
     #[test]
