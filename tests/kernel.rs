@@ -3,16 +3,30 @@
 //! Each workload runs below `witness`, which learns from wait4(2) what the kernel charged to it: the oracle.
 //! Faults are compared with the ledger of the program that caused them.
 
+use std::{
+    collections::BTreeMap,
+    os::fd::AsFd as _,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use aya::maps::loaded_maps;
+use memtrace::sys::shared::SharedWords;
+use memtrace_ebpf::HeatCell;
 use memtrace_tests::{
     ledger::{Area, Ledger, Testimony},
     memtrace, program,
-    recording::{FaultRow, Memtrace, Process, Recording},
+    recording::{FaultRow, Memtrace, Process, Recording, Report},
     require,
     task::Usage,
 };
 
 /// What populates memory without an event: execve(2) copying arguments, `MAP_POPULATE` and its like, mlock(2).
 const POPULATING: [&str; 3] = ["exec", "populate", "mlock"];
+
+/// Most pages of arguments and environment that the programs of these tests are started with.
+const PAGES_OF_ARGUMENTS: u64 = 4;
 
 /// A recording of `witness`, and what that says about the command below it.
 struct Witnessed {
@@ -37,25 +51,36 @@ impl Witnessed {
     fn expect_identity(&self) {
         let report = self.recording.expect_complete();
         let processes = report.processes();
-        let others = || processes.iter().filter(|process| process.comm != "witness");
-        let sum = |part: fn(&Process) -> u64| others().map(part).sum::<u64>();
-
+        let others: Vec<_> = processes.iter().filter(|process| process.comm != "witness").collect();
         let Testimony { pid, minflt, majflt } = self.testimony;
-        assert!(others().any(|process| process.tgid == pid), "{pid} in {processes:#?}");
+        assert!(others.iter().any(|process| process.tgid == pid), "{pid} in {processes:#?}");
         let charged = Usage { minor: minflt, major: majflt };
-        let told = Usage {
-            minor: sum(|it| it.faults.minor + it.uncounted.minor),
-            major: sum(|it| it.faults.major + it.uncounted.major),
-        };
+        let recorded: Usage = others.iter().map(|process| process.faults).sum();
+        if !report.has("btf") {
+            return expect_only_populating_missed(&report, charged, recorded);
+        }
+        let counted = |process: &&Process| process.kernel_counted.expect("the account of a process");
+        let uncounted = |process: &&Process| process.uncounted.expect("the account of a process");
+        let told = [recorded, others.iter().map(uncounted).sum()].into_iter().sum::<Usage>();
         assert_eq!(told, charged, "recorded + uncounted = the kernel's count: {processes:#?}");
-        let counted = |it: &Process| it.kernel_counted.unwrap_or_else(|| panic!("no account of {it:?}"));
-        let counted: Vec<_> = others().map(counted).collect();
-        assert_eq!(counted.iter().map(|it| it.minor).sum::<u64>(), minflt);
-        assert_eq!(counted.iter().map(|it| it.major).sum::<u64>(), majflt);
-        let by = report.at("/uncounted/by").as_object().expect("causes by name");
-        let unexplained: Vec<_> = by.keys().filter(|cause| !POPULATING.contains(&cause.as_str())).collect();
-        assert!(unexplained.is_empty(), "uncounted outside exec and populating calls: {by:?}");
+        assert_eq!(others.iter().map(counted).sum::<Usage>(), charged);
+        if report.has("mmap_lock_tracepoint") && report.has("syscall_names") {
+            let by = report.at("/uncounted/by").as_object().expect("causes by name");
+            let unexplained: Vec<_> = by.keys().filter(|it| !POPULATING.contains(&it.as_str())).collect();
+            assert!(unexplained.is_empty(), "uncounted outside exec and populating calls: {by:?}");
+        }
     }
+}
+
+/// Checks what can be known where the kernel's counters cannot be read: that all recorded faults were charged, and
+/// that of the others there are no more than execve(2) populates for short arguments.
+#[track_caller]
+fn expect_only_populating_missed(report: &Report, charged: Usage, recorded: Usage) {
+    assert!(report.at("/uncounted").is_null() && report.at("/kernel_counted").is_null());
+    let missed = charged.minor.checked_sub(recorded.minor).expect("no fault is recorded twice");
+    let execs = report.number("/tasks/execs");
+    assert!(missed <= PAGES_OF_ARGUMENTS * execs, "{missed} of {charged:?} not recorded, {execs} execs");
+    assert_eq!(recorded.major, charged.major);
 }
 
 /// A phase of `touch` that was recorded.
@@ -120,6 +145,9 @@ fn reads_give_the_zero_page_and_writes_fault_again() {
 fn populating_calls_are_uncounted_by_name() {
     require!(root);
     require!(bpf);
+    require!(btf);
+    // The tracepoint of the lock, and the helper that names the call.
+    require!(kernel "5.15");
     for (phase, key) in [("populate", "populate"), ("populate-write", "populate"), ("lock", "mlock")] {
         let touched = touched(memtrace!(), &[phase, "--pages", "64"]);
 
@@ -213,6 +241,7 @@ fn threads_have_their_own_faults() {
 fn exec_copies_its_arguments_uncounted() {
     require!(root);
     require!(bpf);
+    require!(btf);
     let touched = touched(memtrace!(), &["exec", "--argument-kib", "512", "--pages", "64"]);
 
     // The arguments alone take 128 pages.
@@ -334,10 +363,58 @@ fn heat_equals_the_faults_recorded_one_by_one() {
     assert!(report.number("/heat/minor") > 0);
 }
 
+/// Reads every heat array on this machine once a millisecond until `stop` is set; returns how often it read faults.
+fn read_heat_until(stop: &AtomicBool) -> u64 {
+    let mut arrays = BTreeMap::new();
+    let mut readings = 0;
+    for millis in 0_u64.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        if millis % 50 == 0 {
+            for map in loaded_maps().filter_map(Result::ok).filter(|map| map.name_as_str() == Some("HEAT")) {
+                let (Ok(fd), words) = (map.fd(), map.max_entries() as usize * HeatCell::LEN / 8) else {
+                    continue;
+                };
+                let array = || SharedWords::map(fd.as_fd(), words).expect("an array that can be mapped");
+                let _array = arrays.entry(map.id()).or_insert_with(|| (array(), words));
+            }
+        }
+        for (array, words) in arrays.values() {
+            let minor = std::mem::offset_of!(HeatCell, minor) / 8;
+            let faults: u64 = (minor..*words).step_by(HeatCell::LEN / 8).map(|word| array.load(word)).sum();
+            readings += u64::from(faults > 0);
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    readings
+}
+
+/// On preemptible kernels other ways of reading make completions vanish.
+#[test]
+fn identity_holds_while_the_heat_array_is_read_at_1_khz() {
+    require!(root);
+    require!(bpf);
+    let stop = AtomicBool::new(false);
+    let (witnessed, readings) = thread::scope(|scope| {
+        let reader = scope.spawn(|| read_heat_until(&stop));
+        let witnessed = witnessed(memtrace!(), &[], &[program!("storm"), "--threads", "2", "--rounds", "8"]);
+        stop.store(true, Ordering::Relaxed);
+        (witnessed, reader.join().expect("the reader ends"))
+    });
+
+    witnessed.expect_identity();
+    let report = witnessed.recording.report();
+    assert_eq!(report.usage("/heat"), report.usage("/faults"));
+    assert!(report.number("/faults/minor") >= 2 * 8 * 4096);
+    assert!(readings > 50, "{readings} readings that saw faults");
+}
+
 #[test]
 fn timeline_rows_add_up_to_the_totals() {
     require!(root);
     require!(bpf);
+    require!(btf);
     let witnessed = witnessed(memtrace!(), &["--interval", "10ms"], &["ls", "-lR", "/usr/share/doc"]);
     let report = witnessed.recording.report();
     let rows = witnessed.recording.timeline();
@@ -354,6 +431,7 @@ fn timeline_rows_add_up_to_the_totals() {
 fn counts_without_records_have_the_same_totals() {
     require!(root);
     require!(bpf);
+    require!(btf);
     let witnessed = witnessed(memtrace!(), &["--detail", "counts"], &["ls", "-lR", "/usr/share/doc"]);
     let report = witnessed.recording.report();
 

@@ -239,18 +239,6 @@ fn missing_privileges_are_named_and_the_command_does_not_start() {
 }
 
 #[test]
-fn kernel_without_type_information_is_said_before_the_command_starts() {
-    require!(root);
-    require!(bpf);
-    let scratch = directory();
-    let run = memtrace!().without("btf").run(["record", "--", "touch", "started"]);
-    let run = run.in_dir(scratch.path()).finish();
-
-    run.expect_failure(125, &["MEMTRACE_DISABLE"]);
-    assert!(!scratch.path().join("started").exists());
-}
-
-#[test]
 fn failed_set_up_leaves_older_recordings_as_they_were() {
     require!(root);
     require!(bpf);

@@ -34,4 +34,4 @@ pub use abi::{
 };
 
 /// Version of every layout in this crate; stored in recordings.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

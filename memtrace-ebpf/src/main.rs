@@ -6,14 +6,17 @@
 #![expect(unsafe_code, reason = "programs read kernel memory and write map values through raw pointers")]
 
 use aya_ebpf::{
+    EbpfContext as _,
     bindings::BPF_F_MMAPABLE,
-    macros::{map, perf_event, raw_tracepoint},
+    macros::{map, perf_event, raw_tracepoint, tracepoint},
     maps::{Array, HashMap, RingBuf, ring_buf::RingBufEntry},
-    programs::{PerfEventContext, RawTracePointContext},
+    programs::{PerfEventContext, RawTracePointContext, TracePointContext},
 };
 use memtrace_ebpf::{Config, FaultEvent, FaultFlags, FaultKind, HeatCell, TaskState};
 
 mod prog;
+
+use prog::config;
 
 #[map]
 static CONTROL: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
@@ -108,7 +111,7 @@ fn lock_released(_ctx: RawTracePointContext) -> i32 {
 /// A new task: `task_newtask(task, clone_flags)`, in the parent, before the child runs.
 #[raw_tracepoint(tracepoint = "task_newtask")]
 fn task_new(ctx: RawTracePointContext) -> i32 {
-    prog::task::new(&ctx, ctx.arg(0), ctx.arg(1))
+    prog::task::new(&ctx, ctx.arg(0), || prog::task::ids_of(ctx.arg(0)), ctx.arg(1))
 }
 
 /// A new program: `sched_process_exec(task, old_pid, bprm)`.
@@ -126,19 +129,61 @@ fn task_exit(ctx: RawTracePointContext) -> i32 {
 /// The kernel forgets a task: `sched_process_free(task)`.
 #[raw_tracepoint(tracepoint = "sched_process_free")]
 fn task_free(ctx: RawTracePointContext) -> i32 {
-    prog::task::free(ctx.arg(0))
+    let task = ctx.arg(0);
+    prog::task::free(prog::task::ids_of(task).0, task)
 }
 
 /// A new name: `task_rename(task, name)`.
 #[raw_tracepoint(tracepoint = "task_rename")]
 fn task_rename(ctx: RawTracePointContext) -> i32 {
-    prog::task::rename(ctx.arg(0), ctx.arg(1))
+    prog::task::rename(prog::task::ids_of(ctx.arg(0)).0, || prog::task::comm_at(ctx.arg(1)))
 }
 
-/// A task moves between cgroups: `cgroup_attach_task(dst_cgrp, path, task, threadgroup)`.
+/// A task moves between cgroups: `cgroup_attach_task(dst_cgrp, path, task, threadgroup)`. A thread that moves alone
+/// stays with its group.
 #[raw_tracepoint(tracepoint = "cgroup_attach_task")]
 fn cgroup_attach(ctx: RawTracePointContext) -> i32 {
-    prog::cgroup::attach(ctx.arg(0), ctx.arg(1), ctx.arg(2), ctx.arg(3))
+    let whole_group: u64 = ctx.arg(3);
+    if whole_group as u8 == 0 {
+        return 0;
+    }
+    prog::cgroup::attach(
+        prog::cgroup::hierarchy_of(ctx.arg(0)),
+        ctx.arg(1),
+        prog::cgroup::group_of(ctx.arg(2)),
+    )
+}
+
+/// As [`task_new`], where the kernel's types are unknown: the record of the classic tracepoint has the thread ID.
+#[tracepoint]
+fn task_new_record(ctx: TracePointContext) -> u32 {
+    let clone_flags = prog::record_field(&ctx, config!(newtask_clone_flags));
+    let child_ids = || prog::task::child_ids(prog::record_field(&ctx, config!(newtask_pid)), clone_flags);
+    prog::task::new(&ctx, 0, child_ids, clone_flags) as u32
+}
+
+/// As [`task_free`], from the record of the classic tracepoint.
+#[tracepoint]
+fn task_free_record(ctx: TracePointContext) -> u32 {
+    prog::task::free(prog::record_field(&ctx, config!(free_pid)), 0) as u32
+}
+
+/// As [`task_rename`], from the record of the classic tracepoint.
+#[tracepoint]
+fn task_rename_record(ctx: TracePointContext) -> u32 {
+    let comm = || prog::record_field(&ctx, config!(rename_newcomm));
+    prog::task::rename(prog::record_field(&ctx, config!(rename_pid)), comm) as u32
+}
+
+/// As [`cgroup_attach`], from the record of the classic tracepoint, which does not tell a group that moves from a
+/// thread: only a leader's ID is that of a group.
+#[tracepoint]
+fn cgroup_attach_record(ctx: TracePointContext) -> u32 {
+    // The low half of the word is the text's offset in the record.
+    let text: u32 = prog::record_field(&ctx, config!(attach_dst_path));
+    let path = (ctx.as_ptr() as u64).wrapping_add(u64::from(text & 0xffff));
+    let hierarchy = prog::record_field(&ctx, config!(attach_dst_root));
+    prog::cgroup::attach(hierarchy, path, prog::record_field(&ctx, config!(attach_pid))) as u32
 }
 
 /// The licence that the kernel asks for: some helpers are for GPL-compatible programs only.

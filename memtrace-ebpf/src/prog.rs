@@ -1,5 +1,7 @@
 //! What the entry points do, one concern per file.
 
+use aya_ebpf::programs::TracePointContext;
+
 pub(crate) mod account;
 pub(crate) mod cgroup;
 pub(crate) mod emit;
@@ -26,6 +28,13 @@ pub(crate) fn read_kernel<T: Copy + Default>(base: u64, offset: u64) -> T {
     let source = base.wrapping_add(offset) as *const T;
     // SAFETY: the helper checks the address and returns an error for a bad one.
     unsafe { aya_ebpf::helpers::bpf_probe_read_kernel(source) }.unwrap_or_default()
+}
+
+/// Reads a `T` at `offset` bytes of the record of a classic tracepoint; zero if it cannot be read.
+#[inline(always)]
+pub(crate) fn record_field<T: Copy + Default>(record: &TracePointContext, offset: u64) -> T {
+    // SAFETY: the helper behind it checks the address and returns an error for a bad one.
+    unsafe { record.read_at(offset as usize) }.unwrap_or_default()
 }
 
 /// Thread ID and thread-group ID of the current task.

@@ -165,8 +165,9 @@ fn control(header: EventHeader, bytes: &[u8]) -> Option<Record> {
             }))
         }
         EventKind::EXIT | EventKind::ALIVE | EventKind::LATE => {
-            let ExitEvent { header: _, space, group_dead, account: raw } = ExitEvent::from_bytes(bytes)?;
-            let (space, account) = (SpaceId(space), account(raw));
+            let ExitEvent { header: _, space, group_dead, is_charge_known, account: raw } =
+                ExitEvent::from_bytes(bytes)?;
+            let (space, account) = (SpaceId(space), account(is_charge_known, raw));
             Some(task(match kind {
                 EventKind::EXIT => TaskAction::Exit { space, group_dead: group_dead != 0, account },
                 EventKind::ALIVE => TaskAction::Alive { space, account },
@@ -186,8 +187,8 @@ fn control(header: EventHeader, bytes: &[u8]) -> Option<Record> {
             }))
         }
         EventKind::LEAVE => {
-            let LeaveEvent { header: _, account: raw } = LeaveEvent::from_bytes(bytes)?;
-            Some(task(TaskAction::Leave { account: account(raw) }))
+            let LeaveEvent { header: _, is_charge_known, account: raw } = LeaveEvent::from_bytes(bytes)?;
+            Some(task(TaskAction::Leave { account: account(is_charge_known, raw) }))
         }
         EventKind::UNCOUNTED => {
             let UncountedEvent { header: _, minor, major, cause, syscall_plus_one, space } =
@@ -205,8 +206,8 @@ fn control(header: EventHeader, bytes: &[u8]) -> Option<Record> {
     }
 }
 
-/// The growth of the kernel's counters, and what was seen of it.
-fn account(raw: TaskAccount) -> Account {
+/// The growth of the kernel's counters, and what was seen of it; `None` if they could not be read.
+fn account(is_charge_known: u64, raw: TaskAccount) -> Option<Account> {
     let TaskAccount {
         base_minor,
         base_major,
@@ -217,14 +218,14 @@ fn account(raw: TaskAccount) -> Account {
         uncounted_minor,
         uncounted_major,
     } = raw;
-    Account {
+    (is_charge_known != 0).then_some(Account {
         kernel: FaultCounts {
             minor: last_minor.saturating_sub(base_minor),
             major: last_major.saturating_sub(base_major),
         },
         recorded: FaultCounts { minor: recorded_minor, major: recorded_major },
         uncounted: FaultCounts { minor: uncounted_minor, major: uncounted_major },
-    }
+    })
 }
 
 fn uncounted_cause(cause: memtrace_ebpf::UncountedCause, syscall_plus_one: u32) -> UncountedCause {
@@ -315,6 +316,8 @@ mod tests {
             ..TaskAccount::default()
         };
 
-        assert_eq!(account(raw).kernel, FaultCounts { minor: 60, major: 0 });
+        let kernel = |is_charge_known| account(is_charge_known, raw).map(|account| account.kernel);
+        assert_eq!(kernel(1), Some(FaultCounts { minor: 60, major: 0 }));
+        assert_eq!(kernel(0), None, "what was not read is unknown");
     }
 }

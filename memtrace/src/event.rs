@@ -197,14 +197,14 @@ pub enum TaskAction {
         /// Whether it was the last of its thread group.
         group_dead: bool,
         /// What the kernel charged to it.
-        account: Account,
+        account: Option<Account>,
     },
     /// Tracing ended while it lived.
     Alive {
         /// Its address space.
         space: SpaceId,
         /// What the kernel charged to it.
-        account: Account,
+        account: Option<Account>,
     },
     /// It got another name.
     Comm(Comm),
@@ -220,12 +220,12 @@ pub enum TaskAction {
     /// What was charged to it between its exit and its end.
     Late {
         /// Beyond the account of its exit.
-        account: Account,
+        account: Option<Account>,
     },
     /// It left the traced cgroup.
     Leave {
         /// What the kernel charged to it.
-        account: Account,
+        account: Option<Account>,
     },
 }
 

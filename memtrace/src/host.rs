@@ -5,15 +5,21 @@
 //! Keeps: a facility is probed by trying it, never by the kernel's release or the user's ID; once per session.
 //! Not here: using the facilities (`live`, `probe`), telling of them (`cli::doctor`).
 
+mod attempt;
 mod btf;
 mod facility;
+mod tracepoint;
 
 use std::{env, fs, io};
 
 use memtrace_ebpf::Config;
 use rustix::{param::page_size, system::uname};
 
-pub use self::{btf::BtfError, facility::Facility};
+pub use self::{
+    btf::BtfError,
+    facility::{Description, Facility},
+    tracepoint::RecordError,
+};
 use crate::{
     event::HostFacts,
     record::{Availability, Feature},
@@ -98,6 +104,7 @@ impl Level {
 #[derive(Debug)]
 pub struct Features {
     states: Vec<(Facility, Availability)>,
+    /// From BTF, or else from the records of tracepoints.
     offsets: Option<Config>,
 }
 
@@ -110,17 +117,19 @@ impl Features {
         for facility in Facility::ALL {
             let state = if disabled.split(',').any(|name| name.trim() == facility.name()) {
                 Availability::Missing { since: format!("disabled by {DISABLE}") }
-            } else if facility == Facility::Btf {
-                features.find_offsets()
             } else {
-                facility.attempt()
+                match facility {
+                    Facility::Btf => features.find_types(),
+                    Facility::TracepointRecords => features.find_records(),
+                    _ => facility.attempt(),
+                }
             };
             features.states.push((facility, state));
         }
         features
     }
 
-    fn find_offsets(&mut self) -> Availability {
+    fn find_types(&mut self) -> Availability {
         match btf::kernel_offsets() {
             Ok(offsets) => {
                 self.offsets = Some(offsets);
@@ -133,9 +142,21 @@ impl Features {
                 }
             }
             Err(BtfError::Read(_)) => {
-                Availability::Missing { since: "Linux 5.2 with CONFIG_DEBUG_INFO_BTF=y".to_owned() }
+                Availability::Missing { since: Facility::Btf.describe().since.to_owned() }
             }
             Err(error) => Availability::Missing { since: format!("in a form we know: {error}") },
+        }
+    }
+
+    fn find_records(&mut self) -> Availability {
+        let facility = Facility::TracepointRecords;
+        match (facility.attempt(), tracepoint::record_offsets()) {
+            (Availability::Usable, Ok(offsets)) => {
+                self.offsets.get_or_insert(offsets);
+                Availability::Usable
+            }
+            (Availability::Usable, Err(error)) => facility.unknown_records(&error),
+            (refused, _) => refused,
         }
     }
 
@@ -147,18 +168,25 @@ impl Features {
     /// Whether `facility` can be used.
     #[must_use]
     pub fn is_usable(&self, facility: Facility) -> bool {
-        self.states().any(|(this, state)| this == facility && *state == Availability::Usable)
+        self.state(facility) == Some(&Availability::Usable)
     }
 
-    /// Offsets of the kernel's fields, other fields of [`Config`] being 0; the reason if they are not known.
+    /// The state of `facility`.
+    fn state(&self, facility: Facility) -> Option<&Availability> {
+        self.states().find_map(|(this, state)| (this == facility).then_some(state))
+    }
+
+    /// Offsets by which the programs follow tasks, other fields of [`Config`] being 0; else what recording cannot
+    /// do without and this host does not give, each with the remedy.
     pub fn offsets(&self) -> Result<Config, String> {
-        self.offsets.ok_or_else(|| match self.states().find(|(this, _)| *this == Facility::Btf) {
-            Some((_, Availability::Denied { need, fix })) => format!("needs {need}: {fix}"),
-            Some((_, Availability::Missing { since })) => {
-                format!("this kernel shows no BTF ({since}): it needs CONFIG_DEBUG_INFO_BTF=y")
-            }
-            Some((_, Availability::Usable)) | None => "the kernel's BTF was not read".to_owned(),
-        })
+        let reasons: Vec<_> = self
+            .blockers()
+            .filter_map(|facility| Some(format!("{} is {}", facility.name(), self.state(facility)?)))
+            .collect();
+        match self.offsets {
+            Some(offsets) if reasons.is_empty() => Ok(offsets),
+            _ => Err(reasons.join("; ")),
+        }
     }
 
     /// How much works with the privileges of this process.
@@ -176,9 +204,12 @@ impl Features {
 
     /// What recording cannot do without and this host does not give.
     pub fn blockers(&self) -> impl Iterator<Item = Facility> {
-        self.states()
-            .filter(|(facility, state)| facility.is_required() && **state != Availability::Usable)
-            .map(|(facility, _)| facility)
+        let required = [Facility::Bpf, Facility::RingBuffer, Facility::FaultEvents];
+        // One of these tells how tasks are born and end.
+        let either = [Facility::Btf, Facility::TracepointRecords];
+        let is_blind = !either.into_iter().any(|facility| self.is_usable(facility));
+        let needed = required.into_iter().chain(either.into_iter().filter(move |_| is_blind));
+        needed.filter(|facility| !self.is_usable(*facility))
     }
 
     /// The states, for a recording.

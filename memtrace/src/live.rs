@@ -8,6 +8,7 @@
 pub mod cgroup;
 pub mod drain;
 pub mod heat;
+mod hooks;
 pub mod probes;
 pub mod target;
 pub mod tasks;

@@ -120,6 +120,16 @@ pub enum Availability {
     },
 }
 
+impl fmt::Display for Availability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usable => f.write_str("usable"),
+            Self::Denied { need, fix } => write!(f, "denied: needs {need}: {fix}"),
+            Self::Missing { since } => write!(f, "missing: {since}"),
+        }
+    }
+}
+
 /// How a recording ended; its last chunk, whose absence means that the recorder did not live to write it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {

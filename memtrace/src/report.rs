@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use crate::{
     event::{FaultCounts, Loss, LossCause},
     pipeline::Detail,
-    record::{End, Header, Recording, Recovery},
+    record::{Availability, End, Header, Recording, Recovery},
     timeline::Summary,
     units::{Nanos, Timestamp},
 };
@@ -94,6 +94,21 @@ impl Report {
     /// Growth of the kernel's own counters over the traced life of all tasks; `None` if no task told it.
     fn kernel_counted(&self) -> Option<FaultCounts> {
         self.summary.account.map(|account| account.kernel)
+    }
+
+    /// What `wait4` said of the command and the children that it waited for, less what was charged before tracing.
+    fn charged_to_command(&self) -> Option<FaultCounts> {
+        let (rusage, gate) = (self.end.as_ref()?.rusage?, self.header.capture.gate?);
+        Some(FaultCounts {
+            minor: rusage.minor.checked_sub(gate.minor)?,
+            major: rusage.major.checked_sub(gate.major)?,
+        })
+    }
+
+    /// The state of the facility called `name` when the recording was made.
+    fn feature(&self, name: &str) -> Option<&Availability> {
+        let mut features = self.header.features.iter();
+        features.find_map(|feature| (feature.name == name).then_some(&feature.state))
     }
 
     /// Records lost by `cause`; `None` if the number cannot be known.

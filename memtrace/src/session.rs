@@ -90,9 +90,12 @@ pub struct Outcome {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SessionError {
-    /// The kernel lacks something that recording cannot do without.
-    #[error("cannot record: {0}")]
+    /// The host lacks something that recording cannot do without.
+    #[error("this host cannot record: {0}; `memtrace doctor` shows all that it can and cannot do")]
     Unsupported(String),
+    /// The ring is larger than the kernel makes one.
+    #[error("a ring of {0} is too large: at most 2G")]
+    Ring(ByteSize),
     /// The probes could not be loaded or attached.
     #[error(transparent)]
     Attach(#[from] AttachError),
@@ -186,7 +189,7 @@ async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outc
     probes.disarm();
     watch.flush_log();
     let states = probes.states()?;
-    let recorded = threads.finish(remains::batch(&states, clock::boottime()));
+    let recorded = threads.finish(remains::batch(&states, plan.config.has_task_layout, clock::boottime()));
     let recorded = recorded.and_then(|recorded| {
         let end = End {
             time: clock::boottime(),
@@ -263,7 +266,7 @@ fn plan(
         cgroup_hierarchy: cgroup.map_or(0, |cgroup| cgroup.hierarchy.into()),
         cgroup_path_len: cgroup.map_or(0, |cgroup| cgroup.path.len() as u64),
         page_size: rustix::param::page_size() as u64,
-        has_task_pt_regs: live::probes::names_syscalls().into(),
+        has_task_pt_regs: features.is_usable(Facility::SyscallNames).into(),
         ..offsets
     };
     Ok(Plan {
@@ -274,8 +277,8 @@ fn plan(
         } else {
             Entry::Software
         },
-        ring_bytes: u32::try_from(ring.get())
-            .map_err(|_| SessionError::Unsupported(format!("a ring of {ring} is too large: at most 2G")))?,
+        sees_lock: features.is_usable(Facility::LockTracepoint),
+        ring_bytes: u32::try_from(ring.get()).map_err(|_| SessionError::Ring(ring))?,
         possible_cpus,
         verbose: options.verbose,
     })

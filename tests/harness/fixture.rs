@@ -169,7 +169,7 @@ fn exit() -> Vec<u8> {
         uncounted_major: 0,
     };
     let header = event(EventKind::EXIT, ExitEvent::LEN, 250);
-    ExitEvent { header, space: SPACE, group_dead: 1, account }.to_bytes().to_vec()
+    ExitEvent { header, space: SPACE, group_dead: 1, is_charge_known: 1, account }.to_bytes().to_vec()
 }
 
 fn fault(ms: u64, addr: u64, kind: FaultKind, flags: u16, latency_ns: u32) -> Vec<u8> {

@@ -332,6 +332,13 @@ impl Report {
         usage(self.at(pointer))
     }
 
+    /// Whether the facility called `name` could be used.
+    #[must_use]
+    #[track_caller]
+    pub fn has(&self, name: &str) -> bool {
+        self.at(&format!("/features/{name}")) == "usable"
+    }
+
     /// The processes.
     #[must_use]
     #[track_caller]
@@ -364,8 +371,8 @@ pub struct Process {
     pub comm: String,
     /// Completed faults in fault records.
     pub faults: Usage,
-    /// Faults charged without an event.
-    pub uncounted: Usage,
+    /// Faults charged without an event; `None` where the kernel's counters could not be read.
+    pub uncounted: Option<Usage>,
     /// What the kernel charged to it while it was traced, if any of its tasks told.
     pub kernel_counted: Option<Usage>,
 }

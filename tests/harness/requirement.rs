@@ -2,7 +2,7 @@
 //!
 //! Input: the machine. Output: `skipped: <reason>`, and the same reason as a line in the file that
 //! `MEMTRACE_SKIPS` names, from which `cargo xtask test` counts.
-//! Keeps: a requirement is found by trying, not by the release of the kernel.
+//! Keeps: a requirement is found by trying wherever that does not take the code under test.
 
 use std::{
     env,
@@ -15,7 +15,7 @@ use rustix::{
     thread::{CapabilitySet, capabilities},
 };
 
-/// Ends the test early, and says so, unless the machine has what is named: `root`, `bpf`,
+/// Ends the test early, and says so, unless the machine has what is named: `root`, `bpf`, `btf`, `kernel "6.7"`,
 /// `program "sqlite3" of "sqlite3"` (the second is the package to install).
 #[macro_export]
 macro_rules! require {
@@ -24,6 +24,12 @@ macro_rules! require {
     };
     (bpf) => {
         $crate::require!(@ $crate::requirement::bpf())
+    };
+    (btf) => {
+        $crate::require!(@ $crate::requirement::btf())
+    };
+    (kernel $release:literal) => {
+        $crate::require!(@ $crate::requirement::kernel($release))
     };
     (program $program:literal of $package:literal) => {
         $crate::require!(@ $crate::requirement::program($program, $package))
@@ -46,12 +52,26 @@ pub fn root() -> Option<String> {
 #[must_use]
 pub fn bpf() -> Option<String> {
     let needed = CapabilitySet::SYS_ADMIN;
-    if !capabilities(None).is_ok_and(|own| own.effective.contains(needed)) {
-        return Some("needs CAP_SYS_ADMIN: run `cargo xtask test` as root".to_owned());
-    }
+    (!capabilities(None).is_ok_and(|own| own.effective.contains(needed)))
+        .then(|| "needs CAP_SYS_ADMIN: run `cargo xtask test` as root".to_owned())
+}
+
+/// What is missing to read the kernel's own fault counters, if anything.
+#[must_use]
+pub fn btf() -> Option<String> {
     File::open("/sys/kernel/btf/vmlinux")
         .err()
         .map(|cause| format!("needs the kernel's type information (CONFIG_DEBUG_INFO_BTF): {cause}"))
+}
+
+/// What is missing if this kernel is older than `release`, such as `6.7`: for what only using it would tell.
+#[must_use]
+pub fn kernel(release: &str) -> Option<String> {
+    let number = |text: &str| -> Vec<u32> {
+        text.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse().ok()).take(2).collect()
+    };
+    let running = rustix::system::uname().release().to_string_lossy().into_owned();
+    (number(&running) < number(release)).then(|| format!("needs Linux {release}"))
 }
 
 /// What is missing to run `program`, if anything; it comes with `package`.

@@ -7,6 +7,7 @@
 
 use std::{
     io,
+    iter::Sum,
     mem::MaybeUninit,
     ops::Sub,
     os::unix::process::ExitStatusExt as _,
@@ -46,6 +47,15 @@ impl Sub for Usage {
 
     fn sub(self, before: Self) -> Self {
         Self { minor: self.minor - before.minor, major: self.major - before.major }
+    }
+}
+
+impl Sum for Usage {
+    fn sum<I: Iterator<Item = Self>>(parts: I) -> Self {
+        parts.fold(Self::default(), |sum, part| Self {
+            minor: sum.minor + part.minor,
+            major: sum.major + part.major,
+        })
     }
 }
 

@@ -3,8 +3,11 @@
 record! {
     /// Constants of one session; all fields are words, so that the struct is an array of them.
     ///
-    /// Offsets are in bytes and come from the running kernel's BTF.
-    pub struct Config = 160 {
+    /// Offsets are in bytes: into kernel structs from the running kernel's BTF, into records of tracepoints from their
+    /// `format` files. Of the two kinds of offsets of tasks only the one that the loaded programs use is set.
+    pub struct Config = 232 {
+        /// 1 if the offsets into `task_struct` are known; without them what the kernel charged to a task cannot be read.
+        pub has_task_layout: u64,
         /// Offset of `min_flt` in `task_struct`.
         pub task_min_flt: u64,
         /// Offset of `maj_flt` in `task_struct`.
@@ -25,6 +28,22 @@ record! {
         pub cgroup_root: u64,
         /// Offset of `hierarchy_id` in `cgroup_root`.
         pub cgroup_root_hierarchy: u64,
+        /// Offset of `pid` in a record of `task:task_newtask`.
+        pub newtask_pid: u64,
+        /// Offset of `clone_flags` in a record of `task:task_newtask`.
+        pub newtask_clone_flags: u64,
+        /// Offset of `pid` in a record of `sched:sched_process_free`.
+        pub free_pid: u64,
+        /// Offset of `pid` in a record of `task:task_rename`.
+        pub rename_pid: u64,
+        /// Offset of `newcomm` in a record of `task:task_rename`.
+        pub rename_newcomm: u64,
+        /// Offset of `dst_root` in a record of `cgroup:cgroup_attach_task`.
+        pub attach_dst_root: u64,
+        /// Offset of `pid` in a record of `cgroup:cgroup_attach_task`.
+        pub attach_pid: u64,
+        /// Offset of `dst_path` in a record of `cgroup:cgroup_attach_task`: the word that tells where the text is.
+        pub attach_dst_path: u64,
         /// 1 if new tasks of traced tasks are traced too.
         pub follow_forks: u64,
         /// 1 if faults are written to the rings; 0 counts them in `HEAT` alone.
@@ -55,6 +74,7 @@ pub const CGROUP_PATH_MAX: usize = 256;
 impl Config {
     /// All zero: what the object holds before user space sets it.
     pub const ZERO: Self = Self {
+        has_task_layout: 0,
         task_min_flt: 0,
         task_maj_flt: 0,
         task_pid: 0,
@@ -65,6 +85,14 @@ impl Config {
         regs_syscall: 0,
         cgroup_root: 0,
         cgroup_root_hierarchy: 0,
+        newtask_pid: 0,
+        newtask_clone_flags: 0,
+        free_pid: 0,
+        rename_pid: 0,
+        rename_newcomm: 0,
+        attach_dst_root: 0,
+        attach_pid: 0,
+        attach_dst_path: 0,
         follow_forks: 0,
         full_detail: 0,
         join_groups: 0,

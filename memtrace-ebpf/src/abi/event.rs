@@ -183,13 +183,16 @@ record! {
 
 record! {
     /// A traced task ended, or tracing of it did ([`EventKind::ALIVE`]).
-    pub struct ExitEvent = 104 {
+    pub struct ExitEvent = 112 {
         /// Common fields.
         pub header: EventHeader,
         /// Its address space.
         pub space: u64,
-        /// 1 if it was the last task of its thread group, else 0.
+        /// 1 if it was the last task of its thread group, else 0. Without the layout of `task_struct` the leader
+        /// passes for the last one.
         pub group_dead: u64,
+        /// 1 if the kernel's counters were read; else only `recorded_*` of the account mean anything.
+        pub is_charge_known: u64,
         /// What the kernel charged to it while it was traced.
         pub account: TaskAccount,
     }
@@ -241,9 +244,11 @@ record! {
 
 record! {
     /// A task is no longer traced though it lives: it moved out of the cgroup.
-    pub struct LeaveEvent = 88 {
+    pub struct LeaveEvent = 96 {
         /// Common fields.
         pub header: EventHeader,
+        /// As [`ExitEvent::is_charge_known`].
+        pub is_charge_known: u64,
         /// What the kernel charged to it while it was traced.
         pub account: TaskAccount,
     }

@@ -38,6 +38,11 @@ record! {
     }
 }
 
+impl Pending {
+    /// No fault.
+    pub const NONE: Self = Self { time_ns: 0, addr: 0, ip: 0, flags: 0 };
+}
+
 record! {
     /// One traced task; the key is its thread ID.
     pub struct TaskState = 216 {
@@ -63,6 +68,27 @@ record! {
 }
 
 impl TaskState {
+    /// Nothing known.
+    pub const ZERO: Self = Self {
+        task: 0,
+        space: 0,
+        tgid: 0,
+        flags: 0,
+        account: TaskAccount {
+            base_minor: 0,
+            base_major: 0,
+            last_minor: 0,
+            last_major: 0,
+            recorded_minor: 0,
+            recorded_major: 0,
+            uncounted_minor: 0,
+            uncounted_major: 0,
+        },
+        user: Pending::NONE,
+        kernel_0: Pending::NONE,
+        kernel_1: Pending::NONE,
+        kernel_2: Pending::NONE,
+    };
     /// `base_*` of the account have been read.
     pub const BASE_KNOWN: u32 = 1 << 0;
     /// `sched_process_exit` was seen; the account began anew there, for what the kernel charges afterwards.

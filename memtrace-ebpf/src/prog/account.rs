@@ -23,11 +23,27 @@ pub(crate) fn charged(task: u64) -> (u64, u64) {
 /// Takes note of a completion of the current task; `false` if it had been noted already.
 #[inline(always)]
 pub(crate) fn completed(state: *mut TaskState, kind: FaultKind) -> bool {
+    let is_major = kind.0 == FaultKind::MAJOR.0;
+    let (one_minor, one_major) = if is_major { (0, 1) } else { (1, 0) };
+    if config!(has_task_layout) != 0 && !compare(state, is_major, (one_minor, one_major)) {
+        return false;
+    }
+    // SAFETY: `state` is the current task's own element, and only the task itself changes its account.
+    unsafe {
+        (*state).account.recorded_minor += one_minor;
+        (*state).account.recorded_major += one_major;
+    }
+    emit::count(if is_major { Counter::Major } else { Counter::Minor }, 1);
+    true
+}
+
+/// Compares the counters of the current task, at the completion of `one` fault, with what was seen; `false` if
+/// the kernel charged nothing for it since.
+#[inline(always)]
+fn compare(state: *mut TaskState, is_major: bool, (one_minor, one_major): (u64, u64)) -> bool {
     // SAFETY: the helper has no preconditions.
     let task = unsafe { bpf_get_current_task() };
     let (minor, major) = charged(task);
-    let is_major = kind.0 == FaultKind::MAJOR.0;
-    let (one_minor, one_major) = if is_major { (0, 1) } else { (1, 0) };
     if !is_known(state, task) {
         begin(state, task, minor - one_minor, major - one_major);
     }
@@ -42,12 +58,9 @@ pub(crate) fn completed(state: *mut TaskState, kind: FaultKind) -> bool {
     }
     // SAFETY: `state` is the current task's own element, and only the task itself changes its account.
     unsafe {
-        (*state).account.recorded_minor += one_minor;
-        (*state).account.recorded_major += one_major;
         (*state).account.last_minor = minor;
         (*state).account.last_major = major;
     }
-    emit::count(if is_major { Counter::Major } else { Counter::Minor }, 1);
     true
 }
 
@@ -104,6 +117,9 @@ fn in_kernel(state: *mut TaskState) -> bool {
 /// Compares the counters of `task`, whose thread and group `ids` are, with what was seen, outside a completion.
 #[inline(always)]
 pub(crate) fn settle(state: *mut TaskState, task: u64, ids: (u32, u32), cause: UncountedCause) {
+    if config!(has_task_layout) == 0 {
+        return;
+    }
     let (minor, major) = charged(task);
     if !is_known(state, task) {
         begin(state, task, minor, major);

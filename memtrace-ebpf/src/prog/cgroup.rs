@@ -6,20 +6,27 @@ use memtrace_ebpf::CGROUP_PATH_MAX;
 use super::{config, emit, filter, read_kernel};
 use crate::{CGROUP_PATH, GROUPS};
 
-/// The thread group of `task` moves to the cgroup at `path` of the hierarchy that `cgroup` belongs to.
-///
-/// A thread that moves alone stays with its group. Only the membership changes here; each task joins or leaves at its next fault.
+/// Number of the hierarchy that the kernel's `cgroup` belongs to.
 #[inline(always)]
-pub(crate) fn attach(cgroup: u64, path: u64, task: u64, whole_group: u64) -> i32 {
-    if config!(join_groups) == 0 || whole_group as u8 == 0 {
-        return 0;
-    }
+pub(crate) fn hierarchy_of(cgroup: u64) -> u32 {
     let root: u64 = read_kernel(cgroup, config!(cgroup_root));
-    let hierarchy: u32 = read_kernel(root, config!(cgroup_root_hierarchy));
+    read_kernel(root, config!(cgroup_root_hierarchy))
+}
+
+/// The thread group of the kernel's `task`.
+#[inline(always)]
+pub(crate) fn group_of(task: u64) -> u32 {
+    read_kernel(task, config!(task_tgid))
+}
+
+/// The thread group `tgid` moves to the cgroup whose path stands at `path`, in this hierarchy.
+///
+/// Only the membership changes here; each task joins or leaves at its next fault.
+#[inline(always)]
+pub(crate) fn attach(hierarchy: u32, path: u64, tgid: u32) -> i32 {
     if u64::from(hierarchy) != config!(cgroup_hierarchy) {
         return 0;
     }
-    let tgid: u32 = read_kernel(task, config!(task_tgid));
     if !is_inside(path) {
         let _absent = GROUPS.remove(tgid);
     } else if GROUPS.get_ptr(tgid).is_none() {

@@ -51,7 +51,13 @@ fn member(known: Option<*mut TaskState>, tid: u32, tgid: u32) -> Option<*mut Tas
 fn join(tid: u32, tgid: u32, space: u64) -> Option<*mut TaskState> {
     // SAFETY: the helper has no preconditions.
     let task = unsafe { bpf_get_current_task() };
-    track(tid, &TaskState { task, space, tgid, ..TaskState::default() })?;
+    let state = track(tid, &UNKNOWN)?;
+    // SAFETY: a live element, which is the current task's own.
+    unsafe {
+        (*state).task = task;
+        (*state).space = space;
+        (*state).tgid = tgid;
+    }
     if let Some(mut entry) = emit::control::<JoinEvent>() {
         entry.write(JoinEvent {
             header: emit::header(EventKind::JOIN, JoinEvent::LEN, tgid, tid),
@@ -62,7 +68,7 @@ fn join(tid: u32, tgid: u32, space: u64) -> Option<*mut TaskState> {
         });
         entry.submit(emit::NO_WAKEUP);
     }
-    TASKS.get_ptr_mut(tid)
+    Some(state)
 }
 
 /// Makes all threads of `tgid` join when they are next seen, in `space`; counts it as lost if there is no room.
@@ -73,14 +79,19 @@ pub(crate) fn track_group(tgid: u32, space: u64) {
     }
 }
 
-/// Enters `state` into the table of traced tasks; counts the task as lost if there is no room.
+/// The state of a task of which nothing is known yet. Not on the stack: with it the frames of two programs'
+/// functions would not fit into the 512 bytes that they share.
+pub(crate) static UNKNOWN: TaskState = TaskState::ZERO;
+
+/// Enters a task into the table of traced ones as `state` has it, a static or an element of that table; counts it
+/// as lost if there is no room.
 #[inline(always)]
-pub(crate) fn track(tid: u32, state: &TaskState) -> Option<()> {
+pub(crate) fn track(tid: u32, state: &TaskState) -> Option<*mut TaskState> {
     if TASKS.insert(tid, state, 0).is_err() {
         emit::count(Counter::LostTasks, 1);
         return None;
     }
-    Some(())
+    TASKS.get_ptr_mut(tid)
 }
 
 /// The current task is no longer traced: its group left the cgroup.
@@ -95,6 +106,7 @@ fn leave(tid: u32, state: *mut TaskState) {
     if let Some(mut entry) = emit::control::<LeaveEvent>() {
         entry.write(LeaveEvent {
             header: emit::header(EventKind::LEAVE, LeaveEvent::LEN, tgid, tid),
+            is_charge_known: config!(has_task_layout),
             account,
         });
         entry.submit(emit::NO_WAKEUP);

@@ -1,8 +1,8 @@
 //! Birth, exec, exit and names of tasks: grows and shrinks the set of traced tasks.
 
 use aya_ebpf::{
+    EbpfContext,
     helpers::{bpf_get_current_comm, bpf_probe_read_kernel_str_bytes},
-    programs::RawTracePointContext,
 };
 use aya_log_ebpf::{info, warn};
 use memtrace_ebpf::{
@@ -19,13 +19,36 @@ const CLONE_THREAD: u64 = 0x1_0000;
 
 /// Thread ID and thread-group ID of `task`.
 #[inline(always)]
-fn ids_of(task: u64) -> (u32, u32) {
+pub(crate) fn ids_of(task: u64) -> (u32, u32) {
     (read_kernel(task, config!(task_pid)), read_kernel(task, config!(task_tgid)))
 }
 
-/// The current task made `child`, which has not run yet.
+/// Thread ID and thread-group ID of the task `child_tid` that the current one makes with these flags.
 #[inline(always)]
-pub(crate) fn new(ctx: &RawTracePointContext, child: u64, clone_flags: u64) -> i32 {
+pub(crate) fn child_ids(child_tid: u32, clone_flags: u64) -> (u32, u32) {
+    let (_, tgid) = current_ids();
+    (child_tid, if clone_flags & CLONE_THREAD != 0 { tgid } else { child_tid })
+}
+
+/// The name at the kernel address `name`.
+#[inline(always)]
+pub(crate) fn comm_at(name: u64) -> [u8; 16] {
+    let mut comm = [0; 16];
+    // SAFETY: the helper checks the address and bounds the copy.
+    let _unreadable = unsafe { bpf_probe_read_kernel_str_bytes(name as *const u8, &mut comm) };
+    comm
+}
+
+/// The current task made a new one, which has not run yet; `child` is its `task_struct`, 0 if unknown.
+///
+/// Its thread ID and thread-group ID are asked for only if the current task is traced.
+#[inline(always)]
+pub(crate) fn new(
+    ctx: &impl EbpfContext,
+    child: u64,
+    child_ids: impl FnOnce() -> (u32, u32),
+    clone_flags: u64,
+) -> i32 {
     let Some(parent) = filter::traced() else {
         return 0;
     };
@@ -33,20 +56,20 @@ pub(crate) fn new(ctx: &RawTracePointContext, child: u64, clone_flags: u64) -> i
         return 0;
     }
     let (tid, tgid) = current_ids();
-    let (child_tid, child_tgid) = ids_of(child);
+    let (child_tid, child_tgid) = child_ids();
     // SAFETY: `parent` is the current task's own element.
     let parent_space = unsafe { (*parent).space };
     let space = if clone_flags & CLONE_VM != 0 { parent_space } else { emit::new_space() };
-    let state = TaskState {
-        task: child,
-        space,
-        tgid: child_tgid,
-        flags: TaskState::BASE_KNOWN,
-        ..TaskState::default()
-    };
-    if filter::track(child_tid, &state).is_none() {
+    let Some(state) = filter::track(child_tid, &filter::UNKNOWN) else {
         warn!(ctx, "no room for thread {}: it goes untraced", child_tid);
         return 0;
+    };
+    // SAFETY: a live element; the child has not run yet.
+    unsafe {
+        (*state).task = child;
+        (*state).space = space;
+        (*state).tgid = child_tgid;
+        (*state).flags = TaskState::BASE_KNOWN;
     }
     info!(ctx, "thread {} made thread {} of process {}", tid, child_tid, child_tgid);
     if config!(join_groups) != 0 || config!(whole_system) != 0 {
@@ -69,7 +92,7 @@ pub(crate) fn new(ctx: &RawTracePointContext, child: u64, clone_flags: u64) -> i
 
 /// The current task replaced its address space; its thread ID was `old_tid` before.
 #[inline(always)]
-pub(crate) fn exec(ctx: &RawTracePointContext, task: u64, old_tid: u64) -> i32 {
+pub(crate) fn exec(ctx: &impl EbpfContext, task: u64, old_tid: u64) -> i32 {
     let (tid, tgid) = current_ids();
     let old_tid = old_tid as u32;
     if old_tid != tid {
@@ -137,9 +160,13 @@ pub(crate) fn exit(task: u64) -> i32 {
     let (tid, tgid) = current_ids();
     pending::end_all(state, None);
     account::settle(state, task, (tid, tgid), UncountedCause::EXIT);
-    let signal: u64 = read_kernel(task, config!(task_signal));
-    let live: u32 = read_kernel(signal, config!(signal_live));
-    finish(state, EventKind::EXIT, tid, tgid, u64::from(live == 0));
+    let group_dead = if config!(has_task_layout) != 0 {
+        let signal: u64 = read_kernel(task, config!(task_signal));
+        read_kernel::<u32>(signal, config!(signal_live)) == 0
+    } else {
+        tid == tgid
+    };
+    finish(state, EventKind::EXIT, tid, tgid, u64::from(group_dead));
     // SAFETY: `state` is the current task's own element.
     unsafe { (*state).flags |= TaskState::EXITED };
     0
@@ -155,6 +182,7 @@ fn finish(state: *mut TaskState, kind: EventKind, tid: u32, tgid: u32, group_dea
             header: emit::header(kind, ExitEvent::LEN, tgid, tid),
             space,
             group_dead,
+            is_charge_known: config!(has_task_layout),
             account,
         });
         entry.submit(emit::NO_WAKEUP);
@@ -171,19 +199,19 @@ fn finish(state: *mut TaskState, kind: EventKind, tid: u32, tgid: u32, group_dea
     }
 }
 
-/// The kernel forgets `task`: nothing can be charged to it any more.
+/// The kernel forgets the task `tid`: nothing can be charged to it any more. `task` is its `task_struct`, 0 if unknown.
 #[inline(always)]
-pub(crate) fn free(task: u64) -> i32 {
-    let (tid, tgid) = ids_of(task);
-    if tid == tgid {
-        let _absent = GROUPS.remove(tgid);
-    }
+pub(crate) fn free(tid: u32, task: u64) -> i32 {
+    // No living process has the ID of another one's thread.
+    let _absent = GROUPS.remove(tid);
     let Some(state) = TASKS.get_ptr_mut(tid) else {
         return 0;
     };
     // SAFETY: the map returned a pointer to a live element.
-    let owner = unsafe { (*state).task };
-    if owner != 0 && owner != task {
+    let (owner, tgid, flags) = unsafe { ((*state).task, (*state).tgid, (*state).flags) };
+    // The kernel is slow to forget: somebody else may have the thread ID by now.
+    let is_other = if task != 0 { owner != 0 && owner != task } else { flags & TaskState::EXITED == 0 };
+    if is_other {
         return 0;
     }
     account::settle(state, task, (tid, tgid), UncountedCause::EXIT);
@@ -196,16 +224,15 @@ pub(crate) fn free(task: u64) -> i32 {
     0
 }
 
-/// `task` is called `name` from now on.
+/// The task `tid` has another name from now on, which is asked for only if it is traced.
 #[inline(always)]
-pub(crate) fn rename(task: u64, name: u64) -> i32 {
-    let (tid, tgid) = ids_of(task);
-    if TASKS.get_ptr(tid).is_none() {
+pub(crate) fn rename(tid: u32, comm: impl FnOnce() -> [u8; 16]) -> i32 {
+    let Some(state) = TASKS.get_ptr(tid) else {
         return 0;
-    }
-    let mut comm = [0; 16];
-    // SAFETY: the helper checks the address and bounds the copy.
-    let _unreadable = unsafe { bpf_probe_read_kernel_str_bytes(name as *const u8, &mut comm) };
+    };
+    // SAFETY: the map returned a pointer to a live element.
+    let tgid = unsafe { (*state).tgid };
+    let comm = comm();
     if let Some(mut entry) = emit::control::<CommEvent>() {
         entry.write(CommEvent { header: emit::header(EventKind::COMM, CommEvent::LEN, tgid, tid), comm });
         entry.submit(emit::NO_WAKEUP);

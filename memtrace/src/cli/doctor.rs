@@ -52,7 +52,7 @@ fn to_json(facts: &HostFacts, features: &Features) -> Value {
 }
 
 fn facility_json(facility: Facility, state: &Availability) -> Value {
-    let purpose = facility.purpose();
+    let purpose = facility.describe().purpose;
     match state {
         Availability::Usable => json!({ "state": "usable", "for": purpose }),
         Availability::Denied { need, fix } => {
@@ -85,10 +85,10 @@ fn facility_text(facility: Facility, state: &Availability) -> String {
         Availability::Denied { need, fix } => ("denied", Some(format!("needs {need}: {fix}"))),
         Availability::Missing { since } => ("missing", Some(since.clone())),
     };
-    let row = format!("{:<18} {word:<8} {}\n", facility.name(), facility.purpose());
+    let row = format!("{:<21} {word:<8} {}\n", facility.name(), facility.describe().purpose);
     match reason {
         None => row,
-        Some(reason) => format!("{row}{:27} ({reason})\n", ""),
+        Some(reason) => format!("{row}{:30} ({reason})\n", ""),
     }
 }
 
@@ -129,8 +129,8 @@ mod tests {
 
         assert_eq!(
             facility_text(Facility::Bpf, &state),
-            "bpf                denied   seeing events as they happen\n\
-             \u{20}                           (needs CAP_BPF: sudo memtrace doctor)\n"
+            "bpf                   denied   seeing events as they happen\n\
+             \u{20}                              (needs CAP_BPF: sudo memtrace doctor)\n"
         );
     }
 

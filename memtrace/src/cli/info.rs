@@ -17,7 +17,7 @@ use super::args::InfoArgs;
 use crate::{
     decode::Frame,
     pipeline::Detail,
-    record::{Availability, End, FORMAT_VERSION, Header, RecordError, Recording, Recovery},
+    record::{End, FORMAT_VERSION, Header, RecordError, Recording, Recovery},
     units::ByteSize,
 };
 
@@ -165,12 +165,7 @@ impl Display for Info<'_> {
             )?;
         }
         for feature in features {
-            let state = match &feature.state {
-                Availability::Usable => "usable".to_owned(),
-                Availability::Denied { need, fix: _ } => format!("denied: needs {need}"),
-                Availability::Missing { since } => format!("missing: {since}"),
-            };
-            row("feature", format!("{:<18}{state}", feature.name))?;
+            row("feature", format!("{:<21}{}", feature.name, feature.state))?;
         }
         Ok(())
     }

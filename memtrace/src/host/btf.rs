@@ -52,6 +52,7 @@ fn offsets(bytes: &[u8]) -> Result<Config, BtfError> {
     let cgroup = btf.structure("cgroup")?;
     let cgroup_root = btf.structure("cgroup_root")?;
     Ok(Config {
+        has_task_layout: 1,
         task_min_flt: btf.offset(task, &["min_flt"])?,
         task_maj_flt: btf.offset(task, &["maj_flt"])?,
         task_pid: btf.offset(task, &["pid"])?,

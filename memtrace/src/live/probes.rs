@@ -12,14 +12,16 @@ use aya::{
     Btf, Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{HashMap, Map, MapData, MapError, RingBuf},
     programs::{
-        PerfEvent, ProgramError, ProgramType, RawTracePoint,
-        perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
+        PerfEvent, Program, ProgramError, RawTracePoint, TracePoint,
+        perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy},
     },
-    sys::{BpfHelper, is_helper_supported},
 };
 use memtrace_ebpf::{CGROUP_PATH_MAX, Config, Counter, EVENT_RINGS, HeatCell, TaskState, names};
 
-use super::heat;
+use super::{
+    heat,
+    hooks::{Hook, Hooked, Hooks},
+};
 use crate::sys::shared::SharedWords;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/memtrace.bpf.o"));
@@ -51,6 +53,8 @@ pub struct Plan {
     pub cgroup_path: String,
     /// How the entry of a fault is seen.
     pub entry: Entry,
+    /// Whether the kernel tells when a task lets go of a memory map.
+    pub sees_lock: bool,
     /// Size of all rings of faults together in bytes: a power of two, at least a page.
     pub ring_bytes: u32,
     /// CPUs that the kernel may bring up.
@@ -73,6 +77,16 @@ pub enum AttachError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The kernel's verifier does not accept a program.
+    #[error(
+        "this kernel's verifier refuses the eBPF program {program}: please report the kernel's release and this\n{log}"
+    )]
+    Refused {
+        /// Its name.
+        program: String,
+        /// What the verifier says.
+        log: String,
+    },
     /// The thread ended before anything could be attached to it.
     #[error("thread {tid} ended while it was being attached")]
     Gone {
@@ -93,7 +107,8 @@ pub enum AttachError {
 #[derive(Debug)]
 pub struct Probes {
     ebpf: Ebpf,
-    entry: Entry,
+    hooks: Hooks,
+    tells_duplicates: bool,
     rings: &'static [&'static str],
 }
 
@@ -106,7 +121,7 @@ const CONTROL_BYTES: u32 = 4 << 20;
 impl Probes {
     /// Creates the maps and verifies the programs; attaches nothing.
     pub fn load(plan: &Plan) -> Result<Self, AttachError> {
-        let Plan { config, cgroup_path, entry, ring_bytes, possible_cpus, verbose } = plan;
+        let Plan { config, cgroup_path, entry: _, sees_lock: _, ring_bytes, possible_cpus, verbose } = plan;
         let rings = fault_rings(*possible_cpus, *ring_bytes, config.page_size);
         let config = Config {
             heat_cells: heat::cells_per_cpu(*possible_cpus).into(),
@@ -132,38 +147,32 @@ impl Probes {
             .map_max_entries(names::COUNTERS, possible_cpus * Counter::STRIDE)
             .load(OBJECT)
             .map_err(|error| failure("load the eBPF object", error))?;
-        for (name, program) in ebpf.programs_mut() {
-            let result = match program {
-                aya::programs::Program::RawTracePoint(program) => program.load(),
-                aya::programs::Program::PerfEvent(program) => program.load(),
-                _ => continue,
-            };
-            result.map_err(|error| failure(&format!("load the eBPF program {name}"), error))?;
+        let hooks = Hooks::new(plan);
+        for (name, _) in hooks.iter() {
+            verify(name, find(&mut ebpf, name)?)?;
         }
-        Ok(Self { ebpf, entry: *entry, rings })
+        Ok(Self { ebpf, hooks, tells_duplicates: config.has_task_layout != 0, rings })
     }
 
     /// Starts to follow births, execs and deaths of tasks in the target set.
     pub fn attach_tasks(&mut self) -> Result<(), AttachError> {
-        self.attach_raw("task_new", "task_newtask")?;
-        self.attach_raw("task_exec", "sched_process_exec")?;
-        self.attach_raw("task_exit", "sched_process_exit")?;
-        self.attach_raw("task_free", "sched_process_free")?;
-        self.attach_raw("task_rename", "task_rename")
+        attach_all(&mut self.ebpf, &self.hooks.tasks)
     }
 
     /// Starts to follow moves between cgroups.
     pub fn attach_cgroup(&mut self) -> Result<(), AttachError> {
-        self.attach_raw("cgroup_attach", "cgroup_attach_task")
+        attach_all(&mut self.ebpf, &self.hooks.cgroup)
     }
 
     /// Starts to see entries of faults and population without events.
     pub fn attach_entries(&mut self) -> Result<(), AttachError> {
-        if self.entry == Entry::Tracepoints {
-            self.attach_raw("fault_enter_user", "page_fault_user")?;
-            self.attach_raw("fault_enter_kernel", "page_fault_kernel")?;
-        }
-        self.attach_raw("lock_released", "mmap_lock_released")
+        attach_all(&mut self.ebpf, &self.hooks.entries)
+    }
+
+    /// Whether a completion that two events report is counted once: the programs tell by the kernel's counters.
+    #[must_use]
+    pub const fn tells_duplicates(&self) -> bool {
+        self.tells_duplicates
     }
 
     /// Starts to see completions of faults in `scope`; threads that ended meanwhile are left out and returned.
@@ -189,39 +198,17 @@ impl Probes {
     }
 
     fn attach_software(&mut self, scope: PerfEventScope, inherit: bool) -> Result<(), AttachError> {
-        let entry =
-            (self.entry == Entry::Software).then_some(("fault_enter_software", SoftwareEvent::PageFaults));
-        let completions =
-            [("fault_minor", SoftwareEvent::PageFaultsMin), ("fault_major", SoftwareEvent::PageFaultsMaj)];
-        for (name, event) in completions.into_iter().chain(entry) {
-            let program: &mut PerfEvent = self.program(name)?;
-            program
-                .attach(PerfEventConfig::Software(event), scope, SamplePolicy::Period(1), inherit)
-                .map_err(|error| match (&scope, os_error(&error)) {
+        for (name, hook) in &self.hooks.completions {
+            attach(find(&mut self.ebpf, name)?, *hook, scope, inherit).map_err(|error| {
+                match (&scope, os_error(&error)) {
                     (PerfEventScope::OneProcess { pid, .. }, Some(libc::ESRCH)) => {
                         AttachError::Gone { tid: *pid }
                     }
-                    _ => failure(&format!("attach {name} to the software event {event:?}"), error),
-                })?;
+                    _ => failure(&format!("attach {name} to {hook}"), error),
+                }
+            })?;
         }
         Ok(())
-    }
-
-    fn attach_raw(&mut self, name: &str, tracepoint: &str) -> Result<(), AttachError> {
-        let program: &mut RawTracePoint = self.program(name)?;
-        program
-            .attach(tracepoint)
-            .map(drop)
-            .map_err(|error| failure(&format!("attach {name} to the tracepoint {tracepoint}"), error))
-    }
-
-    fn program<'a, T>(&'a mut self, name: &str) -> Result<T, AttachError>
-    where
-        T: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
-    {
-        let what = || format!("find {name} in the eBPF object");
-        let program = self.ebpf.program_mut(name).ok_or_else(|| missing(what()))?;
-        T::try_from(program).map_err(|error| failure(&what(), error))
     }
 
     /// Adds a task to the traced ones. Before completions are attached only.
@@ -314,12 +301,24 @@ impl Probes {
         aya_log::EbpfLogger::init(&mut self.ebpf).map_err(|error| failure("read the eBPF log", error))
     }
 
+    /// Instructions that the kernel's verifier walked in each loaded program; those of which the kernel does not tell
+    /// (before Linux 5.16) are left out.
+    pub fn verified_instructions(&self) -> Result<Vec<(String, u32)>, AttachError> {
+        let mut verified = Vec::new();
+        for (name, program) in self.ebpf.programs().filter(|(_, program)| program.fd().is_ok()) {
+            let info = program.info().map_err(|error| failure(&format!("ask about {name}"), error))?;
+            verified.extend(info.verified_instruction_count().map(|count| (name.to_owned(), count)));
+        }
+        Ok(verified)
+    }
+
     /// Detaches everything; the maps stay.
     pub fn disarm(&mut self) {
-        for (name, program) in self.ebpf.programs_mut() {
+        for (name, program) in self.ebpf.programs_mut().filter(|(_, program)| program.fd().is_ok()) {
             let result = match program {
-                aya::programs::Program::RawTracePoint(program) => program.unload(),
-                aya::programs::Program::PerfEvent(program) => program.unload(),
+                Program::RawTracePoint(program) => program.unload(),
+                Program::TracePoint(program) => program.unload(),
+                Program::PerfEvent(program) => program.unload(),
                 _ => continue,
             };
             if let Err(error) = result {
@@ -329,10 +328,60 @@ impl Probes {
     }
 }
 
-/// Whether the kernel has the helper by which the programs name the system call in flight.
-#[must_use]
-pub fn names_syscalls() -> bool {
-    is_helper_supported(ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_task_pt_regs).unwrap_or(false)
+/// The program `name` of the object.
+fn find<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program, AttachError> {
+    ebpf.program_mut(name).ok_or_else(|| missing(format!("find {name} in the eBPF object")))
+}
+
+/// Lets the kernel verify a program.
+fn verify(name: &str, program: &mut Program) -> Result<(), AttachError> {
+    let result = match program {
+        Program::RawTracePoint(program) => program.load(),
+        Program::TracePoint(program) => program.load(),
+        Program::PerfEvent(program) => program.load(),
+        other => return Err(missing(format!("load {name} of type {:?}", other.prog_type()))),
+    };
+    result.map_err(|error| match error {
+        // The verifier gives its reasons; who lacks a privilege gets none.
+        ProgramError::LoadError { verifier_log, .. } if !verifier_log.to_string().is_empty() => {
+            AttachError::Refused { program: name.to_owned(), log: verifier_log.to_string() }
+        }
+        error => failure(&format!("load the eBPF program {name}"), error),
+    })
+}
+
+/// Attaches programs whose hooks see every task.
+fn attach_all(ebpf: &mut Ebpf, hooked: &[Hooked]) -> Result<(), AttachError> {
+    for (name, hook) in hooked {
+        let scope = PerfEventScope::AllProcessesOneCpu { cpu: 0 };
+        attach(find(ebpf, name)?, *hook, scope, false)
+            .map_err(|error| failure(&format!("attach {name} to {hook}"), error))?;
+    }
+    Ok(())
+}
+
+/// Attaches a program to its hook; `scope` and `inherit` are for software events.
+fn attach(
+    program: &mut Program,
+    hook: Hook,
+    scope: PerfEventScope,
+    inherit: bool,
+) -> Result<(), ProgramError> {
+    match hook {
+        Hook::Raw(name) => {
+            let program: &mut RawTracePoint = program.try_into()?;
+            program.attach(name).map(drop)
+        }
+        Hook::Record(category, name) => {
+            let program: &mut TracePoint = program.try_into()?;
+            program.attach(category, name).map(drop)
+        }
+        Hook::Software(event) => {
+            let program: &mut PerfEvent = program.try_into()?;
+            let period = SamplePolicy::Period(1);
+            program.attach(PerfEventConfig::Software(event), scope, period, inherit).map(drop)
+        }
+    }
 }
 
 /// The rings of faults that share out `ring_bytes`: one for each CPU, as far as there are rings and pages.

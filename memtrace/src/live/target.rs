@@ -3,7 +3,7 @@
 //! Layer: shell. Input: [`Target`], loaded [`Probes`]. Output: armed probes, and [`Armed`].
 //! Source: `perf_event_open(2)`: an inherited event covers tasks that are made after it was opened.
 //! Keeps: task events are armed before the list of tasks is read, and the list is read again until it
-//! is stable; a task that two events cover is counted once by the programs. Completions are armed before
+//! is stable; no task is counted by two events. Completions are armed before
 //! entries: a fault in between is recorded without a latency, rather than taken for one that failed.
 //! Not here: launching a command (`session::launch`).
 
@@ -180,7 +180,8 @@ fn arm_threads(
             }
         }
     }
-    if tids.len() > max_thread_events() {
+    // A thread that is made meanwhile may be covered twice: by an inherited event, and by its own.
+    if tids.len() > max_thread_events() || !probes.tells_duplicates() {
         probes.attach_completions(&Scope::Cpus(cpus.to_vec()))?;
         probes.attach_entries()?;
         return Ok(armed);

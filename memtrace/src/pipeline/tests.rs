@@ -102,7 +102,11 @@ fn fork(millis: u64, child: u32, space: u64) -> Record {
 }
 
 fn exit(millis: u64) -> Record {
-    task(millis, TGID.0, TaskAction::Exit { space: SPACE, group_dead: true, account: Account::default() })
+    task(
+        millis,
+        TGID.0,
+        TaskAction::Exit { space: SPACE, group_dead: true, account: Some(Account::default()) },
+    )
 }
 
 /// Rows, requests and totals of `records`.
@@ -258,8 +262,8 @@ fn accounts_of_tasks_add_up() {
         recorded: FaultCounts { minor: recorded, major: 0 },
         uncounted: FaultCounts { minor: uncounted, major: 0 },
     };
-    let exit = TaskAction::Exit { space: SPACE, group_dead: true, account: account(100, 90, 10) };
-    let late = TaskAction::Late { account: account(2, 2, 0) };
+    let exit = TaskAction::Exit { space: SPACE, group_dead: true, account: Some(account(100, 90, 10)) };
+    let late = TaskAction::Late { account: Some(account(2, 2, 0)) };
 
     let (_, _, summary) = run(Detail::Full, &[join(1), task(50, 10, exit), task(60, 10, late), tick(200)]);
 

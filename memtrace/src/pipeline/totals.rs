@@ -68,6 +68,15 @@ struct Process {
     account: Option<Account>,
 }
 
+impl Process {
+    /// Adds the account of one of its tasks, if the kernel's counters could be read.
+    fn settle(&mut self, account: Option<Account>) {
+        if let Some(account) = account {
+            *self.account.get_or_insert_default() += account;
+        }
+    }
+}
+
 impl Totals {
     pub(super) fn new(host: HostFacts) -> Self {
         Self {
@@ -148,12 +157,12 @@ impl Totals {
             TaskAction::Exec { .. } => self.tasks.execs += 1,
             TaskAction::Exit { account, .. } => {
                 self.tasks.exits += 1;
-                *process.account.get_or_insert_default() += account;
+                process.settle(account);
             }
             TaskAction::Alive { account, .. }
             | TaskAction::Late { account }
             | TaskAction::Leave { account } => {
-                *process.account.get_or_insert_default() += account;
+                process.settle(account);
             }
             TaskAction::Comm(_) | TaskAction::Join { .. } => {}
         }

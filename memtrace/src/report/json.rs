@@ -145,12 +145,8 @@ impl Report {
     }
 
     fn features_json(&self) -> Map<String, Value> {
-        let state = |state: &Availability| match state {
-            Availability::Usable => "usable".into(),
-            Availability::Denied { need, fix } => format!("needs {need}: {fix}").into(),
-            Availability::Missing { since } => format!("missing: {since}").into(),
-        };
-        self.header.features.iter().map(|feature| (feature.name.clone(), state(&feature.state))).collect()
+        let text = |state: &Availability| state.to_string().into();
+        self.header.features.iter().map(|feature| (feature.name.clone(), text(&feature.state))).collect()
     }
 }
 
@@ -167,11 +163,12 @@ fn exit(reason: ExitReason) -> Value {
 
 fn process(process: &ProcessSummary) -> Value {
     let ProcessSummary { tgid, comm, faults, uncounted, account } = process;
+    let is_known = account.is_some() || uncounted.total() > 0;
     json!({
         "tgid": tgid.0,
         "comm": comm.to_string(),
         "faults": counts(*faults),
-        "uncounted": counts(*uncounted),
+        "uncounted": is_known.then(|| counts(*uncounted)),
         "kernel_counted": account.map(|account| counts(account.kernel)),
     })
 }

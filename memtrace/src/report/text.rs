@@ -12,6 +12,7 @@ use super::Report;
 use crate::{
     event::{FaultCounts, Loss},
     pipeline::Detail,
+    record::Availability,
     timeline::{FaultTotals, ProcessSummary, RegionSummary},
     units::ByteSize,
 };
@@ -107,6 +108,9 @@ impl Report {
         }
         let kernel = self.kernel_counted();
         counts(f, "kernel", kernel)?;
+        if kernel.is_none() {
+            self.without_kernel_counters(f)?;
+        }
         if let (Some(mut sum), Some(kernel)) = (uncounted, kernel) {
             sum += recorded;
             sum += lost;
@@ -177,6 +181,17 @@ impl Report {
         Ok(())
     }
 
+    /// Why the kernel's side is not known, and what comes nearest to it.
+    fn without_kernel_counters(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if let Some(state) = self.feature("btf").filter(|state| **state != Availability::Usable) {
+            writeln!(f, "  the kernel's counters were not read: btf is {state}")?;
+        }
+        match self.charged_to_command() {
+            Some(charged) => counts(f, "command, by wait4", Some(charged)),
+            None => Ok(()),
+        }
+    }
+
     fn latency(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let latencies = &self.summary.latencies;
         if latencies.is_empty() {
@@ -201,8 +216,12 @@ impl Report {
             .sort_by_key(|process| std::cmp::Reverse(process.faults.total() + process.uncounted.total()));
         for ProcessSummary { tgid, comm, faults, uncounted, account } in processes.iter().take(SHOWN) {
             let label = format!("{} {}", tgid.0, printable(&comm.to_string()));
-            let kernel = account.map_or("unknown".to_owned(), |account| account.kernel.total().to_string());
-            writeln!(f, "  {label:<24}{:>12}{:>12}{kernel:>12}", faults.total(), uncounted.total())?;
+            let known = |count: Option<FaultCounts>| {
+                count.map_or("unknown".to_owned(), |count| count.total().to_string())
+            };
+            let kernel = known(account.map(|account| account.kernel));
+            let uncounted = known((account.is_some() || uncounted.total() > 0).then_some(*uncounted));
+            writeln!(f, "  {label:<24}{:>12}{uncounted:>12}{kernel:>12}", faults.total())?;
         }
         more(f, processes.len(), "report --json")
     }

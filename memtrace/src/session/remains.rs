@@ -9,8 +9,8 @@ use memtrace_ebpf::{EventHeader, EventKind, ExitEvent, FaultEvent, FaultKind, Pe
 
 use crate::{decode::Frame, live::Batch, units::Timestamp};
 
-/// Frames for all that is left in `states` at `now`.
-pub(super) fn batch(states: &[(u32, TaskState)], now: Timestamp) -> Batch {
+/// Frames for all that is left in `states` at `now`; `is_charge_known` as in [`ExitEvent`].
+pub(super) fn batch(states: &[(u32, TaskState)], is_charge_known: u64, now: Timestamp) -> Batch {
     let mut faults = Vec::new();
     let mut control = Vec::new();
     for (tid, state) in states {
@@ -27,7 +27,8 @@ pub(super) fn batch(states: &[(u32, TaskState)], now: Timestamp) -> Batch {
             len: u16::try_from(ExitEvent::LEN).unwrap_or(u16::MAX),
             cpu: 0,
         };
-        control.extend(ExitEvent { header, space, group_dead: 0, account }.to_bytes());
+        let exit = ExitEvent { header, space, group_dead: 0, is_charge_known, account };
+        control.extend(exit.to_bytes());
     }
     vec![Frame::Control(control), Frame::Faults(faults), Frame::Tick(now)]
 }
@@ -63,7 +64,7 @@ mod tests {
         let user = Pending { time_ns: 70, addr: 0x7000, ip: 0x400, flags: FaultFlags::USER.into() };
         let state = TaskState { tgid: 8, user, ..TaskState::default() };
 
-        let frames = batch(&[(9, state)], Timestamp::from_nanos(100));
+        let frames = batch(&[(9, state)], 1, Timestamp::from_nanos(100));
 
         let [Frame::Control(control), Frame::Faults(faults), Frame::Tick(now)] = &frames[..] else {
             panic!("control, faults and a tick: {frames:?}");

@@ -1,6 +1,6 @@
 //! Loads and attaches a program that does nothing, to learn whether the kernel lets this process.
 //!
-//! Layer: shell. Input: the name of a raw tracepoint. Output: descriptors, or the kernel's error.
+//! Layer: shell. Input: a type of program, the name of a raw tracepoint. Output: descriptors, or the kernel's error.
 //! Source: `bpf(2)`; `union bpf_attr` of `include/uapi/linux/bpf.h`.
 //! Keeps: what is attached is detached when its descriptor is dropped.
 //! Not here: memtrace's own programs (`live`).
@@ -8,7 +8,7 @@
 use std::{
     ffi::CStr,
     io,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     ptr,
 };
 
@@ -16,7 +16,18 @@ use super::opened;
 
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_RAW_TRACEPOINT_OPEN: libc::c_int = 17;
-const BPF_PROG_TYPE_RAW_TRACEPOINT: u32 = 17;
+
+/// A type of program; the discriminant is the kernel's `enum bpf_prog_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ProgramType {
+    /// For classic tracepoints.
+    Tracepoint = 5,
+    /// For events of perf.
+    PerfEvent = 7,
+    /// For raw tracepoints.
+    RawTracepoint = 17,
+}
 
 /// `struct bpf_insn`, the registers in one byte.
 #[repr(C)]
@@ -59,15 +70,15 @@ struct AttachAttr {
 const _: () = assert!(size_of::<LoadAttr>() == 48);
 const _: () = assert!(size_of::<AttachAttr>() == 16);
 
-/// A loaded raw-tracepoint program that does nothing.
+/// A loaded program that does nothing.
 #[derive(Debug)]
 pub struct EmptyProgram(OwnedFd);
 
 impl EmptyProgram {
-    /// Loads it.
-    pub fn load() -> io::Result<Self> {
+    /// Loads one of type `ty`.
+    pub fn load(ty: ProgramType) -> io::Result<Self> {
         let attr = LoadAttr {
-            prog_type: BPF_PROG_TYPE_RAW_TRACEPOINT,
+            prog_type: ty as u32,
             insn_cnt: 2,
             insns: RETURN_ZERO.as_ptr().expose_provenance() as u64,
             license: c"GPL".as_ptr().expose_provenance() as u64,
@@ -81,8 +92,8 @@ impl EmptyProgram {
         unsafe { opened(fd) }.map(Self)
     }
 
-    /// Attaches it to the raw tracepoint `name`, until the descriptor is dropped.
-    pub fn attach(&self, name: &CStr) -> io::Result<OwnedFd> {
+    /// Attaches a raw-tracepoint program to the tracepoint `name`, until the descriptor is dropped.
+    pub fn attach_raw(&self, name: &CStr) -> io::Result<OwnedFd> {
         let attr = AttachAttr {
             name: name.as_ptr().expose_provenance() as u64,
             prog_fd: self.0.as_raw_fd().cast_unsigned(),
@@ -99,5 +110,11 @@ impl EmptyProgram {
         };
         // SAFETY: BPF_RAW_TRACEPOINT_OPEN returns a new descriptor.
         unsafe { opened(fd) }
+    }
+}
+
+impl AsFd for EmptyProgram {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }

@@ -60,7 +60,7 @@ fn event(time: Timestamp, number: u64, step: &Step) -> Record {
             comm,
         },
         1 => TaskAction::Exec { space, old_tid: tid, comm },
-        2 => TaskAction::Exit { space: SPACE, group_dead: true, account: Account::default() },
+        2 => TaskAction::Exit { space: SPACE, group_dead: true, account: Some(Account::default()) },
         3 => TaskAction::Comm(comm),
         _ => {
             let Record::Fault(fault) = fault(0, 0x1000 * step.page) else { unreachable!("it makes faults") };

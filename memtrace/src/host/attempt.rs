@@ -1,0 +1,284 @@
+//! How each facility is tried.
+//!
+//! Layer: shell. Input: the running kernel. Output: [`Availability`].
+//! Source: `bpf(2)`, `perf_event_open(2)`, `Documentation/admin-guide/mm/`, `capabilities(7)`, `kernel_lockdown(7)`.
+//! Keeps: trying leaves nothing behind and touches no process but this one.
+//! Not here: `Btf` and `TracepointRecords`, whose results are kept (`host`).
+
+use std::{
+    fs::{self, File},
+    hint::black_box,
+    io::{self, ErrorKind},
+    os::{
+        fd::AsFd,
+        unix::{
+            ffi::OsStrExt,
+            fs::{FileExt, MetadataExt},
+        },
+    },
+};
+
+use aya::{
+    maps::MapType,
+    sys::{BpfHelper, is_helper_supported, is_map_supported},
+};
+use rustix::thread::{CapabilitySet, capabilities};
+
+use super::{Facility, own_page_size, tracepoint};
+use crate::{
+    pagemap::PageCategories,
+    record::Availability,
+    sys::{
+        bpf::{EmptyProgram, ProgramType},
+        perf,
+        scan::{Query, ScanError, Scanner},
+        uffd,
+    },
+    units::{VirtAddr, VirtRange},
+};
+
+/// A line that gives this process what it lacks.
+const AS_ROOT: &str = "sudo memtrace …";
+
+impl Facility {
+    /// Tries it.
+    pub(super) fn attempt(self) -> Availability {
+        match self {
+            Self::Bpf => self.programs(EmptyProgram::load(ProgramType::RawTracepoint).map(drop)),
+            Self::RingBuffer => self.ring_buffer(),
+            Self::FaultEvents => self.fault_events(),
+            Self::Btf => self.file(super::btf::VMLINUX),
+            Self::TracepointRecords => self.tracepoint_records(),
+            Self::FaultTracepoints => self.raw_tracepoints(&[c"page_fault_user", c"page_fault_kernel"]),
+            Self::LockTracepoint => self.raw_tracepoints(&[c"mmap_lock_released"]),
+            Self::SyscallNames => self.syscall_names(),
+            Self::Pagemap => self.file(OWN_PAGEMAP),
+            Self::ForeignPagemap => self.foreign_pagemap(),
+            Self::FrameNumbers => self.frame_numbers(),
+            Self::PagemapScan => self.pagemap_scan(),
+            Self::PageFlags => self.file("/proc/kpageflags"),
+            Self::PageCounts => self.file("/proc/kpagecount"),
+            Self::PageCgroups => self.file("/proc/kpagecgroup"),
+            Self::SoftDirty => self.soft_dirty(),
+            Self::WriteProtect => self.write_protect(),
+            Self::IdleBitmap => self.file("/sys/kernel/mm/page_idle/bitmap"),
+            Self::Cgroups => self.cgroups(),
+        }
+    }
+
+    /// This kernel does not have it.
+    fn missing(self) -> Availability {
+        Availability::Missing { since: self.describe().since.to_owned() }
+    }
+
+    /// What an attempt to load or attach programs says.
+    fn programs(self, result: io::Result<()>) -> Availability {
+        match result {
+            Ok(()) => Availability::Usable,
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => programs_denied(),
+            Err(_) => self.missing(),
+        }
+    }
+
+    fn ring_buffer(self) -> Availability {
+        match is_map_supported(MapType::RingBuf) {
+            Ok(true) => Availability::Usable,
+            Ok(false) => self.missing(),
+            Err(error) => self.programs(Err(error.io_error)),
+        }
+    }
+
+    fn raw_tracepoints(self, names: &[&std::ffi::CStr]) -> Availability {
+        self.programs(
+            EmptyProgram::load(ProgramType::RawTracepoint)
+                .and_then(|program| names.iter().try_for_each(|name| program.attach_raw(name).map(drop))),
+        )
+    }
+
+    /// Programs at classic tracepoints: one is attached, and never runs because its event is disabled.
+    pub(super) fn tracepoint_records(self) -> Availability {
+        let id = match tracepoint::newtask_id() {
+            Ok(id) => id,
+            Err(error) => return self.unknown_records(&error),
+        };
+        self.programs(
+            EmptyProgram::load(ProgramType::Tracepoint)
+                .and_then(|program| perf::set_program(&perf::open_tracepoint(id)?, &program)),
+        )
+    }
+
+    /// What it says of tracefs that the records of tracepoints are not known.
+    pub(super) fn unknown_records(self, error: &tracepoint::RecordError) -> Availability {
+        match error {
+            tracepoint::RecordError::Read { path, source } => {
+                self.unreadable(&path.display().to_string(), source)
+            }
+            tracepoint::RecordError::Absent { .. } => {
+                Availability::Missing { since: format!("in a form we know: {error}") }
+            }
+        }
+    }
+
+    fn syscall_names(self) -> Availability {
+        match is_helper_supported(aya::programs::ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_task_pt_regs)
+        {
+            Ok(true) => Availability::Usable,
+            Ok(false) | Err(_) => self.missing(),
+        }
+    }
+
+    fn fault_events(self) -> Availability {
+        let event = match perf::open_minor_faults() {
+            Ok(event) => event,
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => return perf_denied(),
+            Err(_) => return self.missing(),
+        };
+        self.programs(
+            EmptyProgram::load(ProgramType::PerfEvent)
+                .and_then(|program| perf::set_program(&event, &program)),
+        )
+    }
+
+    /// Whether `path` can be opened for reading.
+    fn file(self, path: &str) -> Availability {
+        match File::open(path) {
+            Ok(_) => Availability::Usable,
+            Err(error) => self.unreadable(path, &error),
+        }
+    }
+
+    fn unreadable(self, path: &str, error: &io::Error) -> Availability {
+        match error.kind() {
+            ErrorKind::NotFound => self.missing(),
+            ErrorKind::PermissionDenied => denied(&format!("CAP_DAC_READ_SEARCH to read {path}")),
+            _ => denied(&format!("{path} to be readable, which says: {error}")),
+        }
+    }
+
+    /// Whether the page tables of any process of another user can be opened; where there is none, of nobody's.
+    fn foreign_pagemap(self) -> Availability {
+        let own_user = rustix::process::geteuid().as_raw();
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let mut foreign = processes
+            .filter(|entry| entry.file_name().as_bytes().iter().all(u8::is_ascii_digit))
+            .filter(|entry| entry.metadata().is_ok_and(|metadata| metadata.uid() != own_user))
+            .map(|entry| File::open(entry.path().join("pagemap")).map(drop))
+            // Processes that ended meanwhile, and kernel threads, say nothing.
+            .filter(|result| {
+                let error = result.as_ref().err().map(io::Error::kind);
+                error.is_none_or(|kind| kind == ErrorKind::PermissionDenied)
+            })
+            .peekable();
+        if foreign.peek().is_none() || foreign.any(|result| result.is_ok()) {
+            self.file(OWN_PAGEMAP)
+        } else {
+            denied("CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH")
+        }
+    }
+
+    fn frame_numbers(self) -> Availability {
+        const FRAME_BITS: u64 = (1 << 55) - 1;
+        match own_page_word() {
+            Ok(word) if word & FRAME_BITS != 0 => Availability::Usable,
+            Ok(_) => denied("CAP_SYS_ADMIN in the initial user namespace"),
+            Err(error) => self.unreadable(OWN_PAGEMAP, &error),
+        }
+    }
+
+    /// A page that was written and never cleaned is soft-dirty, if the kernel keeps such a bit.
+    fn soft_dirty(self) -> Availability {
+        const SOFT_DIRTY: u64 = 1 << 55;
+        match own_page_word() {
+            Ok(word) if word & SOFT_DIRTY != 0 => Availability::Usable,
+            Ok(_) => self.missing(),
+            Err(error) => self.unreadable(OWN_PAGEMAP, &error),
+        }
+    }
+
+    fn pagemap_scan(self) -> Availability {
+        let page = own_page_size();
+        let pagemap = match File::open(OWN_PAGEMAP) {
+            Ok(pagemap) => pagemap,
+            Err(error) => return self.unreadable(OWN_PAGEMAP, &error),
+        };
+        let categories = PageCategories::PRESENT | PageCategories::HUGE | PageCategories::PFNZERO;
+        let query = Query { any_of: categories, wanted: categories };
+        let first_page = VirtRange::new(VirtAddr::from_raw(0), VirtAddr::from_raw(page.bytes()))
+            .expect("a page is not empty");
+        match Scanner::new(page).scan(pagemap.as_fd(), first_page, query, |_| ()) {
+            Ok(()) => Availability::Usable,
+            Err(ScanError::Gone | ScanError::Missing | ScanError::Io(_)) => self.missing(),
+        }
+    }
+
+    fn write_protect(self) -> Availability {
+        match uffd::features() {
+            Ok(features) if features & uffd::WP_ASYNC != 0 => Availability::Usable,
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                denied("CAP_SYS_PTRACE, or vm.unprivileged_userfaultfd = 1")
+            }
+            Ok(_) | Err(_) => self.missing(),
+        }
+    }
+
+    fn cgroups(self) -> Availability {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        if mounts.contains(" - cgroup2 ") || mounts.contains(" - cgroup ") {
+            Availability::Usable
+        } else {
+            self.missing()
+        }
+    }
+}
+
+fn denied(need: &str) -> Availability {
+    Availability::Denied { need: need.to_owned(), fix: AS_ROOT.to_owned() }
+}
+
+/// Why programs are refused: lockdown, which nobody overrides, or the privileges of this process.
+fn programs_denied() -> Availability {
+    match lockdown() {
+        Some(level) if level == "confidentiality" => Availability::Denied {
+            need: "kernel lockdown below confidentiality, where programs may not read kernel memory"
+                .to_owned(),
+            fix: "boot with lockdown=integrity or lockdown=none".to_owned(),
+        },
+        _ => denied("CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN"),
+    }
+}
+
+/// The level of lockdown in force, if the kernel tells: the word in brackets.
+fn lockdown() -> Option<String> {
+    let text = fs::read_to_string("/sys/kernel/security/lockdown").ok()?;
+    let (level, _) = text.split_once('[')?.1.split_once(']')?;
+    Some(level.to_owned())
+}
+
+/// Why events of perf are refused, and what allows them.
+fn perf_denied() -> Availability {
+    if lockdown().is_some_and(|level| level == "confidentiality") {
+        return programs_denied();
+    }
+    let path = "/proc/sys/kernel/perf_event_paranoid";
+    let value = fs::read_to_string(path).unwrap_or_default();
+    let value = if value.is_empty() { "unknown" } else { value.trim_end() };
+    let has_capability = capabilities(None).is_ok_and(|own| own.effective.contains(CapabilitySet::PERFMON));
+    if has_capability {
+        return Availability::Denied {
+            need: format!("kernel.perf_event_paranoid of 2 or less (it is {value}), or CAP_SYS_ADMIN"),
+            fix: "sudo sysctl kernel.perf_event_paranoid=2".to_owned(),
+        };
+    }
+    denied(&format!("CAP_PERFMON (kernel.perf_event_paranoid is {value})"))
+}
+
+const OWN_PAGEMAP: &str = "/proc/self/pagemap";
+
+/// The pagemap word of a page of ours that was just written to.
+fn own_page_word() -> io::Result<u64> {
+    let page = black_box(Box::new(1_u8));
+    let number = VirtAddr::from_raw(std::ptr::from_ref(&*page).addr() as u64).vpn(own_page_size());
+    let mut word = [0; 8];
+    File::open(OWN_PAGEMAP)?.read_exact_at(&mut word, number.as_raw() * 8)?;
+    Ok(u64::from_ne_bytes(word))
+}

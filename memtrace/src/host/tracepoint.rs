@@ -1,0 +1,143 @@
+//! Classic tracepoints as tracefs describes them: where the fields of a record are.
+//!
+//! Layer: shell. Input: files `format` and `id` under `events/`. Output: [`Config`] with its record offsets set.
+//! Source: `Documentation/trace/events.rst`. Fields move between releases, so they are looked up by name.
+//! Keeps: a field that is not there is an error that names it, never a wrong offset.
+//! Not here: attaching to tracepoints (`live`).
+
+use std::{fs, io, path::PathBuf};
+
+use memtrace_ebpf::Config;
+
+/// Where tracefs may be mounted.
+const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+
+/// Why the records of the tracepoints are not known.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// A file of tracefs cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The description lacks something.
+    #[error("{path} has no {what}")]
+    Absent {
+        /// The file.
+        path: PathBuf,
+        /// The field, or what was expected.
+        what: &'static str,
+    },
+}
+
+/// The offsets in the records of the running kernel, and in `pt_regs`; all other fields are 0.
+pub(super) fn record_offsets() -> Result<Config, RecordError> {
+    let newtask = Format::read("task/task_newtask")?;
+    let free = Format::read("sched/sched_process_free")?;
+    let rename = Format::read("task/task_rename")?;
+    // Kernels without cgroups have none, and nobody asks for a cgroup there.
+    let attach = Format::read("cgroup/cgroup_attach_task").ok();
+    let attach = |field| attach.as_ref().map_or(Ok(0), |attach| attach.offset(field));
+    Ok(Config {
+        newtask_pid: newtask.offset("pid")?,
+        newtask_clone_flags: newtask.offset("clone_flags")?,
+        free_pid: free.offset("pid")?,
+        rename_pid: rename.offset("pid")?,
+        rename_newcomm: rename.offset("newcomm")?,
+        attach_dst_root: attach("dst_root")?,
+        attach_pid: attach("pid")?,
+        attach_dst_path: attach("dst_path")?,
+        regs_ip: REGS_IP,
+        ..Config::ZERO
+    })
+}
+
+/// Offset of the instruction pointer in `pt_regs`, which is fixed by `include/uapi/asm/ptrace.h`.
+#[cfg(target_arch = "x86_64")]
+const REGS_IP: u64 = 16 * 8;
+/// Offset of the instruction pointer in `pt_regs`, which begins with `user_pt_regs` of `include/uapi/asm/ptrace.h`.
+#[cfg(target_arch = "aarch64")]
+const REGS_IP: u64 = 32 * 8;
+
+/// The number of `task:task_newtask`, by which perf opens it.
+pub(super) fn newtask_id() -> Result<u64, RecordError> {
+    let (path, text) = read("task/task_newtask/id")?;
+    text.trim_end().parse().map_err(|_| RecordError::Absent { path, what: "number" })
+}
+
+/// The description of one tracepoint's records.
+struct Format {
+    path: PathBuf,
+    text: String,
+}
+
+impl Format {
+    fn read(event: &str) -> Result<Self, RecordError> {
+        read(&format!("{event}/format")).map(|(path, text)| Self { path, text })
+    }
+
+    fn offset(&self, field: &'static str) -> Result<u64, RecordError> {
+        offset(&self.text, field).ok_or_else(|| RecordError::Absent { path: self.path.clone(), what: field })
+    }
+}
+
+/// The text of a file under `events/`, and where it was.
+fn read(name: &str) -> Result<(PathBuf, String), RecordError> {
+    let mut failure = None;
+    for root in TRACEFS {
+        let path = PathBuf::from(root).join("events").join(name);
+        match fs::read_to_string(&path) {
+            Ok(text) => return Ok((path, text)),
+            Err(source) => failure.get_or_insert(RecordError::Read { path, source }),
+        };
+    }
+    Err(failure.expect("there is a place to look at"))
+}
+
+/// Offset in bytes of the field called `name` in the text of a `format` file.
+fn offset(format: &str, name: &str) -> Option<u64> {
+    format.lines().find_map(|line| {
+        let (declaration, rest) = line.trim_start().strip_prefix("field:")?.split_once(';')?;
+        let declared = declaration.rsplit(' ').next()?;
+        // An array is declared as `name[16]`.
+        let declared = declared.split('[').next()?;
+        let (offset, _) = rest.trim_start().strip_prefix("offset:")?.split_once(';')?;
+        (declared == name).then(|| offset.parse().ok()).flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RENAME: &str = "\
+name: task_rename
+ID: 139
+format:
+\tfield:unsigned short common_type;\toffset:0;\tsize:2;\tsigned:0;
+\tfield:int common_pid;\toffset:4;\tsize:4;\tsigned:1;
+
+\tfield:pid_t pid;\toffset:8;\tsize:4;\tsigned:1;
+\tfield:char oldcomm[16];\toffset:12;\tsize:16;\tsigned:0;
+\tfield:char newcomm[16];\toffset:28;\tsize:16;\tsigned:0;
+\tfield:__data_loc char[] dst_path;\toffset:44;\tsize:4;\tsigned:0;
+
+print fmt: \"pid=%d oldcomm=%s newcomm=%s\", REC->pid, REC->oldcomm, REC->newcomm
+";
+
+    #[test]
+    fn field_is_found_by_its_whole_name() {
+        assert_eq!(offset(RENAME, "pid"), Some(8), "not common_pid");
+        assert_eq!(offset(RENAME, "comm"), None);
+    }
+
+    #[test]
+    fn array_and_text_have_names_like_other_fields() {
+        assert_eq!(offset(RENAME, "newcomm"), Some(28));
+        assert_eq!(offset(RENAME, "dst_path"), Some(44));
+    }
+}

@@ -1,0 +1,186 @@
+//! What a kernel lacks costs one feature, and is said; what recording cannot do without is said before anything starts.
+//!
+//! `MEMTRACE_DISABLE` makes this kernel one that lacks it; `cargo xtask test --vm` runs all of it on kernels that do.
+
+use memtrace_tests::{
+    directory,
+    ledger::Ledger,
+    memtrace, program,
+    recording::{Memtrace, Recording},
+    require,
+    run::Run,
+};
+use serde_json::Value;
+
+/// Records a phase of `touch` on a kernel that lacks something; its faults must be those of its ledger.
+#[track_caller]
+fn touched(memtrace: Memtrace, phase: &[&str]) -> (Recording, Ledger) {
+    let recording = memtrace.record(&[], &[&[program!("touch")], phase].concat()).expect_code(0);
+    let _complete = recording.expect_complete();
+    let ledger: Ledger = recording.run.last_line();
+    let faults = recording.faults();
+    for area in &ledger.areas {
+        assert_eq!(area.found_in(&faults), *area, "{phase:?}");
+    }
+    (recording, ledger)
+}
+
+/// What `doctor --json` says, and its exit code.
+#[track_caller]
+fn doctor(memtrace: Memtrace) -> (Value, Option<i32>) {
+    let run = memtrace.run(["doctor", "--json"]).finish();
+    (serde_json::from_str(&run.stdout).expect("doctor writes JSON"), run.code())
+}
+
+#[test]
+fn without_type_information_every_fault_is_recorded_and_uncounted_ones_are_unknown() {
+    require!(root);
+    require!(bpf);
+    for phase in ["write", "read-write", "kernel-write", "segv-retry", "efault"] {
+        let (recording, ledger) = touched(memtrace!().without("btf"), &[phase, "--pages", "16"]);
+        let report = recording.report();
+
+        assert!(report.at("/uncounted").is_null() && report.at("/kernel_counted").is_null());
+        assert!(report.processes().iter().all(|process| process.uncounted.is_none()));
+        let (rusage, gate) = (report.usage("/rusage"), report.usage("/gate"));
+        let recorded = report.usage("/faults");
+        assert!(recorded.minor >= ledger.areas.iter().map(|area| area.minor).sum());
+        assert!(recorded.minor <= rusage.minor - gate.minor, "{recorded:?} of {rusage:?}");
+    }
+}
+
+#[test]
+fn without_type_information_tasks_are_followed_all_the_same() {
+    require!(root);
+    require!(bpf);
+    for phase in ["fork", "threads", "spawn", "exec", "thread-exec"] {
+        let with = memtrace!().record(&[], &[program!("touch"), phase, "--pages", "16"]).expect_code(0);
+        let (without, ledger) = touched(memtrace!().without("btf"), &[phase, "--pages", "16"]);
+
+        let tasks = |recording: &Recording| recording.report().at("/tasks").clone();
+        assert_eq!(tasks(&without), tasks(&with), "{phase}");
+        let processes = without.report().processes();
+        assert!(processes.iter().any(|process| process.tgid == ledger.pid && process.comm == "touch"));
+    }
+}
+
+#[test]
+fn without_type_information_the_command_by_wait4_stands_in_the_report() {
+    require!(root);
+    require!(bpf);
+    let (recording, _) = touched(memtrace!().without("btf"), &["write", "--pages", "16"]);
+
+    let text = memtrace!().run(["report"]).arg(recording.path()).finish().expect_code(0).stdout;
+    let report = recording.report();
+    let minor = report.usage("/rusage").minor - report.usage("/gate").minor;
+    let line = text.lines().find(|line| line.contains("command, by wait4")).expect("a line for it");
+    assert!(line.split_whitespace().any(|word| word == minor.to_string()), "{minor} in {line:?}");
+    assert!(text.contains("btf is missing"), "{text}");
+}
+
+/// The jump of the counters is seen at the next fault or at the exit: as large, but later.
+#[test]
+fn without_the_lock_tracepoint_as_many_faults_are_uncounted() {
+    require!(root);
+    require!(bpf);
+    require!(btf);
+    for phase in ["populate", "populate-write", "lock"] {
+        let command = [program!("touch"), phase, "--pages", "64"];
+        let with = memtrace!().record(&[], &command).expect_code(0).report();
+        let without = memtrace!().without("mmap_lock_tracepoint").record(&[], &command).expect_code(0);
+        let without = without.expect_complete();
+
+        assert_eq!(without.usage("/uncounted"), with.usage("/uncounted"), "{phase}");
+        assert!(without.number("/uncounted/minor") >= 64);
+        let (rusage, gate) = (without.usage("/rusage"), without.usage("/gate"));
+        assert_eq!(without.usage("/kernel_counted"), rusage - gate);
+    }
+}
+
+#[test]
+fn without_names_of_calls_as_many_faults_are_uncounted() {
+    require!(root);
+    require!(bpf);
+    require!(btf);
+    let command = [program!("touch"), "populate", "--pages", "64"];
+    let report = memtrace!().without("syscall_names").record(&[], &command).expect_code(0).expect_complete();
+
+    assert!(report.number("/uncounted/minor") >= 64);
+    assert_eq!(report.uncounted_by("populate"), 0);
+    let (rusage, gate) = (report.usage("/rusage"), report.usage("/gate"));
+    assert_eq!(report.usage("/kernel_counted"), rusage - gate);
+}
+
+#[test]
+fn what_recording_cannot_do_without_is_named_with_the_remedy_and_nothing_starts() {
+    require!(root);
+    require!(bpf);
+    for (disabled, named) in [
+        ("bpf", &["bpf"][..]),
+        ("ring_buffer", &["ring_buffer"]),
+        ("fault_events", &["fault_events"]),
+        ("btf,tracepoint_records", &["btf", "tracepoint_records"]),
+    ] {
+        let scratch = directory();
+        let memtrace = memtrace!().without(disabled);
+        let run = memtrace.run(["record", "--", "touch", "started"]).in_dir(scratch.path()).finish();
+
+        run.expect_failure(125, &[named, &["MEMTRACE_DISABLE", "memtrace doctor"]].concat());
+        let left = std::fs::read_dir(scratch.path()).expect("a directory").count();
+        assert_eq!(left, 0, "{disabled}: nothing is left");
+        let (doctor, code) = doctor(memtrace);
+        assert_eq!((code, &doctor["can_record"]), (Some(1), &Value::Bool(false)), "{disabled}");
+        assert_eq!(doctor["blockers"], serde_json::json!(named));
+    }
+}
+
+#[test]
+fn recording_says_of_the_kernel_what_doctor_says() {
+    require!(root);
+    require!(bpf);
+    let recording = memtrace!().record(&[], &["true"]).expect_code(0);
+    let report = recording.report();
+
+    let (doctor, code) = doctor(memtrace!());
+    assert_eq!(code, Some(0));
+    let features = doctor["features"].as_object().expect("features by name");
+    assert_eq!(features.len(), report.at("/features").as_object().expect("features by name").len());
+    for (name, feature) in features {
+        assert_eq!(report.has(name), feature["state"] == "usable", "{name}: {feature}");
+    }
+}
+
+/// Capabilities of a user who may trace, as file capabilities give them.
+const TRACER: &str = "+bpf,+perfmon,+sys_ptrace,+dac_read_search";
+
+/// `memtrace` as nobody with the capabilities of [`TRACER`].
+fn as_tracer(arguments: &[&str]) -> Run {
+    Run::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .args([format!("--inh-caps={TRACER}"), format!("--ambient-caps={TRACER}")])
+        .arg(memtrace!().program())
+        .args(arguments)
+}
+
+/// Debian's kernels know a level 3, at which only `CAP_SYS_ADMIN` helps; others take it for 2.
+#[test]
+fn four_capabilities_suffice_or_the_setting_that_forbids_it_is_named() {
+    require!(root);
+    require!(bpf);
+    require!(program "setpriv" of "util-linux");
+    let report = as_tracer(&["doctor", "--json"]).finish();
+    let report: Value = serde_json::from_str(&report.stdout).expect("doctor writes JSON");
+    let events = &report["features"]["fault_events"];
+    let run = as_tracer(&["record", "-q", "-o", "-", "--", "true"]).finish();
+
+    if events["state"] == "usable" {
+        assert_eq!((report["level"].as_str(), run.code()), (Some("no-frames"), Some(0)), "{run:#?}");
+        assert_eq!(report["features"]["frame_numbers"]["state"], "denied");
+    } else {
+        let setting = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").expect("a number");
+        let setting: i32 = setting.trim_end().parse().expect("a number");
+        assert!(setting > 2, "{events}");
+        assert_eq!(events["fix"], "sudo sysctl kernel.perf_event_paranoid=2");
+        run.expect_failure(125, &["kernel.perf_event_paranoid", "it is 3"]);
+    }
+}
