@@ -23,7 +23,7 @@ pub use self::{
 use crate::{
     event::HostFacts,
     record::{Availability, Feature},
-    sys::clock,
+    sys::{clock, memlock},
     units::PageSize,
 };
 
@@ -112,6 +112,7 @@ impl Features {
     /// Tries every facility.
     #[must_use]
     pub fn probe() -> Self {
+        let _lifted = memlock::lift();
         let disabled = env::var(DISABLE).unwrap_or_default();
         let mut features = Self { states: Vec::new(), offsets: None };
         for facility in Facility::ALL {

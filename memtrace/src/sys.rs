@@ -8,6 +8,7 @@
 
 pub mod bpf;
 pub mod clock;
+pub mod memlock;
 pub mod perf;
 pub mod process;
 pub mod scan;

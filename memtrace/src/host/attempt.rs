@@ -235,35 +235,44 @@ fn denied(need: &str) -> Availability {
     Availability::Denied { need: need.to_owned(), fix: AS_ROOT.to_owned() }
 }
 
-/// Why programs are refused: lockdown, which nobody overrides, or the privileges of this process.
+/// Why programs are refused: lockdown, which nobody overrides; the limit of locked memory; or privileges.
 fn programs_denied() -> Availability {
-    match lockdown() {
-        Some(level) if level == "confidentiality" => Availability::Denied {
+    if is_confidential() {
+        return Availability::Denied {
             need: "kernel lockdown below confidentiality, where programs may not read kernel memory"
                 .to_owned(),
             fix: "boot with lockdown=integrity or lockdown=none".to_owned(),
-        },
-        _ => denied("CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN"),
+        };
     }
+    if may(CapabilitySet::SYS_ADMIN) || may(CapabilitySet::BPF | CapabilitySet::PERFMON) {
+        return Availability::Denied {
+            need: "more locked memory, to which kernels before 5.11 charge eBPF (RLIMIT_MEMLOCK)".to_owned(),
+            fix: "ulimit -l unlimited".to_owned(),
+        };
+    }
+    denied("CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN")
 }
 
-/// The level of lockdown in force, if the kernel tells: the word in brackets.
-fn lockdown() -> Option<String> {
-    let text = fs::read_to_string("/sys/kernel/security/lockdown").ok()?;
-    let (level, _) = text.split_once('[')?.1.split_once(']')?;
-    Some(level.to_owned())
+/// Whether this process has these capabilities.
+fn may(needed: CapabilitySet) -> bool {
+    capabilities(None).is_ok_and(|own| own.effective.contains(needed))
+}
+
+/// Whether the level of lockdown in force, which stands in brackets, is the one at which kernel memory is secret.
+fn is_confidential() -> bool {
+    let levels = fs::read_to_string("/sys/kernel/security/lockdown");
+    levels.is_ok_and(|levels| levels.contains("[confidentiality]"))
 }
 
 /// Why events of perf are refused, and what allows them.
 fn perf_denied() -> Availability {
-    if lockdown().is_some_and(|level| level == "confidentiality") {
+    if is_confidential() {
         return programs_denied();
     }
     let path = "/proc/sys/kernel/perf_event_paranoid";
     let value = fs::read_to_string(path).unwrap_or_default();
     let value = if value.is_empty() { "unknown" } else { value.trim_end() };
-    let has_capability = capabilities(None).is_ok_and(|own| own.effective.contains(CapabilitySet::PERFMON));
-    if has_capability {
+    if may(CapabilitySet::PERFMON) {
         return Availability::Denied {
             need: format!("kernel.perf_event_paranoid of 2 or less (it is {value}), or CAP_SYS_ADMIN"),
             fix: "sudo sysctl kernel.perf_event_paranoid=2".to_owned(),

@@ -22,7 +22,7 @@ use super::{
     heat,
     hooks::{Hook, Hooked, Hooks},
 };
-use crate::sys::shared::SharedWords;
+use crate::sys::{memlock, shared::SharedWords};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/memtrace.bpf.o"));
 
@@ -132,6 +132,7 @@ impl Probes {
         let mut path = [0_u8; CGROUP_PATH_MAX];
         path[..cgroup_path.len()].copy_from_slice(cgroup_path.as_bytes());
         let log_level = if *verbose { log::Level::Debug as u8 } else { 0 };
+        let _lifted = memlock::lift();
         let btf = Btf::from_sys_fs().ok();
         let mut loader = EbpfLoader::new();
         for name in rings {

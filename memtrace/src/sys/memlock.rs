@@ -1,0 +1,35 @@
+//! Lifts the limit of locked memory for a while: kernels before 5.11 charge eBPF maps and programs to it.
+//!
+//! Layer: shell. Input: none. Output: [`Lifted`].
+//! Source: `setrlimit(2)`; `kernel/bpf/syscall.c` of Linux 5.10, where all processes of a user share one account.
+//! Keeps: the limit is back before a command could inherit it; without `CAP_SYS_RESOURCE` it stays as it is.
+//! Not here: what is said where it does not suffice (`host`).
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// While this lives the limit is lifted, if the process may.
+#[derive(Debug)]
+pub struct Lifted {
+    before: Rlimit,
+}
+
+/// Lifts the limit.
+#[must_use]
+pub fn lift() -> Lifted {
+    let before = getrlimit(Resource::Memlock);
+    set(Rlimit { current: None, maximum: None });
+    Lifted { before }
+}
+
+impl Drop for Lifted {
+    fn drop(&mut self) {
+        set(self.before);
+    }
+}
+
+fn set(limit: Rlimit) {
+    // Refused to those whom the next call to bpf(2) refuses too, if it matters; that one has a message.
+    if let Err(error) = setrlimit(Resource::Memlock, limit) {
+        log::debug!("the limit of locked memory stays: {error}");
+    }
+}
