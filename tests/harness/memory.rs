@@ -175,9 +175,9 @@ impl Mapping {
         Ok(filled)
     }
 
-    /// Asks for a read(2) of `file` into one page.
-    pub fn fill_page_from(&self, page: usize, file: &File) -> io::Result<usize> {
-        self.read_into(file, page * page_bytes(), page_bytes())
+    /// Asks for a read(2) of `file` into the first byte of a page: of more, some kernels try the rest again.
+    pub fn fill_byte_from(&self, page: usize, file: &File) -> io::Result<usize> {
+        self.read_into(file, page * page_bytes(), 1)
     }
 
     fn read_into(&self, file: &File, offset: usize, len: usize) -> io::Result<usize> {

@@ -237,7 +237,7 @@ fn efault(pages: usize) -> io::Result<Ledger> {
     let zeroes = File::open("/dev/zero")?;
     let ((), charged) = measured(|| {
         for page in 0..pages {
-            if memory.fill_page_from(page, &zeroes).is_ok() {
+            if memory.fill_byte_from(page, &zeroes).is_ok() {
                 return Err(io::Error::other("read(2) filled a forbidden page"));
             }
         }

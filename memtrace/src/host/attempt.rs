@@ -44,7 +44,7 @@ impl Facility {
     /// Tries it.
     pub(super) fn attempt(self) -> Availability {
         match self {
-            Self::Bpf => self.programs(EmptyProgram::load(ProgramType::RawTracepoint).map(drop)),
+            Self::Bpf => self.loading(),
             Self::RingBuffer => self.ring_buffer(),
             Self::FaultEvents => self.fault_events(),
             Self::Btf => self.file(super::btf::VMLINUX),
@@ -77,6 +77,20 @@ impl Facility {
             Ok(()) => Availability::Usable,
             Err(error) if error.kind() == ErrorKind::PermissionDenied => programs_denied(),
             Err(_) => self.missing(),
+        }
+    }
+
+    /// Programs, and the helper by which they read kernel memory: lockdown lets one load without the other.
+    fn loading(self) -> Availability {
+        if let Err(error) = EmptyProgram::load(ProgramType::RawTracepoint) {
+            return self.programs(Err(error));
+        }
+        if has_helper(BpfHelper::BPF_FUNC_probe_read_kernel) {
+            Availability::Usable
+        } else if is_confidential() {
+            programs_denied()
+        } else {
+            self.missing()
         }
     }
 
@@ -120,11 +134,7 @@ impl Facility {
     }
 
     fn syscall_names(self) -> Availability {
-        match is_helper_supported(aya::programs::ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_task_pt_regs)
-        {
-            Ok(true) => Availability::Usable,
-            Ok(false) | Err(_) => self.missing(),
-        }
+        if has_helper(BpfHelper::BPF_FUNC_task_pt_regs) { Availability::Usable } else { self.missing() }
     }
 
     fn fault_events(self) -> Availability {
@@ -229,6 +239,11 @@ impl Facility {
             self.missing()
         }
     }
+}
+
+/// Whether raw-tracepoint programs may call `helper`.
+fn has_helper(helper: BpfHelper) -> bool {
+    is_helper_supported(aya::programs::ProgramType::RawTracePoint, helper).unwrap_or(false)
 }
 
 fn denied(need: &str) -> Availability {

@@ -71,7 +71,7 @@ const DESCRIPTIONS: [Description; 19] = [
     Description {
         name: "bpf",
         purpose: "seeing events as they happen",
-        since: "Linux 4.17 with CONFIG_BPF_SYSCALL=y and CONFIG_BPF_EVENTS=y",
+        since: "Linux 5.5 with CONFIG_BPF_SYSCALL=y and CONFIG_BPF_EVENTS=y",
         without: REFUSED,
     },
     Description {

@@ -180,6 +180,9 @@ fn arm_threads(
             }
         }
     }
+    if tids.is_empty() {
+        return Err(exited(target));
+    }
     // A thread that is made meanwhile may be covered twice: by an inherited event, and by its own.
     if tids.len() > max_thread_events() || !probes.tells_duplicates() {
         probes.attach_completions(&Scope::Cpus(cpus.to_vec()))?;

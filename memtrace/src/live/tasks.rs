@@ -8,6 +8,7 @@
 use std::{collections::BTreeMap, fs, io};
 
 use memtrace_ebpf::{EventHeader, EventKind, JoinEvent, TaskAccount, TaskState};
+use procfs::process::ProcState;
 
 use crate::{
     event::{Comm, FaultCounts},
@@ -30,13 +31,16 @@ pub struct Task {
 }
 
 impl Task {
-    /// The thread `tid`; `None` if there is none.
+    /// The thread `tid`; `None` if there is none, or it is dead and waits to be reaped.
     #[must_use]
     pub fn find(tid: u32) -> Option<Self> {
         let tid_signed = i32::try_from(tid).ok()?;
         let process = procfs::process::Process::new(tid_signed).ok()?;
         let status = process.status().ok()?;
         let stat = process.task_from_tid(tid_signed).ok()?.stat().ok()?;
+        if matches!(stat.state().ok()?, ProcState::Zombie | ProcState::Dead) {
+            return None;
+        }
         Some(Self {
             tid,
             tgid: u32::try_from(status.tgid).ok()?,
