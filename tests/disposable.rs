@@ -30,12 +30,14 @@ fn as_tracer(arguments: &[&str]) -> Run {
         .args(arguments)
 }
 
-/// What doctor says of `facility` as [`as_tracer`].
+/// What doctor says of the events of faults as [`as_tracer`], on a machine with this setting.
 #[track_caller]
-fn told_to_tracer(facility: &str) -> Value {
+fn events_of_tracer(paranoid: &str) -> Value {
+    fs::write(PARANOID, paranoid).expect("a setting");
     let run = as_tracer(&["doctor", "--json"]).finish();
     let report: Value = serde_json::from_str(&run.stdout).expect("doctor writes JSON");
-    report["features"][facility].clone()
+    assert_eq!(report["settings"]["kernel.perf_event_paranoid"], paranoid);
+    report["features"]["fault_events"].clone()
 }
 
 /// All in one test: the steps cannot be taken back, and would change the ground under others.
@@ -44,12 +46,11 @@ fn settings_that_take_something_away_are_named_and_what_they_leave_works() {
     require!(root);
     require!(bpf);
     // CAP_PERFMON suffices at 2. Debian's kernels refuse it at 3; others take 3 for 2.
-    fs::write(PARANOID, "2").expect("a setting");
-    assert_eq!(told_to_tracer("fault_events")["state"], "usable");
+    assert_eq!(events_of_tracer("2")["state"], "usable");
     as_tracer(&["record", "-q", "-o", "/dev/null", "--", "true"]).finish().expect_code(0);
-    fs::write(PARANOID, "3").expect("a setting");
-    if told_to_tracer("fault_events")["state"] != "usable" {
-        assert_eq!(told_to_tracer("fault_events")["fix"], "sudo sysctl kernel.perf_event_paranoid=2");
+    let events = events_of_tracer("3");
+    if events["state"] != "usable" {
+        assert_eq!(events["fix"], "sudo sysctl kernel.perf_event_paranoid=2");
         let run = as_tracer(&["record", "-q", "-o", "/dev/null", "--", "true"]).finish();
         run.expect_failure(125, &["kernel.perf_event_paranoid", "it is 3"]);
     }
@@ -67,5 +68,7 @@ fn settings_that_take_something_away_are_named_and_what_they_leave_works() {
     run.expect_failure(125, &["bpf is denied", "lockdown", "lockdown=integrity"]);
     assert_eq!(fs::read_dir(scratch.path()).expect("a directory").count(), 0, "nothing is left");
     let doctor = memtrace!().run(["doctor"]).finish().expect_code(1);
+    let words = |line: &str| line.split_whitespace().eq(["lockdown", "confidentiality"]);
+    assert!(doctor.stdout.lines().any(words), "{doctor:#?}");
     assert!(doctor.stdout.contains("boot with lockdown=integrity"), "{doctor:#?}");
 }

@@ -45,6 +45,27 @@ fn own_page_size() -> PageSize {
     PageSize::from_bytes(page_size() as u64).expect("page sizes are powers of two")
 }
 
+/// Settings of this machine that allow or forbid tracing, by name; `None` where the kernel has no such setting.
+#[must_use]
+pub fn settings() -> [(&'static str, Option<String>); 3] {
+    let read = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim_end().to_owned());
+    [
+        ("kernel.perf_event_paranoid", read(PARANOID)),
+        ("kernel.unprivileged_bpf_disabled", read("/proc/sys/kernel/unprivileged_bpf_disabled")),
+        ("lockdown", lockdown()),
+    ]
+}
+
+/// The setting of perf that `CAP_PERFMON` overrides, or not.
+const PARANOID: &str = "/proc/sys/kernel/perf_event_paranoid";
+
+/// The level of lockdown in force: the word in brackets.
+fn lockdown() -> Option<String> {
+    let levels = fs::read_to_string("/sys/kernel/security/lockdown").ok()?;
+    let (level, _) = levels.split_once('[')?.1.split_once(']')?;
+    Some(level.to_owned())
+}
+
 /// The CPUs of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cpus {

@@ -34,6 +34,8 @@ pub(super) fn run(json: bool) -> anyhow::Result<ExitCode> {
 
 fn to_json(facts: &HostFacts, features: &Features) -> Value {
     let blockers: Vec<_> = features.blockers().map(Facility::name).collect();
+    let settings: Map<_, _> =
+        host::settings().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
     let facilities: Map<_, _> = features
         .states()
         .map(|(facility, state)| (facility.name().to_owned(), facility_json(facility, state)))
@@ -44,6 +46,7 @@ fn to_json(facts: &HostFacts, features: &Features) -> Value {
         "arch": facts.arch,
         "cpus": facts.cpus,
         "page_bytes": facts.page.bytes(),
+        "settings": settings,
         "level": features.level().name(),
         "can_record": blockers.is_empty(),
         "blockers": blockers,
@@ -71,8 +74,12 @@ fn to_text(facts: &HostFacts, features: &Features) -> String {
     for (facility, state) in features.states() {
         text.push_str(&facility_text(facility, state));
     }
-    let level = features.level();
     // Writing to a string cannot fail.
+    let _ = writeln!(text);
+    for (name, value) in host::settings() {
+        let _ = writeln!(text, "{name:<32} {}", value.as_deref().unwrap_or("not shown by this kernel"));
+    }
+    let level = features.level();
     let _ = writeln!(text, "\nlevel    {}: {}", level.name(), level_text(level));
     let _ = writeln!(text, "verdict  {}", verdict(features));
     text

@@ -24,7 +24,7 @@ use aya::{
 };
 use rustix::thread::{CapabilitySet, capabilities};
 
-use super::{Facility, own_page_size, tracepoint};
+use super::{Facility, PARANOID, lockdown, own_page_size, tracepoint};
 use crate::{
     pagemap::PageCategories,
     record::Availability,
@@ -273,10 +273,9 @@ fn may(needed: CapabilitySet) -> bool {
     capabilities(None).is_ok_and(|own| own.effective.contains(needed))
 }
 
-/// Whether the level of lockdown in force, which stands in brackets, is the one at which kernel memory is secret.
+/// Whether kernel memory is secret.
 fn is_confidential() -> bool {
-    let levels = fs::read_to_string("/sys/kernel/security/lockdown");
-    levels.is_ok_and(|levels| levels.contains("[confidentiality]"))
+    lockdown().is_some_and(|level| level == "confidentiality")
 }
 
 /// Why events of perf are refused, and what allows them.
@@ -284,8 +283,7 @@ fn perf_denied() -> Availability {
     if is_confidential() {
         return programs_denied();
     }
-    let path = "/proc/sys/kernel/perf_event_paranoid";
-    let value = fs::read_to_string(path).unwrap_or_default();
+    let value = fs::read_to_string(PARANOID).unwrap_or_default();
     let value = if value.is_empty() { "unknown" } else { value.trim_end() };
     if may(CapabilitySet::PERFMON) {
         return Availability::Denied {
