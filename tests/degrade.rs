@@ -8,7 +8,6 @@ use memtrace_tests::{
     memtrace, program,
     recording::{Memtrace, Recording},
     require,
-    run::Run,
 };
 use serde_json::Value;
 
@@ -150,28 +149,16 @@ fn recording_says_of_the_kernel_what_doctor_says() {
     }
 }
 
-/// Capabilities of a user who may trace, as file capabilities give them.
-const TRACER: &str = "+bpf,+perfmon,+sys_ptrace,+dac_read_search";
-
-/// `memtrace` as nobody with the capabilities of [`TRACER`].
-fn as_tracer(arguments: &[&str]) -> Run {
-    Run::new("setpriv")
-        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
-        .args([format!("--inh-caps={TRACER}"), format!("--ambient-caps={TRACER}")])
-        .arg(memtrace!().program())
-        .args(arguments)
-}
-
 /// Debian's kernels know a level 3, at which only `CAP_SYS_ADMIN` helps; others take it for 2.
 #[test]
 fn four_capabilities_suffice_or_the_setting_that_forbids_it_is_named() {
     require!(root);
     require!(bpf);
     require!(program "setpriv" of "util-linux");
-    let report = as_tracer(&["doctor", "--json"]).finish();
+    let report = memtrace!().as_tracer(&["doctor", "--json"]).finish();
     let report: Value = serde_json::from_str(&report.stdout).expect("doctor writes JSON");
     let events = &report["features"]["fault_events"];
-    let run = as_tracer(&["record", "-q", "-o", "-", "--", "true"]).finish();
+    let run = memtrace!().as_tracer(&["record", "-q", "-o", "-", "--", "true"]).finish();
 
     if events["state"] == "usable" {
         assert_eq!((report["level"].as_str(), run.code()), (Some("no-frames"), Some(0)), "{run:#?}");
@@ -181,6 +168,6 @@ fn four_capabilities_suffice_or_the_setting_that_forbids_it_is_named() {
         let setting: i32 = setting.trim_end().parse().expect("a number");
         assert!(setting > 2, "{events}");
         assert_eq!(events["fix"], "sudo sysctl kernel.perf_event_paranoid=2");
-        run.expect_failure(125, &["kernel.perf_event_paranoid", "it is 3"]);
+        run.expect_failure(125, &["kernel.perf_event_paranoid", &format!("it is {setting}")]);
     }
 }

@@ -3,14 +3,11 @@
 
 use std::fs;
 
-use memtrace_tests::{directory, ledger::Ledger, memtrace, program, require, run::Run};
+use memtrace_tests::{directory, ledger::Ledger, memtrace, program, require};
 use serde_json::Value;
 
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 const PARANOID: &str = "/proc/sys/kernel/perf_event_paranoid";
-
-/// Capabilities of a user who may trace, as file capabilities give them.
-const TRACER: &str = "+bpf,+perfmon,+sys_ptrace,+dac_read_search";
 
 /// Records a phase of `touch`; its faults must be those of its ledger.
 #[track_caller]
@@ -21,20 +18,11 @@ fn expect_recorded() {
     assert_eq!(ledger.areas[0].found_in(&recording.faults()), ledger.areas[0]);
 }
 
-/// A command line of memtrace as nobody with the capabilities of [`TRACER`].
-fn as_tracer(arguments: &[&str]) -> Run {
-    Run::new("setpriv")
-        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
-        .args([format!("--inh-caps={TRACER}"), format!("--ambient-caps={TRACER}")])
-        .arg(memtrace!().program())
-        .args(arguments)
-}
-
-/// What doctor says of the events of faults as [`as_tracer`], on a machine with this setting.
+/// What doctor says of the events of faults to a user with the capabilities for tracing, on a machine with this setting.
 #[track_caller]
 fn events_of_tracer(paranoid: &str) -> Value {
     fs::write(PARANOID, paranoid).expect("a setting");
-    let run = as_tracer(&["doctor", "--json"]).finish();
+    let run = memtrace!().as_tracer(&["doctor", "--json"]).finish();
     let report: Value = serde_json::from_str(&run.stdout).expect("doctor writes JSON");
     assert_eq!(report["settings"]["kernel.perf_event_paranoid"], paranoid);
     report["features"]["fault_events"].clone()
@@ -47,11 +35,11 @@ fn settings_that_take_something_away_are_named_and_what_they_leave_works() {
     require!(bpf);
     // CAP_PERFMON suffices at 2. Debian's kernels refuse it at 3; others take 3 for 2.
     assert_eq!(events_of_tracer("2")["state"], "usable");
-    as_tracer(&["record", "-q", "-o", "/dev/null", "--", "true"]).finish().expect_code(0);
+    memtrace!().as_tracer(&["record", "-q", "-o", "/dev/null", "--", "true"]).finish().expect_code(0);
     let events = events_of_tracer("3");
     if events["state"] != "usable" {
         assert_eq!(events["fix"], "sudo sysctl kernel.perf_event_paranoid=2");
-        let run = as_tracer(&["record", "-q", "-o", "/dev/null", "--", "true"]).finish();
+        let run = memtrace!().as_tracer(&["record", "-q", "-o", "/dev/null", "--", "true"]).finish();
         run.expect_failure(125, &["kernel.perf_event_paranoid", "it is 3"]);
     }
     expect_recorded();

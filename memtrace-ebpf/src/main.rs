@@ -130,7 +130,7 @@ fn task_exit(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sched_process_free")]
 fn task_free(ctx: RawTracePointContext) -> i32 {
     let task = ctx.arg(0);
-    prog::task::free(prog::task::ids_of(task).0, task)
+    prog::task::free(prog::task::ids_of(task), task)
 }
 
 /// A new name: `task_rename(task, name)`.
@@ -162,17 +162,22 @@ fn task_new_record(ctx: TracePointContext) -> u32 {
     prog::task::new(&ctx, 0, child_ids, clone_flags) as u32
 }
 
-/// As [`task_free`], from the record of the classic tracepoint.
+/// As [`task_free`], from the record of the classic tracepoint, which does not tell whether a thread led its group.
 #[tracepoint]
 fn task_free_record(ctx: TracePointContext) -> u32 {
-    prog::task::free(prog::record_field(&ctx, config!(free_pid)), 0) as u32
+    let tid = prog::record_field(&ctx, config!(free_pid));
+    prog::task::free((tid, tid), 0) as u32
 }
 
 /// As [`task_rename`], from the record of the classic tracepoint.
 #[tracepoint]
 fn task_rename_record(ctx: TracePointContext) -> u32 {
     let comm = || prog::record_field(&ctx, config!(rename_newcomm));
-    prog::task::rename(prog::record_field(&ctx, config!(rename_pid)), comm) as u32
+    let tid = match config!(rename_pid) {
+        0 => prog::current_ids().0,
+        offset => prog::record_field(&ctx, offset),
+    };
+    prog::task::rename(tid, comm) as u32
 }
 
 /// As [`cgroup_attach`], from the record of the classic tracepoint, which does not tell a group that moves from a

@@ -140,46 +140,11 @@ impl Features {
             let state = if disabled.split(',').any(|name| name.trim() == facility.name()) {
                 Availability::Missing { since: format!("disabled by {DISABLE}") }
             } else {
-                match facility {
-                    Facility::Btf => features.find_types(),
-                    Facility::TracepointRecords => features.find_records(),
-                    _ => facility.attempt(),
-                }
+                facility.attempt(&mut features.offsets)
             };
             features.states.push((facility, state));
         }
         features
-    }
-
-    fn find_types(&mut self) -> Availability {
-        match btf::kernel_offsets() {
-            Ok(offsets) => {
-                self.offsets = Some(offsets);
-                Availability::Usable
-            }
-            Err(BtfError::Read(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
-                Availability::Denied {
-                    need: format!("{} to be readable", btf::VMLINUX),
-                    fix: format!("sudo chmod a+r {}", btf::VMLINUX),
-                }
-            }
-            Err(BtfError::Read(_)) => {
-                Availability::Missing { since: Facility::Btf.describe().since.to_owned() }
-            }
-            Err(error) => Availability::Missing { since: format!("in a form we know: {error}") },
-        }
-    }
-
-    fn find_records(&mut self) -> Availability {
-        let facility = Facility::TracepointRecords;
-        match (facility.attempt(), tracepoint::record_offsets()) {
-            (Availability::Usable, Ok(offsets)) => {
-                self.offsets.get_or_insert(offsets);
-                Availability::Usable
-            }
-            (Availability::Usable, Err(error)) => facility.unknown_records(&error),
-            (refused, _) => refused,
-        }
     }
 
     /// Every facility and its state.

@@ -266,8 +266,8 @@ pub struct ProcessSummary {
     pub comm: Comm,
     /// Completed faults in fault records.
     pub faults: FaultCounts,
-    /// Faults charged without an event.
-    pub uncounted: FaultCounts,
+    /// Faults charged without an event; `None` if none was seen and no account tells that there was none.
+    pub uncounted: Option<FaultCounts>,
     /// Sum of the accounts of its tasks; `None` until one ended.
     pub account: Option<Account>,
 }

@@ -60,6 +60,20 @@ impl Memtrace {
         if self.disabled.is_empty() { run } else { run.env("MEMTRACE_DISABLE", self.disabled) }
     }
 
+    /// A command line of it as nobody, with the four capabilities for tracing as a file would give them; and with all
+    /// the locked memory that kernels before 5.11 charge eBPF to.
+    #[must_use]
+    pub fn as_tracer(self, args: &[&str]) -> Run {
+        const CAPABILITIES: &str = "+bpf,+perfmon,+sys_ptrace,+dac_read_search";
+        // Where the limit matters, in guests, root may lift it.
+        let script = r#"ulimit -l unlimited 2>/dev/null; exec setpriv "$@""#;
+        Run::new("sh")
+            .args(["-c", script, "sh", "--reuid=65534", "--regid=65534", "--clear-groups"])
+            .args([format!("--inh-caps={CAPABILITIES}"), format!("--ambient-caps={CAPABILITIES}")])
+            .arg(self.program)
+            .args(args)
+    }
+
     /// Starts to record into a directory of its own.
     #[must_use]
     #[track_caller]

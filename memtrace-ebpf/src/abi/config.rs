@@ -34,7 +34,8 @@ record! {
         pub newtask_clone_flags: u64,
         /// Offset of `pid` in a record of `sched:sched_process_free`.
         pub free_pid: u64,
-        /// Offset of `pid` in a record of `task:task_rename`.
+        /// Offset of `pid` in a record of `task:task_rename`; 0 if it has none (Linux 6.14 to 6.18), and the current
+        /// task passes for the renamed one.
         pub rename_pid: u64,
         /// Offset of `newcomm` in a record of `task:task_rename`.
         pub rename_newcomm: u64,

@@ -191,7 +191,7 @@ record! {
         /// 1 if it was the last task of its thread group, else 0. Without the layout of `task_struct` the leader
         /// passes for the last one.
         pub group_dead: u64,
-        /// 1 if the kernel's counters were read; else only `recorded_*` of the account mean anything.
+        /// 1 if the kernel's counters were read; else the account means nothing.
         pub is_charge_known: u64,
         /// What the kernel charged to it while it was traced.
         pub account: TaskAccount,

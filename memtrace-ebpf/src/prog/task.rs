@@ -199,12 +199,14 @@ fn finish(state: *mut TaskState, kind: EventKind, tid: u32, tgid: u32, group_dea
     }
 }
 
-/// The kernel forgets the task `tid`: nothing can be charged to it any more. `task` is its `task_struct`, 0 if unknown.
+/// The kernel forgets the task with these thread and group IDs: nothing can be charged to it any more. `task` is its
+/// `task_struct`, 0 if unknown.
 #[inline(always)]
-pub(crate) fn free(tid: u32, task: u64) -> i32 {
-    // No living process has the ID of another one's thread.
-    let _absent = GROUPS.remove(tid);
+pub(crate) fn free((tid, tgid): (u32, u32), task: u64) -> i32 {
     let Some(state) = TASKS.get_ptr_mut(tid) else {
+        if tid == tgid {
+            let _absent = GROUPS.remove(tgid);
+        }
         return 0;
     };
     // SAFETY: the map returned a pointer to a live element.
@@ -213,6 +215,9 @@ pub(crate) fn free(tid: u32, task: u64) -> i32 {
     let is_other = if task != 0 { owner != 0 && owner != task } else { flags & TaskState::EXITED == 0 };
     if is_other {
         return 0;
+    }
+    if tid == tgid {
+        let _absent = GROUPS.remove(tgid);
     }
     account::settle(state, task, (tid, tgid), UncountedCause::EXIT);
     // SAFETY: as above.

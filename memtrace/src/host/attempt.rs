@@ -3,7 +3,7 @@
 //! Layer: shell. Input: the running kernel. Output: [`Availability`].
 //! Source: `bpf(2)`, `perf_event_open(2)`, `Documentation/admin-guide/mm/`, `capabilities(7)`, `kernel_lockdown(7)`.
 //! Keeps: trying leaves nothing behind and touches no process but this one.
-//! Not here: `Btf` and `TracepointRecords`, whose results are kept (`host`).
+//! Not here: what follows from it for a session (`host`).
 
 use std::{
     fs::{self, File},
@@ -20,17 +20,24 @@ use std::{
 
 use aya::{
     maps::MapType,
-    sys::{BpfHelper, is_helper_supported, is_map_supported},
+    programs::ProgramError,
+    sys::{BpfHelper, SyscallError, is_helper_supported, is_map_supported},
 };
+use memtrace_ebpf::Config;
 use rustix::thread::{CapabilitySet, capabilities};
 
-use super::{Facility, PARANOID, lockdown, own_page_size, tracepoint};
+use super::{
+    Facility, PARANOID,
+    btf::{self, BtfError},
+    lockdown, own_page_size,
+    tracepoint::{self, RecordError},
+};
 use crate::{
     pagemap::PageCategories,
     record::Availability,
     sys::{
         bpf::{EmptyProgram, ProgramType},
-        perf,
+        memlock, perf,
         scan::{Query, ScanError, Scanner},
         uffd,
     },
@@ -41,14 +48,14 @@ use crate::{
 const AS_ROOT: &str = "sudo memtrace …";
 
 impl Facility {
-    /// Tries it.
-    pub(super) fn attempt(self) -> Availability {
+    /// Tries it. What follows tasks, `Btf` or else `TracepointRecords`, leaves the offsets that it found in `offsets`.
+    pub(super) fn attempt(self, offsets: &mut Option<Config>) -> Availability {
         match self {
             Self::Bpf => self.loading(),
             Self::RingBuffer => self.ring_buffer(),
             Self::FaultEvents => self.fault_events(),
-            Self::Btf => self.file(super::btf::VMLINUX),
-            Self::TracepointRecords => self.tracepoint_records(),
+            Self::Btf => self.types(offsets),
+            Self::TracepointRecords => self.tracepoint_records(offsets),
             Self::FaultTracepoints => self.raw_tracepoints(&[c"page_fault_user", c"page_fault_kernel"]),
             Self::LockTracepoint => self.raw_tracepoints(&[c"mmap_lock_released"]),
             Self::SyscallNames => self.syscall_names(),
@@ -85,12 +92,21 @@ impl Facility {
         if let Err(error) = EmptyProgram::load(ProgramType::RawTracepoint) {
             return self.programs(Err(error));
         }
-        if has_helper(BpfHelper::BPF_FUNC_probe_read_kernel) {
-            Availability::Usable
-        } else if is_confidential() {
-            programs_denied()
-        } else {
-            self.missing()
+        match self.helper(BpfHelper::BPF_FUNC_probe_read_kernel) {
+            Availability::Missing { .. } if is_confidential() => programs_denied(),
+            found => found,
+        }
+    }
+
+    /// Whether raw-tracepoint programs may call `helper`.
+    fn helper(self, helper: BpfHelper) -> Availability {
+        match is_helper_supported(aya::programs::ProgramType::RawTracePoint, helper) {
+            Ok(true) => Availability::Usable,
+            Err(
+                ProgramError::LoadError { io_error, .. }
+                | ProgramError::SyscallError(SyscallError { io_error, .. }),
+            ) => self.programs(Err(io_error)),
+            Ok(false) | Err(_) => self.missing(),
         }
     }
 
@@ -109,32 +125,45 @@ impl Facility {
         )
     }
 
-    /// Programs at classic tracepoints: one is attached, and never runs because its event is disabled.
-    pub(super) fn tracepoint_records(self) -> Availability {
-        let id = match tracepoint::newtask_id() {
-            Ok(id) => id,
-            Err(error) => return self.unknown_records(&error),
-        };
-        self.programs(
-            EmptyProgram::load(ProgramType::Tracepoint)
-                .and_then(|program| perf::set_program(&perf::open_tracepoint(id)?, &program)),
-        )
-    }
-
-    /// What it says of tracefs that the records of tracepoints are not known.
-    pub(super) fn unknown_records(self, error: &tracepoint::RecordError) -> Availability {
-        match error {
-            tracepoint::RecordError::Read { path, source } => {
-                self.unreadable(&path.display().to_string(), source)
+    fn types(self, offsets: &mut Option<Config>) -> Availability {
+        match btf::kernel_offsets() {
+            Ok(found) => {
+                offsets.get_or_insert(found);
+                Availability::Usable
             }
-            tracepoint::RecordError::Absent { .. } => {
-                Availability::Missing { since: format!("in a form we know: {error}") }
+            Err(BtfError::Read(error)) if error.kind() == ErrorKind::PermissionDenied => {
+                Availability::Denied {
+                    need: format!("{} to be readable", btf::VMLINUX),
+                    fix: format!("sudo chmod a+r {}", btf::VMLINUX),
+                }
             }
+            Err(BtfError::Read(_)) => self.missing(),
+            Err(error) => Availability::Missing { since: format!("in a form we know: {error}") },
         }
     }
 
+    /// Programs at classic tracepoints: one is attached, and never runs because its event is disabled.
+    fn tracepoint_records(self, offsets: &mut Option<Config>) -> Availability {
+        let (id, found) =
+            match tracepoint::newtask_id().and_then(|id| Ok((id, tracepoint::record_offsets()?))) {
+                Ok(found) => found,
+                Err(RecordError::Read { path, source }) => {
+                    return self.unreadable(&path.display().to_string(), &source);
+                }
+                Err(error @ RecordError::Absent { .. }) => {
+                    return Availability::Missing { since: format!("in a form we know: {error}") };
+                }
+            };
+        let attached = EmptyProgram::load(ProgramType::Tracepoint)
+            .and_then(|program| perf::set_program(&perf::open_tracepoint(id)?, &program));
+        if attached.is_ok() {
+            offsets.get_or_insert(found);
+        }
+        self.programs(attached)
+    }
+
     fn syscall_names(self) -> Availability {
-        if has_helper(BpfHelper::BPF_FUNC_task_pt_regs) { Availability::Usable } else { self.missing() }
+        self.helper(BpfHelper::BPF_FUNC_task_pt_regs)
     }
 
     fn fault_events(self) -> Availability {
@@ -241,11 +270,6 @@ impl Facility {
     }
 }
 
-/// Whether raw-tracepoint programs may call `helper`.
-fn has_helper(helper: BpfHelper) -> bool {
-    is_helper_supported(aya::programs::ProgramType::RawTracePoint, helper).unwrap_or(false)
-}
-
 fn denied(need: &str) -> Availability {
     Availability::Denied { need: need.to_owned(), fix: AS_ROOT.to_owned() }
 }
@@ -259,18 +283,24 @@ fn programs_denied() -> Availability {
             fix: "boot with lockdown=integrity or lockdown=none".to_owned(),
         };
     }
-    if may(CapabilitySet::SYS_ADMIN) || may(CapabilitySet::BPF | CapabilitySet::PERFMON) {
+    let may_load = may(CapabilitySet::SYS_ADMIN) || may(CapabilitySet::BPF | CapabilitySet::PERFMON);
+    if may_load && memlock::is_limited() {
         return Availability::Denied {
             need: "more locked memory, to which kernels before 5.11 charge eBPF (RLIMIT_MEMLOCK)".to_owned(),
-            fix: "ulimit -l unlimited".to_owned(),
+            fix: "sudo prlimit --pid $$ --memlock=unlimited:unlimited".to_owned(),
         };
     }
-    denied("CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN")
+    if may_load {
+        return denied("the system calls of eBPF, which a filter of this container or service forbids");
+    }
+    denied("CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN, in the initial user namespace")
 }
 
-/// Whether this process has these capabilities.
+/// Whether this process has these capabilities where the kernel asks for them: in the initial user namespace.
 fn may(needed: CapabilitySet) -> bool {
-    capabilities(None).is_ok_and(|own| own.effective.contains(needed))
+    let is_initial = fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
+    is_initial && capabilities(None).is_ok_and(|own| own.effective.contains(needed))
 }
 
 /// Whether kernel memory is secret.
@@ -285,13 +315,17 @@ fn perf_denied() -> Availability {
     }
     let value = fs::read_to_string(PARANOID).unwrap_or_default();
     let value = if value.is_empty() { "unknown" } else { value.trim_end() };
-    if may(CapabilitySet::PERFMON) {
+    // Beyond 2 is an addition of distributions.
+    if may(CapabilitySet::PERFMON) && value.parse::<i32>().is_ok_and(|value| value > 2) {
         return Availability::Denied {
             need: format!("kernel.perf_event_paranoid of 2 or less (it is {value}), or CAP_SYS_ADMIN"),
             fix: "sudo sysctl kernel.perf_event_paranoid=2".to_owned(),
         };
     }
-    denied(&format!("CAP_PERFMON (kernel.perf_event_paranoid is {value})"))
+    denied(&format!(
+        "CAP_PERFMON in the initial user namespace (kernel.perf_event_paranoid is {value}), and no filter of \
+         perf_event_open(2)"
+    ))
 }
 
 const OWN_PAGEMAP: &str = "/proc/self/pagemap";

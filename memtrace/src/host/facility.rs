@@ -66,124 +66,6 @@ const REFUSED: &str = "`record` says so and starts nothing";
 /// For what `record` does not use yet.
 const UNUSED: &str = "nothing changes in `record`";
 
-/// One for each facility, in their order.
-const DESCRIPTIONS: [Description; 19] = [
-    Description {
-        name: "bpf",
-        purpose: "seeing events as they happen",
-        since: "Linux 5.5 with CONFIG_BPF_SYSCALL=y and CONFIG_BPF_EVENTS=y",
-        without: REFUSED,
-    },
-    Description {
-        name: "ring_buffer",
-        purpose: "every fault in order, and its details",
-        since: "Linux 5.8",
-        without: REFUSED,
-    },
-    Description {
-        name: "fault_events",
-        purpose: "the completion of each fault",
-        since: "Linux 4.17 with CONFIG_PERF_EVENTS=y",
-        without: REFUSED,
-    },
-    Description {
-        name: "btf",
-        purpose: "the kernel's own fault counters, by which faults without events are found",
-        since: "Linux 5.2 with CONFIG_DEBUG_INFO_BTF=y",
-        without: "uncounted faults are unknown; tasks are followed by `tracepoint_records`",
-    },
-    Description {
-        name: "tracepoint_records",
-        purpose: "following tasks where there is no `btf`",
-        since: "Linux 4.7 with CONFIG_ENABLE_DEFAULT_TRACERS=y, and tracefs mounted",
-        without: "nothing changes; without `btf` too, `record` says so and starts nothing",
-    },
-    Description {
-        name: "fault_tracepoints",
-        purpose: "latency from the very entry; read, write or exec; faults that fail",
-        since: "Linux 3.13 on x86-64",
-        without: "entries are seen by software events: read, write or exec is unknown",
-    },
-    Description {
-        name: "mmap_lock_tracepoint",
-        purpose: "finding faults without events at the call that took them",
-        since: "Linux 5.11",
-        without: "they are found at the thread's next fault or at its exit: as many, but later and without the call",
-    },
-    Description {
-        name: "syscall_names",
-        purpose: "the name of the call that took faults without events",
-        since: "Linux 5.15",
-        without: "the call is unknown",
-    },
-    Description {
-        name: "pagemap",
-        purpose: "which pages are present or swapped",
-        since: "Linux 2.6.25 with CONFIG_PROC_PAGE_MONITOR=y",
-        without: "no page state",
-    },
-    Description {
-        name: "foreign_pagemap",
-        purpose: "the same, for processes of other users",
-        since: "CONFIG_PROC_PAGE_MONITOR=y",
-        without: "page state of your own processes only",
-    },
-    Description {
-        name: "frame_numbers",
-        purpose: "pages shared, moved and merged",
-        since: "CONFIG_PROC_PAGE_MONITOR=y",
-        without: "no frame numbers",
-    },
-    Description {
-        name: "pagemap_scan",
-        purpose: "page state at less cost, with huge and zero pages",
-        since: "Linux 6.7",
-        without: "page state is read from `pagemap`: huge and zero pages are not told apart",
-    },
-    Description {
-        name: "kpageflags",
-        purpose: "what the kernel does with each frame",
-        since: "Linux 2.6.25 with CONFIG_PROC_PAGE_MONITOR=y",
-        without: UNUSED,
-    },
-    Description {
-        name: "kpagecount",
-        purpose: "how many mappings share a frame",
-        since: "Linux 2.6.25 with CONFIG_PROC_PAGE_MONITOR=y",
-        without: UNUSED,
-    },
-    Description {
-        name: "kpagecgroup",
-        purpose: "which cgroup pays for a frame",
-        since: "Linux 4.3 with CONFIG_MEMCG=y",
-        without: UNUSED,
-    },
-    Description {
-        name: "soft_dirty",
-        purpose: "which pages were written",
-        since: "Linux 3.11 with CONFIG_MEM_SOFT_DIRTY=y",
-        without: UNUSED,
-    },
-    Description {
-        name: "uffd_wp_async",
-        purpose: "which pages were written",
-        since: "Linux 6.7 with CONFIG_USERFAULTFD=y",
-        without: UNUSED,
-    },
-    Description {
-        name: "idle_bitmap",
-        purpose: "which pages were not used",
-        since: "Linux 4.3 with CONFIG_IDLE_PAGE_TRACKING=y",
-        without: UNUSED,
-    },
-    Description {
-        name: "cgroups",
-        purpose: "targets by --cgroup",
-        since: "CONFIG_CGROUPS=y and a mount: mount -t cgroup2 none /sys/fs/cgroup",
-        without: "no --cgroup",
-    },
-];
-
 impl Facility {
     /// All of them, the most needed first.
     pub const ALL: [Self; 19] = [
@@ -210,27 +92,129 @@ impl Facility {
 
     /// What is to be known of it.
     #[must_use]
+    #[expect(clippy::too_many_lines, reason = "a table")]
     pub const fn describe(self) -> Description {
-        DESCRIPTIONS[self as usize]
+        match self {
+            Self::Bpf => Description {
+                name: "bpf",
+                purpose: "seeing events as they happen",
+                since: "Linux 5.5 with CONFIG_BPF_SYSCALL=y and CONFIG_BPF_EVENTS=y",
+                without: REFUSED,
+            },
+            Self::RingBuffer => Description {
+                name: "ring_buffer",
+                purpose: "every fault in order, and its details",
+                since: "Linux 5.8",
+                without: REFUSED,
+            },
+            Self::FaultEvents => Description {
+                name: "fault_events",
+                purpose: "the completion of each fault",
+                since: "Linux 4.17 with CONFIG_PERF_EVENTS=y",
+                without: REFUSED,
+            },
+            Self::Btf => Description {
+                name: "btf",
+                purpose: "the kernel's own fault counters, by which faults without events are found",
+                since: "Linux 5.4 with CONFIG_DEBUG_INFO_BTF=y",
+                without: "uncounted faults are unknown, and an event that the kernel drops goes unnoticed; tasks are followed by `tracepoint_records`",
+            },
+            Self::TracepointRecords => Description {
+                name: "tracepoint_records",
+                purpose: "following tasks where there is no `btf`",
+                since: "Linux 4.7 with CONFIG_BPF_EVENTS=y, and tracefs: mount -t tracefs tracefs /sys/kernel/tracing",
+                without: "nothing changes; without `btf` too, `record` says so and starts nothing",
+            },
+            Self::FaultTracepoints => Description {
+                name: "fault_tracepoints",
+                purpose: "latency from the very entry; read, write or exec; faults that fail",
+                since: "Linux 3.13 on x86-64",
+                without: "entries are seen by software events: read, write or exec is unknown",
+            },
+            Self::LockTracepoint => Description {
+                name: "mmap_lock_tracepoint",
+                purpose: "finding faults without events at the call that took them",
+                since: "Linux 5.11",
+                without: "they are found at the thread's next fault or at its exit: as many, but later and without the call",
+            },
+            Self::SyscallNames => Description {
+                name: "syscall_names",
+                purpose: "the name of the call that took faults without events",
+                since: "Linux 5.15",
+                without: "the call is unknown",
+            },
+            Self::Pagemap => Description {
+                name: "pagemap",
+                purpose: "which pages are present or swapped",
+                since: "Linux 2.6.25 with CONFIG_PROC_PAGE_MONITOR=y",
+                without: "no page state",
+            },
+            Self::ForeignPagemap => Description {
+                name: "foreign_pagemap",
+                purpose: "the same, for processes of other users",
+                since: "CONFIG_PROC_PAGE_MONITOR=y",
+                without: "page state of your own processes only",
+            },
+            Self::FrameNumbers => Description {
+                name: "frame_numbers",
+                purpose: "pages shared, moved and merged",
+                since: "CONFIG_PROC_PAGE_MONITOR=y",
+                without: "no frame numbers",
+            },
+            Self::PagemapScan => Description {
+                name: "pagemap_scan",
+                purpose: "page state at less cost, with huge and zero pages",
+                since: "Linux 6.7",
+                without: "page state is read from `pagemap`: huge and zero pages are not told apart",
+            },
+            Self::PageFlags => Description {
+                name: "kpageflags",
+                purpose: "what the kernel does with each frame",
+                since: "Linux 2.6.25 with CONFIG_PROC_PAGE_MONITOR=y",
+                without: UNUSED,
+            },
+            Self::PageCounts => Description {
+                name: "kpagecount",
+                purpose: "how many mappings share a frame",
+                since: "Linux 2.6.25 with CONFIG_PROC_PAGE_MONITOR=y",
+                without: UNUSED,
+            },
+            Self::PageCgroups => Description {
+                name: "kpagecgroup",
+                purpose: "which cgroup pays for a frame",
+                since: "Linux 4.3 with CONFIG_MEMCG=y",
+                without: UNUSED,
+            },
+            Self::SoftDirty => Description {
+                name: "soft_dirty",
+                purpose: "which pages were written",
+                since: "Linux 3.11 with CONFIG_MEM_SOFT_DIRTY=y",
+                without: UNUSED,
+            },
+            Self::WriteProtect => Description {
+                name: "uffd_wp_async",
+                purpose: "which pages were written",
+                since: "Linux 6.7 with CONFIG_USERFAULTFD=y",
+                without: UNUSED,
+            },
+            Self::IdleBitmap => Description {
+                name: "idle_bitmap",
+                purpose: "which pages were not used",
+                since: "Linux 4.3 with CONFIG_IDLE_PAGE_TRACKING=y",
+                without: UNUSED,
+            },
+            Self::Cgroups => Description {
+                name: "cgroups",
+                purpose: "targets by --cgroup",
+                since: "CONFIG_CGROUPS=y and a mount: mount -t cgroup2 none /sys/fs/cgroup",
+                without: "no --cgroup",
+            },
+        }
     }
 
     /// Its name in recordings, in JSON and in `MEMTRACE_DISABLE`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         self.describe().name
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn descriptions_stand_in_the_order_of_the_facilities() {
-        for (place, facility) in Facility::ALL.into_iter().enumerate() {
-            assert_eq!(facility as usize, place, "{facility:?}");
-        }
-        assert_eq!(Facility::Btf.name(), "btf");
-        assert_eq!(Facility::Cgroups.name(), "cgroups");
     }
 }

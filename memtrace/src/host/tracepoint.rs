@@ -41,13 +41,14 @@ pub(super) fn record_offsets() -> Result<Config, RecordError> {
     let rename = Format::read("task/task_rename")?;
     // Kernels without cgroups have none, and nobody asks for a cgroup there.
     let attach = Format::read("cgroup/cgroup_attach_task").ok();
-    let attach = |field| attach.as_ref().map_or(Ok(0), |attach| attach.offset(field));
+    let attach = |field| attach.as_ref().map_or(Ok(0), |attach| attach.offset(field, 4));
     Ok(Config {
-        newtask_pid: newtask.offset("pid")?,
-        newtask_clone_flags: newtask.offset("clone_flags")?,
-        free_pid: free.offset("pid")?,
-        rename_pid: rename.offset("pid")?,
-        rename_newcomm: rename.offset("newcomm")?,
+        newtask_pid: newtask.offset("pid", 4)?,
+        newtask_clone_flags: newtask.offset("clone_flags", 8)?,
+        free_pid: free.offset("pid", 4)?,
+        // Some releases leave it out.
+        rename_pid: rename.offset("pid", 4).unwrap_or(0),
+        rename_newcomm: rename.offset("newcomm", 16)?,
         attach_dst_root: attach("dst_root")?,
         attach_pid: attach("pid")?,
         attach_dst_path: attach("dst_path")?,
@@ -80,8 +81,10 @@ impl Format {
         read(&format!("{event}/format")).map(|(path, text)| Self { path, text })
     }
 
-    fn offset(&self, field: &'static str) -> Result<u64, RecordError> {
-        offset(&self.text, field).ok_or_else(|| RecordError::Absent { path: self.path.clone(), what: field })
+    /// Offset of the field that has this name and size.
+    fn offset(&self, field: &'static str, size: u64) -> Result<u64, RecordError> {
+        offset(&self.text, field, size)
+            .ok_or_else(|| RecordError::Absent { path: self.path.clone(), what: field })
     }
 }
 
@@ -92,22 +95,29 @@ fn read(name: &str) -> Result<(PathBuf, String), RecordError> {
         let path = PathBuf::from(root).join("events").join(name);
         match fs::read_to_string(&path) {
             Ok(text) => return Ok((path, text)),
-            Err(source) => failure.get_or_insert(RecordError::Read { path, source }),
-        };
+            // A place that may not be read says more than one where nothing is.
+            Err(source) if failure.is_none() || source.kind() == io::ErrorKind::PermissionDenied => {
+                failure = Some(RecordError::Read { path, source });
+            }
+            Err(_) => {}
+        }
     }
     Err(failure.expect("there is a place to look at"))
 }
 
-/// Offset in bytes of the field called `name` in the text of a `format` file.
-fn offset(format: &str, name: &str) -> Option<u64> {
-    format.lines().find_map(|line| {
+/// Offset in bytes of the field called `name`, of `size` bytes, in the text of a `format` file.
+fn offset(format: &str, name: &str, size: u64) -> Option<u64> {
+    let field = format.lines().find_map(|line| {
         let (declaration, rest) = line.trim_start().strip_prefix("field:")?.split_once(';')?;
-        let declared = declaration.rsplit(' ').next()?;
         // An array is declared as `name[16]`.
-        let declared = declared.split('[').next()?;
-        let (offset, _) = rest.trim_start().strip_prefix("offset:")?.split_once(';')?;
-        (declared == name).then(|| offset.parse().ok()).flatten()
-    })
+        let declared = declaration.rsplit(' ').next()?.split('[').next()?;
+        (declared == name).then_some(rest)
+    })?;
+    let number = |key: &str| -> Option<u64> {
+        let mut parts = field.split(';').map(str::trim);
+        parts.find_map(|part| part.strip_prefix(key))?.parse().ok()
+    };
+    (number("size:")? == size).then(|| number("offset:")).flatten()
 }
 
 #[cfg(test)]
@@ -131,13 +141,18 @@ print fmt: \"pid=%d oldcomm=%s newcomm=%s\", REC->pid, REC->oldcomm, REC->newcom
 
     #[test]
     fn field_is_found_by_its_whole_name() {
-        assert_eq!(offset(RENAME, "pid"), Some(8), "not common_pid");
-        assert_eq!(offset(RENAME, "comm"), None);
+        assert_eq!(offset(RENAME, "pid", 4), Some(8), "not common_pid");
+        assert_eq!(offset(RENAME, "comm", 16), None);
     }
 
     #[test]
     fn array_and_text_have_names_like_other_fields() {
-        assert_eq!(offset(RENAME, "newcomm"), Some(28));
-        assert_eq!(offset(RENAME, "dst_path"), Some(44));
+        assert_eq!(offset(RENAME, "newcomm", 16), Some(28));
+        assert_eq!(offset(RENAME, "dst_path", 4), Some(44));
+    }
+
+    #[test]
+    fn field_of_another_size_is_another_field() {
+        assert_eq!(offset(RENAME, "newcomm", 4), None, "a name of bounded length, not where a text is");
     }
 }

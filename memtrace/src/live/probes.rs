@@ -402,7 +402,11 @@ fn failure(what: &str, error: impl std::error::Error + Send + Sync + 'static) ->
     match os_error(&error) {
         Some(code @ (libc::EPERM | libc::EACCES)) => AttachError::Denied {
             what: what.to_owned(),
-            need: "CAP_BPF and CAP_PERFMON",
+            need: if memlock::is_limited() {
+                "CAP_BPF and CAP_PERFMON, and before Linux 5.11 more locked memory (prlimit --memlock)"
+            } else {
+                "CAP_BPF and CAP_PERFMON"
+            },
             source: io::Error::from_raw_os_error(code),
         },
         _ => AttachError::Failed { what: what.to_owned(), source: Box::new(error) },

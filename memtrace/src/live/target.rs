@@ -117,7 +117,11 @@ pub fn arm(probes: &mut Probes, target: &Target, online_cpus: &[u32]) -> Result<
         Target::Processes(pids) => arm_threads(probes, target, online_cpus, || {
             let mut tasks = Vec::new();
             for &pid in pids {
-                tasks.extend(Task::threads_of(pid).map_err(|_| ArmError::NoProcess { pid })?);
+                let threads = Task::threads_of(pid).unwrap_or_default();
+                if threads.is_empty() {
+                    return Err(ArmError::NoProcess { pid });
+                }
+                tasks.extend(threads);
             }
             Ok(tasks)
         }),
@@ -179,9 +183,6 @@ fn arm_threads(
                 probes.forget(task.tid)?;
             }
         }
-    }
-    if tids.is_empty() {
-        return Err(exited(target));
     }
     // A thread that is made meanwhile may be covered twice: by an inherited event, and by its own.
     if tids.len() > max_thread_events() || !probes.tells_duplicates() {

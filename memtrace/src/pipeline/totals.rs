@@ -244,6 +244,7 @@ impl Totals {
             if let Some(account) = account {
                 *total.get_or_insert_with(Account::default) += account;
             }
+            let uncounted = (account.is_some() || uncounted.total() > 0).then_some(uncounted);
             ProcessSummary { tgid, comm: tasks.name(tgid), faults, uncounted, account }
         });
         let processes = processes.collect();

@@ -163,12 +163,11 @@ fn exit(reason: ExitReason) -> Value {
 
 fn process(process: &ProcessSummary) -> Value {
     let ProcessSummary { tgid, comm, faults, uncounted, account } = process;
-    let is_known = account.is_some() || uncounted.total() > 0;
     json!({
         "tgid": tgid.0,
         "comm": comm.to_string(),
         "faults": counts(*faults),
-        "uncounted": is_known.then(|| counts(*uncounted)),
+        "uncounted": uncounted.map(counts),
         "kernel_counted": account.map(|account| counts(account.kernel)),
     })
 }

@@ -64,7 +64,7 @@ fn report() -> Report {
                 tgid: Tgid(42),
                 comm: Comm::from_text("sort"),
                 faults: faults(100, 2),
-                uncounted: faults(30, 0),
+                uncounted: Some(faults(30, 0)),
                 account: Some(account),
             }],
             faults: FaultTotals {

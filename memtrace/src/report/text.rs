@@ -212,15 +212,16 @@ impl Report {
         }
         heading(f, "Processes", ["faults", "uncounted", "kernel"])?;
         let mut processes: Vec<_> = self.summary.processes.iter().collect();
-        processes
-            .sort_by_key(|process| std::cmp::Reverse(process.faults.total() + process.uncounted.total()));
+        processes.sort_by_key(|process| {
+            std::cmp::Reverse(process.faults.total() + process.uncounted.unwrap_or_default().total())
+        });
         for ProcessSummary { tgid, comm, faults, uncounted, account } in processes.iter().take(SHOWN) {
             let label = format!("{} {}", tgid.0, printable(&comm.to_string()));
             let known = |count: Option<FaultCounts>| {
                 count.map_or("unknown".to_owned(), |count| count.total().to_string())
             };
             let kernel = known(account.map(|account| account.kernel));
-            let uncounted = known((account.is_some() || uncounted.total() > 0).then_some(*uncounted));
+            let uncounted = known(*uncounted);
             writeln!(f, "  {label:<24}{:>12}{uncounted:>12}{kernel:>12}", faults.total())?;
         }
         more(f, processes.len(), "report --json")

@@ -13,12 +13,20 @@ pub struct Lifted {
     before: Rlimit,
 }
 
-/// Lifts the limit.
+/// Lifts the limit, as far as this process may.
 #[must_use]
 pub fn lift() -> Lifted {
     let before = getrlimit(Resource::Memlock);
-    set(Rlimit { current: None, maximum: None });
+    if setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None }).is_err() {
+        set(Rlimit { current: before.maximum, ..before });
+    }
     Lifted { before }
+}
+
+/// Whether there is a limit.
+#[must_use]
+pub fn is_limited() -> bool {
+    getrlimit(Resource::Memlock).current.is_some()
 }
 
 impl Drop for Lifted {
@@ -28,7 +36,7 @@ impl Drop for Lifted {
 }
 
 fn set(limit: Rlimit) {
-    // Refused to those whom the next call to bpf(2) refuses too, if it matters; that one has a message.
+    // Nothing to do about it; if it matters, the next call to bpf(2) fails, and its message tells of the limit.
     if let Err(error) = setrlimit(Resource::Memlock, limit) {
         log::debug!("the limit of locked memory stays: {error}");
     }
