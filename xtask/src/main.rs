@@ -4,6 +4,7 @@
 //! Not here: anything that users of memtrace need.
 
 mod bench;
+mod bless;
 mod check;
 mod ebpf;
 mod layers;
@@ -11,6 +12,7 @@ mod privilege;
 mod run;
 mod test;
 mod toolchain;
+mod vm;
 mod workspace;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -29,6 +31,9 @@ enum Verb {
     },
     /// Run every test that this machine can run, and count the rest by reason
     Test {
+        /// Run only the privileged tier, in virtual machines with these kernels; all if none is named
+        #[arg(long, value_name = "KERNEL", num_args = 0..)]
+        vm: Option<Vec<vm::Kernel>>,
         /// Run only tests whose name contains this
         #[arg(last = true)]
         filter: Option<String>,
@@ -40,6 +45,17 @@ enum Verb {
         /// Compile into a scratch directory and compare with the committed object
         #[arg(long)]
         check: bool,
+    },
+    /// Make anew what is made from the code: the README's table of kernel facilities
+    Bless,
+    /// Count the instructions that the verifier walks, by program and kernel
+    Verifier {
+        /// Kernels whose verifiers are asked
+        #[arg(default_value = "HOST")]
+        kernels: Vec<vm::Kernel>,
+        /// Keep the numbers in tests/expected/verifier.csv
+        #[arg(long)]
+        record: bool,
     },
     /// Measure what tracing costs, beside the peers that are installed
     Bench {
@@ -56,10 +72,13 @@ enum Verb {
 fn main() -> ExitCode {
     let outcome = match Verb::parse() {
         Verb::Run { args } => run::run(&args),
-        Verb::Test { filter } => test::test(filter.as_deref()),
+        Verb::Test { vm: None, filter } => test::test(filter.as_deref()),
+        Verb::Test { vm: Some(kernels), filter } => vm::test(&kernels, filter.as_deref()),
         Verb::Check => check::check(),
         Verb::BuildEbpf { check: false } => ebpf::build(),
         Verb::BuildEbpf { check: true } => ebpf::check(),
+        Verb::Bless => bless::bless(),
+        Verb::Verifier { kernels, record } => vm::verifier(&kernels, record),
         Verb::Bench { suite, rounds } => bench::bench(suite, rounds),
         Verb::Layers => layers::check(),
     };

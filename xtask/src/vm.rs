@@ -1,0 +1,140 @@
+//! Runs the privileged tier on other kernels: `cargo xtask test --vm`, `cargo xtask verifier`.
+//!
+//! Each kernel boots in a virtual machine whose whole file system is an archive of the tests and their programs; this
+//! machine takes part as one more kernel. What each wrote becomes a column of a table.
+//! Not here: the tier on this machine alone, as part of all tests (`test`).
+#![expect(clippy::print_stdout, reason = "a table on stdout is what it is for")]
+
+mod archive;
+mod boot;
+mod guest;
+mod initramfs;
+mod kernel;
+mod own;
+mod report;
+mod table;
+mod tier;
+mod verified;
+
+use std::{fs, path::PathBuf};
+
+use anyhow::bail;
+pub(crate) use kernel::Kernel;
+use xshell::Shell;
+
+use self::{report::Report, tier::Tier};
+use crate::workspace;
+
+/// What came of a kernel.
+#[derive(Debug)]
+struct Column {
+    kernel: Kernel,
+    report: Report,
+    /// Why the run itself failed, whatever its tests say.
+    problem: Option<String>,
+}
+
+/// Runs the tier, or the tests whose names contain `filter`, on `kernels`; fails if any test failed.
+pub(crate) fn test(kernels: &[Kernel], filter: Option<&str>) -> anyhow::Result<()> {
+    let arguments: Vec<_> = filter.into_iter().collect();
+    let columns = run(kernels, &arguments)?;
+    print!("{}", table::summary(&columns));
+    print!("\n{}", table::features(&columns));
+    print!("\n{}", table::skips(&columns));
+    verdict(&columns)
+}
+
+/// Counts what the verifier of each of `kernels` walks; with `record`, keeps the numbers in the tree.
+pub(crate) fn verifier(kernels: &[Kernel], record: bool) -> anyhow::Result<()> {
+    let columns = run(kernels, &["--exact", "programs_stay_within_the_verifier_budget"])?;
+    print!("{}", verified::table(&columns));
+    if record {
+        verified::record(&columns)?;
+    }
+    verdict(&columns)
+}
+
+/// Runs the tier with `arguments` of libtest on each of `kernels` in turn.
+fn run(kernels: &[Kernel], arguments: &[&str]) -> anyhow::Result<Vec<Column>> {
+    let shell = workspace::shell()?;
+    let kernels = Kernel::columns(kernels);
+    let tier = Tier::build(&shell)?;
+    let initramfs = workspace::target().join("vm/initramfs.cpio");
+    if kernels.iter().any(|kernel| kernel.is_guest()) {
+        if std::env::consts::ARCH != "x86_64" {
+            bail!("the virtual machines are x86-64, this machine is {}", std::env::consts::ARCH);
+        }
+        boot::check(&shell)?;
+        let stripped = workspace::target().join("vm/stripped");
+        guest::initramfs(&shell, &tier, arguments, &stripped)?.write(&initramfs)?;
+        fs::remove_dir_all(&stripped)?;
+    }
+    let setting = Setting { shell, tier, arguments, initramfs };
+    Ok(kernels.into_iter().map(|kernel| setting.column(kernel)).collect())
+}
+
+/// What is the same for all kernels of a run.
+struct Setting<'a> {
+    shell: Shell,
+    tier: Tier,
+    arguments: &'a [&'a str],
+    initramfs: PathBuf,
+}
+
+impl Setting<'_> {
+    /// Runs the tier on `kernel` and tells of failures at once.
+    fn column(&self, kernel: Kernel) -> Column {
+        eprintln!("== {}", kernel.label());
+        let column = match self.console(kernel) {
+            Ok(boot::Console { path, text, problem }) => {
+                let report = Report::parse(&text);
+                let failed = problem.is_some() || !report.problems().is_empty();
+                if failed {
+                    eprintln!("{}: the console is in {}", kernel.label(), path.display());
+                }
+                Column { kernel, report, problem }
+            }
+            Err(failure) => {
+                Column { kernel, report: Report::default(), problem: Some(format!("{failure:#}")) }
+            }
+        };
+        for target in &column.report.targets {
+            for failure in &target.failures {
+                eprintln!("---- {}: {}: {}\n{}\n", kernel.label(), target.name, failure.name, failure.text);
+            }
+        }
+        for problem in column.problems() {
+            eprintln!("{}: {problem}", kernel.label());
+        }
+        column
+    }
+
+    fn console(&self, kernel: Kernel) -> anyhow::Result<boot::Console> {
+        if let Some(image) = kernel.image(&self.shell)? {
+            return boot::guest(kernel, &image, &self.initramfs);
+        }
+        self.tier.write_orders(&kernel.directory(), self.arguments)?;
+        boot::host(&self.shell, &kernel.directory())
+    }
+}
+
+impl Column {
+    /// Why this kernel is not a success, each in a line.
+    fn problems(&self) -> Vec<String> {
+        let Self { kernel: _, report, problem } = self;
+        problem.iter().cloned().chain(report.problems()).collect()
+    }
+}
+
+/// Fails unless every test passed on every kernel.
+fn verdict(columns: &[Column]) -> anyhow::Result<()> {
+    let failed: Vec<_> = columns
+        .iter()
+        .filter(|column| !column.problems().is_empty())
+        .map(|column| column.kernel.label())
+        .collect();
+    if !failed.is_empty() {
+        bail!("tests failed on {}", failed.join(", "));
+    }
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! Consoles as guests write them.
+
+use super::*;
+
+const WHOLE: &str = "SeaBIOS\r
+Booting from ROM..\r
+\r
+memtrace-vm: begin 2.26\r
+\r
+memtrace-vm: doctor\r
+{\r
+  \"kernel_release\": \"6.1.0-50-amd64\",\r
+  \"features\": {}\r
+}\r
+\r
+memtrace-vm: target kernel\r
+\r
+running 3 tests\r
+test a ... ok\r
+test b ... FAILED\r
+test c ... ok\r
+\r
+failures:\r
+\r
+---- b stdout ----\r
+\r
+thread 'b' (119) panicked at tests/kernel.rs:26:18:\r
+left is not right\r
+\r
+\r
+failures:\r
+    b\r
+\r
+test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 61.19s\r
+\r
+\r
+memtrace-vm: exit 101\r
+\r
+memtrace-vm: target kernel_b\r
+\r
+running 1 test\r
+test d ... ok\r
+\r
+test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.00s\r
+\r
+\r
+memtrace-vm: exit 0\r
+\r
+memtrace-vm: skips\r
+needs gcc: apt-get install gcc\r
+\r
+memtrace-vm: verified\r
+task_new 812\r
+fault 1044\r
+\r
+memtrace-vm: end 389.98\r
+";
+
+#[test]
+fn console_of_a_whole_run_tells_all() {
+    let report = Report::parse(WHOLE);
+
+    assert_eq!((report.begin, report.end), (Some(2.26), Some(389.98)));
+    assert_eq!(report.fact("kernel_release"), Some("6.1.0-50-amd64"));
+    assert_eq!(report.skips, ["needs gcc: apt-get install gcc"]);
+    assert_eq!(report.verified, [("task_new".to_owned(), 812), ("fault".to_owned(), 1044)]);
+    assert_eq!(report.problems(), ["kernel: b: left is not right"]);
+}
+
+#[test]
+fn skipped_tests_are_not_counted_as_passed() {
+    assert_eq!(Report::parse(WHOLE).counts(), [2, 1, 1]);
+}
+
+#[test]
+fn output_of_a_failed_test_is_its_own() {
+    let outputs = "\n---- a stdout ----\nfirst\n\n---- b stdout ----\nsecond\n";
+
+    assert_eq!(Failure::find("a", outputs).text, "first");
+    assert_eq!(Failure::find("b", outputs).text, "second");
+}
+
+#[test]
+fn words_of_memtrace_say_more_than_the_panic() {
+    let text = "thread 'b' panicked at t.rs:1:1:\nno content\nstderr:\nmemtrace: cannot load: denied";
+    let failure = Failure { name: "b".to_owned(), text: text.to_owned() };
+
+    assert_eq!(failure.line(), "b: memtrace: cannot load: denied");
+}
+
+#[test]
+fn long_line_of_a_failure_is_cut() {
+    let text = format!("thread 'b' panicked at t.rs:1:1:\n{}", "x".repeat(LINE + 1));
+    let failure = Failure { name: "b".to_owned(), text };
+
+    assert_eq!(failure.line(), format!("b: {}…", "x".repeat(LINE)));
+}
+
+#[test]
+fn executable_that_was_killed_is_a_problem() {
+    let console = "\nmemtrace-vm: target kernel\ntest a ... ok\ntest b ... \nmemtrace-vm: exit 137\n\nmemtrace-vm: end 9.5\n";
+
+    assert_eq!(Report::parse(console).problems(), ["kernel: ended with 137"]);
+}
+
+#[test]
+fn executable_that_ends_well_without_a_summary_is_a_problem() {
+    let console = "\nmemtrace-vm: target kernel\n\nmemtrace-vm: exit 0\n\nmemtrace-vm: end 9.5\n";
+
+    assert_eq!(Report::parse(console).problems(), ["kernel: ended with 0"]);
+}
+
+#[test]
+fn executable_that_crashes_after_its_summary_is_a_problem() {
+    let console = "\nmemtrace-vm: target kernel\ntest result: ok. 1 passed; 0 failed; 0 ignored\n\n\
+                   memtrace-vm: exit 139\n\nmemtrace-vm: end 9.5\n";
+
+    assert_eq!(Report::parse(console).problems(), ["kernel: ended with 139"]);
+}
+
+#[test]
+fn run_that_breaks_off_is_a_problem_of_the_test_it_was_in() {
+    let console = "\nmemtrace-vm: begin 2.0\n\nmemtrace-vm: target kernel\ntest a ... ok\n[9.1] Kernel panic - not syncing: oops\n";
+
+    assert_eq!(
+        Report::parse(console).problems(),
+        ["kernel: told no result", "Kernel panic - not syncing: oops", "the run ended in kernel"]
+    );
+    assert_eq!(Report::parse("SeaBIOS\n").problems(), ["the run ended before the first test"]);
+}

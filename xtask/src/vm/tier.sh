@@ -1,0 +1,44 @@
+# Runs the privileged tier: sh tier.sh DIRECTORY
+#
+# DIRECTORY has three lists, a line each: `tests` (name and path), `arguments` (of every test), `memtrace` (its path).
+# Lines that begin with `memtrace-vm: ` tell what follows.
+orders=$1
+patience=600
+
+say() {
+    # The program before may have ended within a line.
+    printf '\nmemtrace-vm: %s\n' "$*"
+}
+
+uptime() {
+    read -r seconds _ </proc/uptime
+    echo "$seconds"
+}
+
+scratch=$(mktemp -d)
+export MEMTRACE_SKIPS="$scratch/skips" MEMTRACE_VERIFIED="$scratch/verified"
+: >"$MEMTRACE_SKIPS"
+
+say begin "$(uptime)"
+read -r memtrace <"$orders/memtrace"
+say doctor
+"$memtrace" doctor --json </dev/null
+
+set --
+while read -r argument; do
+    set -- "$@" "$argument"
+done <"$orders/arguments"
+while read -r name path <&3; do
+    say target "$name"
+    timeout -k 10 "$patience" "$path" --color never "$@" </dev/null 2>&1 3<&-
+    say exit $?
+done 3<"$orders/tests"
+
+say skips
+cat "$MEMTRACE_SKIPS"
+if [ -e "$MEMTRACE_VERIFIED" ]; then
+    say verified
+    cat "$MEMTRACE_VERIFIED"
+fi
+say end "$(uptime)"
+rm -rf "$scratch"
