@@ -1,6 +1,6 @@
 //! Classic tracepoints as tracefs describes them: where the fields of a record are.
 //!
-//! Layer: shell. Input: files `format` and `id` under `events/`. Output: [`Config`] with its record offsets set.
+//! Layer: shell. Input: files `format` under `events/`. Output: [`Config`] with its record offsets set.
 //! Source: `Documentation/trace/events.rst`. Fields move between releases, so they are looked up by name.
 //! Keeps: a field that is not there is an error that names it, never a wrong offset.
 //! Not here: attaching to tracepoints (`live`).
@@ -29,7 +29,7 @@ pub enum RecordError {
     Absent {
         /// The file.
         path: PathBuf,
-        /// The field, or what was expected.
+        /// The field.
         what: &'static str,
     },
 }
@@ -63,12 +63,6 @@ const REGS_IP: u64 = 16 * 8;
 /// Offset of the instruction pointer in `pt_regs`, which begins with `user_pt_regs` of `include/uapi/asm/ptrace.h`.
 #[cfg(target_arch = "aarch64")]
 const REGS_IP: u64 = 32 * 8;
-
-/// The number of `task:task_newtask`, by which perf opens it.
-pub(super) fn newtask_id() -> Result<u64, RecordError> {
-    let (path, text) = read("task/task_newtask/id")?;
-    text.trim_end().parse().map_err(|_| RecordError::Absent { path, what: "number" })
-}
 
 /// The description of one tracepoint's records.
 struct Format {

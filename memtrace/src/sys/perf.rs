@@ -34,34 +34,20 @@ struct EventAttr {
 const _: () = assert!(size_of::<EventAttr>() == 64);
 
 const PERF_TYPE_SOFTWARE: u32 = 1;
-const PERF_TYPE_TRACEPOINT: u32 = 2;
 const PERF_COUNT_SW_PAGE_FAULTS_MIN: u64 = 5;
 const FLAG_DISABLED: u64 = 1 << 0;
 const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 1 << 3;
 
 /// Opens the minor faults of the calling thread, those in kernel mode included, disabled.
 pub fn open_minor_faults() -> io::Result<OwnedFd> {
-    open(PERF_TYPE_SOFTWARE, PERF_COUNT_SW_PAGE_FAULTS_MIN)
-}
-
-/// Opens the classic tracepoint with this number for the calling thread, disabled.
-pub fn open_tracepoint(id: u64) -> io::Result<OwnedFd> {
-    open(PERF_TYPE_TRACEPOINT, id)
-}
-
-/// Makes `program` run at each occurrence of `event`.
-pub fn set_program(event: &OwnedFd, program: &impl AsFd) -> io::Result<()> {
-    const PERF_EVENT_IOC_SET_BPF: u32 = opcode::write::<u32>(b'$', 8);
-    let program = program.as_fd().as_raw_fd().unsigned_abs() as usize;
-    // SAFETY: the call takes the number of a descriptor of a loaded program and touches no memory.
-    let call = unsafe { IntegerSetter::<PERF_EVENT_IOC_SET_BPF>::new_usize(program) };
-    // SAFETY: as above, on an event of perf.
-    unsafe { ioctl(event, call) }.map_err(io::Error::from)
-}
-
-fn open(kind: u32, config: u64) -> io::Result<OwnedFd> {
-    let attr =
-        EventAttr { kind, size: 64, config, sample_period: 1, flags: FLAG_DISABLED, ..EventAttr::default() };
+    let attr = EventAttr {
+        kind: PERF_TYPE_SOFTWARE,
+        size: 64,
+        config: PERF_COUNT_SW_PAGE_FAULTS_MIN,
+        sample_period: 1,
+        flags: FLAG_DISABLED,
+        ..EventAttr::default()
+    };
     let (this_thread, any_cpu, no_group) = (0, -1, -1);
     // SAFETY: the kernel only reads `attr`, of the size that it says.
     let fd = unsafe {
@@ -76,4 +62,14 @@ fn open(kind: u32, config: u64) -> io::Result<OwnedFd> {
     };
     // SAFETY: the call returns a new descriptor.
     unsafe { opened(fd) }
+}
+
+/// Makes `program` run at each occurrence of `event`.
+pub fn set_program(event: &OwnedFd, program: &impl AsFd) -> io::Result<()> {
+    const PERF_EVENT_IOC_SET_BPF: u32 = opcode::write::<u32>(b'$', 8);
+    let program = program.as_fd().as_raw_fd().unsigned_abs() as usize;
+    // SAFETY: the call takes the number of a descriptor of a loaded program and touches no memory.
+    let call = unsafe { IntegerSetter::<PERF_EVENT_IOC_SET_BPF>::new_usize(program) };
+    // SAFETY: as above, on an event of perf.
+    unsafe { ioctl(event, call) }.map_err(io::Error::from)
 }
