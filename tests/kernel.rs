@@ -354,6 +354,10 @@ fn identity_holds_without_fault_tracepoints_and_the_access_is_unknown() {
 
     assert!(!touched.faults.is_empty());
     assert!(touched.faults.iter().all(|row| row.access.is_none()));
+    let report = touched.recording.report();
+    for access in ["read", "write", "exec", "cow"] {
+        assert!(report.at(&format!("/faults/{access}")).is_null(), "unknown is not 0: {access}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use crate::{
-    event::{Account, Comm, Fault, FaultCounts, HostFacts, Loss, SpaceId, Tgid, UncountedCause},
+    event::{Access, Account, Comm, Fault, FaultCounts, HostFacts, Loss, SpaceId, Tgid, UncountedCause},
     units::{Nanos, PageCount, Timestamp, VirtRange},
 };
 
@@ -121,22 +121,61 @@ pub struct FaultTally {
 pub struct FaultDetail {
     /// Faults that failed, were retried or stayed unfinished.
     pub failed: u64,
-    /// Completed loads, of those whose access is known; so for the other two kinds of access.
-    pub read: u64,
-    /// Stores.
-    pub write: u64,
-    /// Instruction fetches.
-    pub exec: u64,
+    /// Completed faults by access.
+    pub access: AccessCounts,
     /// Completed in kernel mode.
     pub kernel: u64,
-    /// Completed stores that a present page refused.
-    pub cow: u64,
     /// Faults on pages that had been present before (not yet told apart: always `None` for now).
     pub refaults: Option<u64>,
     /// Sum of the known latencies.
     pub latency_sum: Nanos,
     /// Largest known latency.
     pub latency_max: Nanos,
+}
+
+/// Completed faults by what they wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AccessCounts {
+    /// Loads.
+    pub read: u64,
+    /// Stores.
+    pub write: u64,
+    /// Instruction fetches.
+    pub exec: u64,
+    /// Stores that a present page refused.
+    pub cow: u64,
+    /// Faults of which it is not known.
+    pub unknown: u64,
+}
+
+impl AccessCounts {
+    /// Counts a fault; `protection` as in [`Fault`].
+    pub fn add(&mut self, access: Option<Access>, protection: Option<bool>) {
+        match access {
+            Some(Access::Read) => self.read += 1,
+            Some(Access::Write) => self.write += 1,
+            Some(Access::Exec) => self.exec += 1,
+            None => self.unknown += 1,
+        }
+        self.cow += u64::from(access == Some(Access::Write) && protection == Some(true));
+    }
+
+    /// The counts; `None` where there were faults and the access of none is known.
+    #[must_use]
+    pub const fn known(&self) -> Option<&Self> {
+        if self.unknown > 0 && self.read + self.write + self.exec == 0 { None } else { Some(self) }
+    }
+}
+
+impl std::ops::AddAssign for AccessCounts {
+    fn add_assign(&mut self, other: Self) {
+        let Self { read, write, exec, cow, unknown } = other;
+        self.read += read;
+        self.write += write;
+        self.exec += exec;
+        self.cow += cow;
+        self.unknown += unknown;
+    }
 }
 
 /// What was seen at a look, in base pages.
@@ -232,14 +271,8 @@ pub struct FaultTotals {
     pub user: u64,
     /// Completed in kernel mode.
     pub kernel: u64,
-    /// Completed loads.
-    pub read: u64,
-    /// Completed stores.
-    pub write: u64,
-    /// Completed instruction fetches.
-    pub exec: u64,
-    /// Completed stores that a present page refused.
-    pub cow: u64,
+    /// Completed, by access.
+    pub access: AccessCounts,
     /// Completed without a known latency.
     pub without_latency: u64,
 }
@@ -302,15 +335,30 @@ impl std::ops::AddAssign for FaultTally {
 
 impl std::ops::AddAssign for FaultDetail {
     fn add_assign(&mut self, other: Self) {
-        let Self { failed, read, write, exec, kernel, cow, refaults, latency_sum, latency_max } = other;
+        let Self { failed, access, kernel, refaults, latency_sum, latency_max } = other;
         self.failed += failed;
-        self.read += read;
-        self.write += write;
-        self.exec += exec;
+        self.access += access;
         self.kernel += kernel;
-        self.cow += cow;
         self.refaults = self.refaults.or(refaults);
         self.latency_sum = Nanos::new(self.latency_sum.get() + latency_sum.get());
         self.latency_max = self.latency_max.max(latency_max);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn access_is_unknown_only_if_it_is_of_every_fault() {
+        let mut counts = AccessCounts::default();
+        assert_eq!(counts.known(), Some(&AccessCounts::default()), "no fault had any access");
+
+        counts.add(None, None);
+        assert_eq!(counts.known(), None);
+
+        counts.add(Some(Access::Write), Some(true));
+        let known = AccessCounts { write: 1, cow: 1, unknown: 1, ..AccessCounts::default() };
+        assert_eq!(counts.known(), Some(&known));
     }
 }

@@ -87,7 +87,9 @@ mod tests {
     use super::*;
     use crate::{
         event::{Access, Comm, Cpu, Fault, FaultCounts, FaultKind, Loss, LossCause, Mode, Tgid, Tid},
-        timeline::{Backing, FaultDetail, FaultRow, FaultTally, PageTally, RegionId, RegionLabel},
+        timeline::{
+            AccessCounts, Backing, FaultDetail, FaultRow, FaultTally, PageTally, RegionId, RegionLabel,
+        },
         units::{Nanos, PageCount, VirtAddr, VirtRange},
     };
 
@@ -179,11 +181,8 @@ mod tests {
                 completed: FaultCounts { minor: 10, major: 2 },
                 detail: Some(FaultDetail {
                     failed: 3,
-                    read: 4,
-                    write: 5,
-                    exec: 6,
+                    access: AccessCounts { read: 4, write: 5, exec: 6, cow: 8, unknown: 0 },
                     kernel: 7,
-                    cow: 8,
                     refaults: None,
                     latency_sum: Nanos::new(900),
                     latency_max: Nanos::new(200),

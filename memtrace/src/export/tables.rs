@@ -7,7 +7,7 @@
 use super::{Column, Table, Value};
 use crate::{
     event::{Access, FaultKind, Loss, Mode},
-    timeline::{FaultDetail, FaultRow, PageTally, Row, TimelineRow},
+    timeline::{AccessCounts, FaultDetail, FaultRow, PageTally, Row, TimelineRow},
     units::{Nanos, PageCount, Timestamp, VirtAddr, VirtRange},
 };
 
@@ -71,6 +71,10 @@ impl TimelineRow {
         self.faults.detail.as_ref().map(of).into()
     }
 
+    fn access(&self, of: impl FnOnce(&AccessCounts) -> u64) -> Value<'_> {
+        self.faults.detail.as_ref().and_then(|detail| detail.access.known()).map(of).into()
+    }
+
     fn pages<'a, T: Into<Value<'a>>>(&self, of: impl FnOnce(&PageTally) -> T) -> Value<'a> {
         self.pages.as_ref().map(of).into()
     }
@@ -112,11 +116,11 @@ impl Table for TimelineRow {
         column("failed_faults", "faults that failed, were retried or stayed unfinished", |row, _| {
             row.detail(|detail| detail.failed)
         }),
-        column("read_faults", "loads", |row, _| row.detail(|detail| detail.read)),
-        column("write_faults", "stores", |row, _| row.detail(|detail| detail.write)),
-        column("exec_faults", "instruction fetches", |row, _| row.detail(|detail| detail.exec)),
+        column("read_faults", "loads", |row, _| row.access(|access| access.read)),
+        column("write_faults", "stores", |row, _| row.access(|access| access.write)),
+        column("exec_faults", "instruction fetches", |row, _| row.access(|access| access.exec)),
         column("kernel_faults", "faults in kernel mode", |row, _| row.detail(|detail| detail.kernel)),
-        column("cow_faults", "stores that a present page refused", |row, _| row.detail(|detail| detail.cow)),
+        column("cow_faults", "stores that a present page refused", |row, _| row.access(|access| access.cow)),
         column("refaults", "faults on pages that had been present before", |row, _| {
             row.detail(|detail| detail.refaults)
         }),

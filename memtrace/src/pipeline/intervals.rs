@@ -11,8 +11,7 @@ use super::{
 };
 use crate::{
     event::{
-        Access, Fault, FaultKind, HeatCell, HeatReading, HostFacts, Loss, Mode, PageLook, SpaceId, Tgid,
-        Uncounted,
+        Fault, FaultKind, HeatCell, HeatReading, HostFacts, Loss, Mode, PageLook, SpaceId, Tgid, Uncounted,
     },
     pagemap::PageCategories,
     region::AddressSpace,
@@ -420,13 +419,7 @@ fn add_fault(tally: &mut FaultTally, fault: &Fault) {
             return;
         }
     }
-    match access {
-        Some(Access::Read) => detail.read += 1,
-        Some(Access::Write) => detail.write += 1,
-        Some(Access::Exec) => detail.exec += 1,
-        None => {}
-    }
-    detail.cow += u64::from(access == Some(Access::Write) && protection == Some(true));
+    detail.access.add(access, protection);
     detail.kernel += u64::from(mode == Mode::Kernel);
     if let Some(latency) = latency {
         detail.latency_sum = Nanos::new(detail.latency_sum.get() + latency.get());

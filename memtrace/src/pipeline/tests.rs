@@ -5,7 +5,7 @@ use crate::{
         TaskAction, TaskEvent, Tgid, Tid, Uncounted, UncountedCause, Vma,
     },
     pagemap::{PageCategories, StateRun},
-    timeline::{FaultDetail, TimelineRow},
+    timeline::{AccessCounts, FaultDetail, TimelineRow},
     units::{PageCount, VirtAddr},
 };
 
@@ -161,7 +161,7 @@ fn latencies_add_up_and_the_largest_is_kept() {
 
     let detail = timeline(&rows)[0].faults.detail.expect("faults were recorded one by one");
     assert_eq!((detail.latency_sum, detail.latency_max), (Nanos::new(1 + 2), Nanos::new(2)));
-    assert_eq!((detail.write, detail.read, detail.cow), (2, 0, 0));
+    assert_eq!(detail.access, AccessCounts { write: 2, ..AccessCounts::default() });
 }
 
 #[test]

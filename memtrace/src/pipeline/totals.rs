@@ -7,8 +7,8 @@ use hdrhistogram::Histogram;
 use super::{END_OF_TIME, tasks::Tasks};
 use crate::{
     event::{
-        Access, Account, Fault, FaultCounts, FaultKind, HeatReading, HostFacts, Loss, Mode, SpaceId,
-        TaskAction, TaskEvent, Tgid, Uncounted, UncountedCause,
+        Account, Fault, FaultCounts, FaultKind, HeatReading, HostFacts, Loss, Mode, SpaceId, TaskAction,
+        TaskEvent, Tgid, Uncounted, UncountedCause,
     },
     timeline::{FaultTotals, ProcessSummary, RegionId, RegionSummary, Summary, TaskTotals, TimelineRow},
     units::{Nanos, PageCount, Timestamp, VirtAddr},
@@ -125,13 +125,7 @@ impl Totals {
             Mode::User => totals.user += 1,
             Mode::Kernel => totals.kernel += 1,
         }
-        match fault.access {
-            Some(Access::Read) => totals.read += 1,
-            Some(Access::Write) => totals.write += 1,
-            Some(Access::Exec) => totals.exec += 1,
-            None => {}
-        }
-        totals.cow += u64::from(fault.access == Some(Access::Write) && fault.protection == Some(true));
+        totals.access.add(fault.access, fault.protection);
         match fault.latency {
             Some(latency) => self.latencies.saturating_record(latency.get()),
             None => totals.without_latency += 1,

@@ -11,7 +11,7 @@ use crate::{
     event::{FaultCounts, LossCause},
     pipeline::Detail,
     record::{Availability, ExitReason},
-    timeline::{FaultTotals, ProcessSummary, RegionSummary},
+    timeline::{AccessCounts, FaultTotals, ProcessSummary, RegionSummary},
     units::PageCount,
 };
 
@@ -63,21 +63,11 @@ impl Report {
 
     fn faults_json(&self) -> Value {
         let recorded = self.recorded();
-        let FaultTotals {
-            completed: _,
-            failed,
-            retried,
-            unfinished,
-            user,
-            kernel,
-            read,
-            write,
-            exec,
-            cow,
-            without_latency,
-        } = self.summary.faults;
+        let FaultTotals { completed: _, failed, retried, unfinished, user, kernel, access, without_latency } =
+            self.summary.faults;
         // Where faults were only counted, nothing but their number is known.
         let known = |count: u64| (self.header.capture.detail == Detail::Full).then_some(count);
+        let told = |count: fn(&AccessCounts) -> u64| known(count(access.known()?));
         json!({
             "minor": recorded.minor,
             "major": recorded.major,
@@ -86,10 +76,10 @@ impl Report {
             "unfinished": known(unfinished),
             "user": known(user),
             "kernel": known(kernel),
-            "read": known(read),
-            "write": known(write),
-            "exec": known(exec),
-            "cow": known(cow),
+            "read": told(|access| access.read),
+            "write": told(|access| access.write),
+            "exec": told(|access| access.exec),
+            "cow": told(|access| access.cow),
             "without_latency": known(without_latency),
         })
     }

@@ -10,7 +10,9 @@ use super::*;
 use crate::{
     event::{Account, Comm, HostFacts, SpaceId, Tgid, UncountedCause},
     record::{Availability, Capture, Cost, Ending, ExitReason, Feature, Totals},
-    timeline::{Backing, FaultTotals, ProcessSummary, RegionId, RegionLabel, RegionSummary, TaskTotals},
+    timeline::{
+        AccessCounts, Backing, FaultTotals, ProcessSummary, RegionId, RegionLabel, RegionSummary, TaskTotals,
+    },
     units::{PageCount, VirtAddr, VirtRange},
 };
 
@@ -71,8 +73,7 @@ fn report() -> Report {
                 completed: faults(100, 2),
                 user: 90,
                 kernel: 12,
-                write: 80,
-                read: 22,
+                access: AccessCounts { write: 80, read: 22, ..AccessCounts::default() },
                 ..FaultTotals::default()
             },
             uncounted: vec![

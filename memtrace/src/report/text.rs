@@ -13,7 +13,7 @@ use crate::{
     event::{FaultCounts, Loss},
     pipeline::Detail,
     record::Availability,
-    timeline::{FaultTotals, ProcessSummary, RegionSummary},
+    timeline::{AccessCounts, FaultTotals, ProcessSummary, RegionSummary},
     units::ByteSize,
 };
 
@@ -150,10 +150,7 @@ impl Report {
             unfinished,
             user,
             kernel,
-            read,
-            write,
-            exec,
-            cow,
+            access: AccessCounts { read, write, exec, cow, unknown },
             without_latency,
         } = self.summary.faults;
         let rows = [
@@ -163,6 +160,7 @@ impl Report {
             ("write", write),
             ("  copy-on-write", cow),
             ("exec", exec),
+            ("unknown access", unknown),
             ("without latency", without_latency),
         ];
         if completed.total() > 0 {
