@@ -298,7 +298,7 @@ fn fault_of_an_ending_thread_is_its_own() {
 #[test]
 fn late_events_are_one_loss_a_tick() {
     let records =
-        [join(1), tick(180), fault(30, 0x5000), fault(20, 0x5000), fault(95, 0x5000), tick(190), tick(400)];
+        [join(1), tick(330), fault(30, 0x5000), fault(20, 0x5000), fault(95, 0x5000), tick(340), tick(550)];
 
     let (rows, _, summary) = run(Detail::Full, &records);
 

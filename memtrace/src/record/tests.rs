@@ -249,9 +249,9 @@ fn a_flipped_byte_in_a_chunk_loses_just_that_chunk() {
         let (frames, recording) = read(&damaged).expect("the header is whole");
 
         let loss = Frame::Loss(Loss {
-            // The first chunk's tick and the third one's fault, each 100 ms wider: the reordering window.
-            start: at_ms(1_400),
-            end: Some(at_ms(3_100)),
+            // The first chunk's tick and the third one's fault, each 250 ms wider: the reordering window.
+            start: at_ms(1_250),
+            end: Some(at_ms(3_250)),
             cpu: None,
             cause: LossCause::TornTail,
             count: None,

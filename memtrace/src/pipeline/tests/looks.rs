@@ -116,7 +116,7 @@ fn region_that_a_look_finds_after_the_fault_gets_the_fault() {
         tick(100),
         heat(101, (0, 0x20_0000), 1),
         maps(102, SPACE, &[(0x1000, 0x9000)]),
-        tick(200),
+        tick(350),
     ];
     for record in records {
         pipeline.push(record, &mut rows, &mut requests);
