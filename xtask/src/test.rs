@@ -56,7 +56,7 @@ fn other_targets(shell: &Shell) -> anyhow::Result<Vec<String>> {
         .filter(|package| package.name == "memtrace-tests")
         .flat_map(|package| package.targets)
         .filter(|target| target.kind.iter().any(|kind| kind == "test"))
-        .filter(|target| !target.name.starts_with("kernel"))
+        .filter(|target| !target.name.starts_with("kernel") && target.required_features.is_empty())
         .flat_map(|target| ["--test".to_owned(), target.name])
         .collect())
 }
@@ -77,6 +77,9 @@ struct Package {
 struct Target {
     name: String,
     kind: Vec<String>,
+    /// Features that only some builds have: these targets are not for every machine.
+    #[serde(default, rename = "required-features")]
+    required_features: Vec<String>,
 }
 
 /// The variable by which cargo is told what to start test programs with on this host.

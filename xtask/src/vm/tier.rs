@@ -16,7 +16,7 @@ use xshell::{Shell, cmd};
 pub(super) const SCRIPT: &str = include_str!("tier.sh");
 
 /// The target whose tests take something from the machine for good: for guests alone, and the last one there.
-const DISPOSABLE: &str = "kernel_disposable";
+const DISPOSABLE: &str = "disposable";
 
 /// The executables of the tier.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Tier {
     pub(super) fn build(shell: &Shell) -> anyhow::Result<Self> {
         let messages = cmd!(
             shell,
-            "cargo test --release --workspace --no-run --test kernel* --features memtrace-tests/disposable
+            "cargo test --release --workspace --no-run --test kernel* --test {DISPOSABLE} --features memtrace-tests/disposable
              --message-format json-render-diagnostics"
         )
         .read()
@@ -143,7 +143,7 @@ mod tests {
             |machine| tier.orders(machine, &["--exact", "name"]).expect("the program under test is there");
 
         let [_, tests, arguments, _] = orders(Machine::Guest);
-        assert_eq!(tests, ("tests", "kernel /t/kernel-1\nkernel_disposable /t/b\n".to_owned()));
+        assert_eq!(tests, ("tests", "kernel /t/kernel-1\ndisposable /t/b\n".to_owned()));
         assert_eq!(arguments, ("arguments", "--exact\nname\n".to_owned()));
         assert_eq!(orders(Machine::Host)[1], ("tests", "kernel /t/kernel-1\n".to_owned()));
     }

@@ -42,7 +42,9 @@ pub(super) fn table(columns: &[Column]) -> String {
             std::iter::once((*program).clone()).chain(cells).collect()
         })
         .collect();
-    let sums = counts.iter().map(|counts| counts.values().sum::<u32>().to_string());
+    let sums = counts.iter().map(|counts| {
+        if counts.is_empty() { "none".to_owned() } else { counts.values().sum::<u32>().to_string() }
+    });
     rows.push(std::iter::once("sum".to_owned()).chain(sums).collect());
     markdown(&header, &rows)
 }
@@ -113,6 +115,13 @@ mod tests {
              | fault   | 900  | 800  |\n\
              | sum     | 900  | 820  |\n"
         );
+    }
+
+    #[test]
+    fn kernel_that_does_not_count_has_no_sum() {
+        let columns = [column(Kernel::V5_10, &[]), column(Kernel::Host, &[("fault", 800)])];
+
+        assert!(table(&columns).ends_with("| sum     | none | 800  |\n"));
     }
 
     #[test]
