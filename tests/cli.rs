@@ -48,7 +48,7 @@ fn reading_verbs_say_usage_errors_with_2() {
         &["report", "--no-such-option", "file"],
         &["export", "file"],
         &["export", "-f", "parquet", "file"],
-        &["export", "-f", "csv", "--table", "maps", "file"],
+        &["export", "-f", "csv", "--table", "pages", "file"],
         &["info"],
         &["--color", "sometimes", "info", "file"],
     ] {
@@ -151,16 +151,30 @@ fn table_of_faults_has_a_row_per_fault() {
         "kind",
         "latency_ns",
         "offset_bytes",
-        "gave",
+        "name",
+        "file_offset_bytes",
     ];
 
     assert_eq!(
         columns(&table("faults"), &names),
         [
-            ["1000000", "10", "10", "demo", "0x10008", "write", "user", "minor", "1500", "8", ""],
-            ["2000000", "10", "10", "demo", "0x11000", "write", "user", "minor", "500", "4096", ""],
-            ["3000000", "10", "10", "demo", "0x20010", "exec", "user", "major", "90000", "16", ""],
-            ["103000000", "10", "10", "demo", "0x12000", "read", "kernel", "minor", "700", "8192", ""],
+            ["1000000", "10", "10", "demo", "0x10008", "write", "user", "minor", "1500", "8", "", ""],
+            ["2000000", "10", "10", "demo", "0x11000", "write", "user", "minor", "500", "4096", "", ""],
+            [
+                "3000000",
+                "10",
+                "10",
+                "demo",
+                "0x20010",
+                "exec",
+                "user",
+                "major",
+                "90000",
+                "16",
+                "/bin/demo",
+                "16"
+            ],
+            ["103000000", "10", "10", "demo", "0x12000", "read", "kernel", "minor", "700", "8192", "", ""],
         ]
     );
 }
@@ -170,6 +184,45 @@ fn table_of_losses_has_times_and_counts() {
     let names = ["start_ns", "end_ns", "cpu", "cause", "count"];
 
     assert_eq!(columns(&table("losses"), &names), [["150000000", "160000000", "1", "events_ring", "3"]]);
+}
+
+#[test]
+fn table_of_maps_has_a_row_per_call_and_end() {
+    let names = ["time_ns", "tid", "action", "start_addr", "end_addr", "backing", "region", "result"];
+
+    assert_eq!(
+        columns(&table("maps"), &names),
+        [
+            ["200000000", "10", "munmap", "0x13000", "0x14000", "anon", "1", "0"],
+            ["250000000", "10", "exit", "", "", "", "", ""],
+        ]
+    );
+}
+
+#[test]
+fn table_of_regions_has_their_lives() {
+    let names = [
+        "region",
+        "birth_ns",
+        "death_ns",
+        "start_addr",
+        "end_addr",
+        "name",
+        "parent_region",
+        "minor_faults",
+        "major_faults",
+        "latency_sum_ns",
+        "lower_bound",
+    ];
+
+    // They are known from the reading that ended 2 ns after the start.
+    assert_eq!(
+        columns(&table("regions"), &names),
+        [
+            ["1", "2", "250000000", "0x10000", "0x13000", "", "", "3", "0", "2700", "1"],
+            ["2", "2", "250000000", "0x20000", "0x22000", "/bin/demo", "", "0", "1", "90000", "1"],
+        ]
+    );
 }
 
 #[test]
@@ -194,6 +247,7 @@ fn timeline_has_a_row_per_region_and_interval() {
             ["0", "0x10000", "anon", "", "2", "0", "2000", "0"],
             ["0", "0x20000", "file", "/bin/demo", "0", "1", "90000", "0"],
             ["100000000", "0x10000", "anon", "", "1", "0", "700", "1"],
+            ["200000000", "0x10000", "anon", "", "0", "0", "0", "0"],
         ]
     );
     assert_eq!(
@@ -213,6 +267,8 @@ fn report_has_the_accounting_identity() {
     assert_eq!(report["uncounted"]["minor"], 4);
     assert_eq!(report["uncounted"]["by"]["populate"], 4);
     assert_eq!(report["kernel_counted"], serde_json::json!({"minor": 7, "major": 1}));
+    assert_eq!(report["maps"], serde_json::json!({"munmap": 1}));
+    assert_eq!(report["map_identity"]["contradictions"], 0);
     assert_eq!(report["losses"]["events"], 3);
     assert_eq!(report["complete"], false);
     assert_eq!(report["latency_ns"]["max"].as_u64().map(|max| max / 1000), Some(90));

@@ -468,6 +468,8 @@ fn areas_of_a_ledger_need_all_their_faults() {
         mode: "user".to_owned(),
         kind: "minor".to_owned(),
         latency_ns: None,
+        region: None,
+        offset_bytes: None,
     };
 
     assert_eq!(area.found_in(&[row(7, 0x1fff), row(8, 0x1000), row(7, 0x3000)]), area);

@@ -1,7 +1,10 @@
 //! The ledgers of the workloads against the kernel's own counters, without memtrace: the truth has to be true.
 
+use std::fs;
+
 use memtrace_tests::{
-    ledger::{Ledger, Storm},
+    directory,
+    ledger::{Ledger, Storm, Stress, Zoo},
     memory::page_bytes,
     program,
     run::Run,
@@ -74,4 +77,62 @@ fn witness_passes_the_exit_code_on() {
     assert_eq!(witness(&["code", "7"]).code(), Some(7));
     // SIGTERM is 15.
     assert_eq!(witness(&["signal", "15"]).code(), Some(128 + 15));
+}
+
+#[test]
+fn stress_makes_as_many_calls_as_asked_for() {
+    let args = ["--threads", "4", "--calls", "10000", "--forks", "3", "--execs", "2", "--storm-threads", "1"];
+    let run = Run::new(program!("mapstress")).args(args).finish().expect_code(0);
+    let stress: Stress = run.last_line();
+
+    assert_eq!((stress.forks, stress.execs), (3, 2));
+    let attempts: u64 = stress.calls.values().map(|calls| calls.attempts).sum();
+    assert!(attempts > 10_000, "those of children come on top: {stress:?}");
+    for (kind, calls) in &stress.calls {
+        assert!((1..=calls.attempts).contains(&calls.successes), "{kind}: {stress:?}");
+    }
+}
+
+#[test]
+fn stress_fails_no_call_that_libc_relies_on() {
+    // A process that broke its own memory would not reach its ledger.
+    for seed in ["1", "2", "3"] {
+        let args = ["--calls", "40000", "--forks", "8", "--execs", "8", "--seed", seed];
+        let run = Run::new(program!("mapstress")).args(args).finish().expect_code(0);
+
+        assert_eq!(run.last_line::<Stress>().execs, 8);
+    }
+}
+
+#[test]
+fn zoo_holds_what_maps_says() {
+    let scratch = directory();
+    let run = Run::new(program!("mapzoo")).with_stdin().in_dir(scratch.path());
+    let mut running = run.start();
+    let zoo: Zoo = serde_json::from_str(&running.first_line()).expect("a ledger");
+    let maps = fs::read(format!("/proc/{}/maps", zoo.pid)).expect("the zoo waits");
+    let maps = String::from_utf8_lossy(&maps);
+    let _end = running.finish().expect_code(0);
+
+    for (what, name) in [
+        ("stack", "[stack]"),
+        ("heap", "[heap]"),
+        ("memfd", "/memfd:zoo-memfd (deleted)"),
+        ("sysv", "/SYSV00000000 (deleted)"),
+        ("file", "/zoo-file"),
+        ("deleted_file", "/zoo-deleted (deleted)"),
+        ("odd_name", "/zoo\\012odd\u{fffd}"),
+    ] {
+        let place = zoo.things[what];
+        let holds = |line: &&str| {
+            let (start, end) =
+                line.split_once(' ').and_then(|(range, _)| range.split_once('-')).expect("a range");
+            let address = |text| u64::from_str_radix(text, 16).expect("an address");
+            address(start) <= place.start && place.end <= address(end)
+        };
+        let line = maps.lines().find(holds).unwrap_or_else(|| panic!("{what} in {maps}"));
+        assert!(line.ends_with(name), "{what}: {line}");
+    }
+    let child = zoo.child.expect("the zoo forks");
+    assert_eq!((child.has_dontfork, child.wipeonfork_byte), (false, 0), "madvise(2)");
 }

@@ -7,8 +7,8 @@
 //!
 //! * `EVENTS_0` to `EVENTS_7`, ring buffers of [`FaultEvent`]s alone: one page fault each, complete in itself. Up to eight CPUs
 //!   have one each, so that they do not wait for each other; more CPUs share them in turn.
-//! * `CONTROL`, a ring buffer of records that begin with an [`EventHeader`]: what happened to tasks,
-//!   and faults that the kernel charged without an event. It is never shared with faults, so a fault
+//! * `CONTROL`, a ring buffer of records that begin with an [`EventHeader`]: what happened to tasks and to address
+//!   spaces, and faults that the kernel charged without an event. It is never shared with faults, so a fault
 //!   storm cannot displace the life of a process.
 //! * `HEAT` and `COUNTERS`, arrays mapped into user space: fault counts per address-space slot, and
 //!   per-CPU totals with the losses by cause. They only grow, and are read without a system call.
@@ -24,8 +24,9 @@ pub use abi::{
     config::{CGROUP_PATH_MAX, Config},
     counters::{Counter, counter_index},
     event::{
-        CommEvent, EventHeader, EventKind, ExecEvent, ExitEvent, FaultEvent, FaultFlags, FaultKind,
-        ForkEvent, JoinEvent, LeaveEvent, UncountedCause, UncountedEvent,
+        Call, CallEvent, CommEvent, EventHeader, EventKind, ExecEvent, ExitEvent, FaultEvent, FaultFlags,
+        FaultKind, ForkEvent, JoinEvent, LeaveEvent, NameEvent, SectionEvent, SpaceEvent, UncountedCause,
+        UncountedEvent, VmaName,
     },
     heat::{HEAT_OVERFLOW_CELLS, HEAT_PROBES, HEAT_SLOT_SHIFT, HeatCell, OVERFLOW_SLOT},
     names,
@@ -34,4 +35,4 @@ pub use abi::{
 };
 
 /// Version of every layout in this crate; stored in recordings.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;

@@ -12,7 +12,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, RingBuf, ring_buf::RingBufEntry},
     programs::{PerfEventContext, RawTracePointContext, TracePointContext},
 };
-use memtrace_ebpf::{Config, FaultEvent, FaultFlags, FaultKind, HeatCell, TaskState};
+use memtrace_ebpf::{Call, Config, FaultEvent, FaultFlags, FaultKind, HeatCell, TaskState};
 
 mod prog;
 
@@ -64,6 +64,10 @@ static CONFIG: Config = Config::ZERO;
 #[unsafe(no_mangle)]
 static CGROUP_PATH: [u8; memtrace_ebpf::CGROUP_PATH_MAX] = [0; memtrace_ebpf::CGROUP_PATH_MAX];
 
+/// Which [`Call`] each system-call number is: those of the architecture, then those of 32-bit programs.
+#[unsafe(no_mangle)]
+static CALLS: [u8; 2 * Call::NUMBERS] = [0; 2 * Call::NUMBERS];
+
 /// Entry of a user-mode fault: `page_fault_user(address, regs, error_code)`.
 #[raw_tracepoint(tracepoint = "page_fault_user")]
 fn fault_enter_user(ctx: RawTracePointContext) -> i32 {
@@ -101,11 +105,29 @@ fn fault_major(ctx: PerfEventContext) -> i32 {
     prog::fault::complete(addr, ip, FaultKind::MAJOR)
 }
 
+/// A task got a lock on a memory map: `mmap_lock_acquire_returned(mm, write, success)`; also when it goes on to share
+/// one that it held alone.
+#[raw_tracepoint(tracepoint = "mmap_lock_acquire_returned")]
+fn lock_acquired(ctx: RawTracePointContext) -> i32 {
+    let (write, success): (u64, u64) = (ctx.arg(1), ctx.arg(2));
+    if success as u8 == 0 {
+        return 0;
+    }
+    prog::vma::locked(ctx.arg(0), write as u8 != 0)
+}
+
 /// A task lets go of a memory map: `mmap_lock_released(mm, write)`. Whatever populates memory without
 /// an event holds this lock, and this is the first thing that happens afterwards.
 #[raw_tracepoint(tracepoint = "mmap_lock_released")]
-fn lock_released(_ctx: RawTracePointContext) -> i32 {
-    prog::fault::populated()
+fn lock_released(ctx: RawTracePointContext) -> i32 {
+    let write: u64 = ctx.arg(1);
+    prog::fault::unlocked(ctx.arg(0), write as u8 != 0)
+}
+
+/// The end of a system call: `sys_exit(regs, ret)`.
+#[raw_tracepoint(tracepoint = "sys_exit")]
+fn call_returned(ctx: RawTracePointContext) -> i32 {
+    prog::vma::returned(ctx.arg(0), ctx.arg(1))
 }
 
 /// A new task: `task_newtask(task, clone_flags)`, in the parent, before the child runs.

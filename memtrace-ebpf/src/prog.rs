@@ -10,6 +10,7 @@ pub(crate) mod filter;
 pub(crate) mod heat;
 pub(crate) mod pending;
 pub(crate) mod task;
+pub(crate) mod vma;
 
 /// Reads one field of [`CONFIG`](crate::CONFIG).
 ///

@@ -6,15 +6,19 @@
 //! Not here: the file format (`record`).
 #![forbid(unsafe_code)]
 
+mod calls;
+mod sideband;
+
 use memtrace_ebpf::{
-    CommEvent, EventHeader, EventKind, ExecEvent, ExitEvent, FaultEvent, FaultFlags, ForkEvent, JoinEvent,
-    LeaveEvent, TaskAccount, UncountedEvent,
+    CallEvent, CommEvent, EventHeader, EventKind, ExecEvent, ExitEvent, FaultEvent, FaultFlags, ForkEvent,
+    JoinEvent, LeaveEvent, NameEvent, SectionEvent, SpaceEvent, TaskAccount, UncountedEvent,
 };
 
 use crate::{
     event::{
-        Access, Account, Comm, Cpu, Fault, FaultCounts, FaultKind, HeatReading, Loss, LossCause, Mode,
-        Observation, Record, SpaceId, TaskAction, TaskEvent, Tgid, Tid, Uncounted, UncountedCause,
+        Access, Account, Comm, Cpu, Fault, FaultCounts, FaultKind, HeatReading, Landmarks, Loss, LossCause,
+        MapAction, MapEvent, Mode, Observation, Record, SpaceId, TaskAction, TaskEvent, Tgid, Tid, Uncounted,
+        UncountedCause,
     },
     units::{Nanos, Timestamp, VirtAddr},
 };
@@ -26,6 +30,8 @@ pub enum Frame {
     Faults(Vec<u8>),
     /// Records of the ring `CONTROL`, each led by an [`EventHeader`].
     Control(Vec<u8>),
+    /// Records of perf, each led by a `perf_event_header`.
+    SideBand(Vec<u8>),
     /// The heat counters were read.
     Heat(HeatReading),
     /// A look at a traced process.
@@ -39,16 +45,21 @@ pub enum Frame {
 impl Frame {
     /// The records in the frame, in order.
     pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
-        let (faults, control, other): (&[u8], &[u8], _) = match self {
-            Self::Faults(bytes) => (bytes, &[], None),
-            Self::Control(bytes) => (&[], bytes, None),
-            Self::Heat(reading) => (&[], &[], Some(Record::Heat(reading.clone()))),
-            Self::Observation(observation) => (&[], &[], Some(Record::Observation(observation.clone()))),
-            Self::Loss(loss) => (&[], &[], Some(Record::Loss(*loss))),
-            Self::Tick(time) => (&[], &[], Some(Record::Tick(*time))),
+        let none: &[u8] = &[];
+        let (faults, control, side_band, other) = match self {
+            Self::Faults(bytes) => (&bytes[..], none, none, None),
+            Self::Control(bytes) => (none, &bytes[..], none, None),
+            Self::SideBand(bytes) => (none, none, &bytes[..], None),
+            Self::Heat(reading) => (none, none, none, Some(Record::Heat(reading.clone()))),
+            Self::Observation(observation) => {
+                (none, none, none, Some(Record::Observation(observation.clone())))
+            }
+            Self::Loss(loss) => (none, none, none, Some(Record::Loss(*loss))),
+            Self::Tick(time) => (none, none, none, Some(Record::Tick(*time))),
         };
-        let control = Control { rest: control, last: Timestamp::default() };
-        faults.chunks(FaultEvent::LEN).map(fault).chain(control).chain(other)
+        let control = Control { rest: control, last: Timestamp::default(), second: None };
+        let faults = faults.chunks(FaultEvent::LEN).map(fault);
+        faults.chain(control).chain(sideband::records(side_band)).chain(other)
     }
 }
 
@@ -109,12 +120,17 @@ fn undecodable(time: Timestamp) -> Record {
 struct Control<'a> {
     rest: &'a [u8],
     last: Timestamp,
+    /// The other event of a record that tells of two.
+    second: Option<Record>,
 }
 
 impl Iterator for Control<'_> {
     type Item = Record;
 
     fn next(&mut self) -> Option<Record> {
+        if let Some(second) = self.second.take() {
+            return Some(second);
+        }
         if self.rest.is_empty() {
             return None;
         }
@@ -134,6 +150,9 @@ impl Iterator for Control<'_> {
         };
         self.rest = &self.rest[bytes.len()..];
         self.last = Timestamp::from_nanos(header.time_ns);
+        if header.kind == EventKind::FORK {
+            self.second = copied(bytes);
+        }
         Some(control(header, bytes).unwrap_or_else(|| undecodable(self.last)))
     }
 }
@@ -142,11 +161,21 @@ impl Iterator for Control<'_> {
 fn control(header: EventHeader, bytes: &[u8]) -> Option<Record> {
     let EventHeader { time_ns, tgid, tid, kind, len: _, cpu: _ } = header;
     let time = Timestamp::from_nanos(time_ns);
+    let map = |action| map(header, action);
     let task = |action| Record::Task(TaskEvent { time, tgid: Tgid(tgid), tid: Tid(tid), action });
     match kind {
         EventKind::FORK => {
-            let ForkEvent { header: _, child_tgid, child_tid, clone_flags, space, comm, parent_space } =
-                ForkEvent::from_bytes(bytes)?;
+            let ForkEvent {
+                header: _,
+                child_tgid,
+                child_tid,
+                clone_flags,
+                space,
+                comm,
+                parent_space,
+                copied_ns: _,
+                brk: _,
+            } = ForkEvent::from_bytes(bytes)?;
             Some(task(TaskAction::Fork {
                 child_tgid: Tgid(child_tgid),
                 child_tid: Tid(child_tid),
@@ -157,11 +186,15 @@ fn control(header: EventHeader, bytes: &[u8]) -> Option<Record> {
             }))
         }
         EventKind::EXEC => {
-            let ExecEvent { header: _, space, old_tid, pad: _, comm } = ExecEvent::from_bytes(bytes)?;
+            let ExecEvent { header: _, space, old_tid, is_space_told, comm, start_brk, start_stack } =
+                ExecEvent::from_bytes(bytes)?;
+            let known = |addr: u64| (addr != 0).then_some(VirtAddr::from_raw(addr));
             Some(task(TaskAction::Exec {
                 space: SpaceId(space),
                 old_tid: Tid(old_tid),
                 comm: Comm::from_raw(comm),
+                is_space_told: is_space_told != 0,
+                landmarks: Landmarks { start_brk: known(start_brk), start_stack: known(start_stack) },
             }))
         }
         EventKind::EXIT | EventKind::ALIVE | EventKind::LATE => {
@@ -202,8 +235,48 @@ fn control(header: EventHeader, bytes: &[u8]) -> Option<Record> {
                 cause: uncounted_cause(cause, syscall_plus_one),
             }))
         }
+        EventKind::CALL => {
+            let event = CallEvent::from_bytes(bytes)?;
+            Some(map(MapAction::Call { space: SpaceId(event.space), call: calls::call(&event, &[])? }))
+        }
+        EventKind::NAME => {
+            let NameEvent { call, name } = NameEvent::from_bytes(bytes)?;
+            let name = name.0.split(|byte| *byte == 0).next().unwrap_or_default();
+            Some(map(MapAction::Call { space: SpaceId(call.space), call: calls::call(&call, name)? }))
+        }
+        EventKind::SPACE => {
+            let SpaceEvent { header: _, space } = SpaceEvent::from_bytes(bytes)?;
+            Some(map(MapAction::Renewed { space: SpaceId(space) }))
+        }
+        EventKind::SECTION => {
+            let SectionEvent { header: _, space, syscall } = SectionEvent::from_bytes(bytes)?;
+            Some(map(MapAction::Unexplained { space: SpaceId(space), syscall }))
+        }
         _ => None,
     }
+}
+
+/// An event in an address space, done by the task in the header at its time.
+fn map(header: EventHeader, action: MapAction) -> Record {
+    let EventHeader { time_ns, tgid, tid, .. } = header;
+    Record::Map(Box::new(MapEvent {
+        time: Timestamp::from_nanos(time_ns),
+        tgid: Tgid(tgid),
+        tid: Tid(tid),
+        action,
+    }))
+}
+
+/// When the address space of a forked process was copied; `None` if it was not, but is shared.
+fn copied(bytes: &[u8]) -> Option<Record> {
+    let ForkEvent { header, space, parent_space, copied_ns, brk, .. } = ForkEvent::from_bytes(bytes)?;
+    let time_ns = if copied_ns == 0 { header.time_ns } else { copied_ns };
+    let action = MapAction::Copied {
+        parent: SpaceId(parent_space),
+        child: SpaceId(space),
+        brk: (brk != 0).then_some(VirtAddr::from_raw(brk)),
+    };
+    (space != parent_space).then(|| map(EventHeader { time_ns, ..header }, action))
 }
 
 /// The growth of the kernel's counters, and what was seen of it; `None` if they could not be read.

@@ -7,12 +7,16 @@
 
 use std::fmt;
 
+mod map;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
     pagemap::{PageCategories, StateRun},
     units::{Nanos, PageSize, Timestamp, VirtAddr, VirtRange},
 };
+
+pub use map::{CallKind, MapAction, MapCall, MapEvent, MapRequest, ShownVma, flags};
 
 /// A thread-group ID in the initial PID namespace: what the command line calls a PID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -78,6 +82,8 @@ pub enum Record {
     Fault(Fault),
     /// A traced task changed.
     Task(TaskEvent),
+    /// An address space changed.
+    Map(Box<MapEvent>),
     /// The kernel charged faults without an event.
     Uncounted(Uncounted),
     /// The heat array was read.
@@ -189,6 +195,10 @@ pub enum TaskAction {
         old_tid: Tid,
         /// Its new name.
         comm: Comm,
+        /// Whether [`MapAction::Renewed`] told when the new address space began to fill.
+        is_space_told: bool,
+        /// Where its heap begins and its stack is, as far as known.
+        landmarks: Landmarks,
     },
     /// It ended.
     Exit {
@@ -227,6 +237,15 @@ pub enum TaskAction {
         /// What the kernel charged to it.
         account: Option<Account>,
     },
+}
+
+/// Places in an address space by which the kernel tells its heap and its first stack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Landmarks {
+    /// `mm->start_brk`: where the heap begins.
+    pub start_brk: Option<VirtAddr>,
+    /// `mm->start_stack`: an address in the stack of the main thread.
+    pub start_stack: Option<VirtAddr>,
 }
 
 /// A number of minor and of major faults.
@@ -340,12 +359,23 @@ pub struct Observation {
 /// What a look saw.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Seen {
-    /// All its VMAs, in address order.
-    Maps(Vec<Vma>),
+    /// All its VMAs.
+    Maps(MapsLook),
     /// Page state of a range.
     Pages(PageLook),
     /// The process is gone, or could not be read.
     Nothing,
+}
+
+/// A reading of `/proc/PID/maps`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapsLook {
+    /// When the reading began: what changed since may or may not show.
+    pub began: Timestamp,
+    /// In address order.
+    pub vmas: Vec<Vma>,
+    /// From `/proc/PID/stat`.
+    pub landmarks: Landmarks,
 }
 
 /// Page state of a range; pages in no run are absent.
@@ -404,8 +434,10 @@ impl Loss {
 pub enum LossCause {
     /// The ring of faults was full.
     EventsRing,
-    /// The ring of task events was full.
+    /// The ring of task and map events was full.
     ControlRing,
+    /// A ring of perf, which tells of new VMAs, was full.
+    SideBand,
     /// The table of traced tasks was full: new tasks go untraced.
     TaskTable,
     /// A record arrived after the reordering window had closed.
@@ -423,6 +455,7 @@ impl LossCause {
         match self {
             Self::EventsRing => "events_ring",
             Self::ControlRing => "control_ring",
+            Self::SideBand => "side_band",
             Self::TaskTable => "task_table",
             Self::Late => "late",
             Self::TornTail => "torn_tail",
@@ -449,6 +482,8 @@ pub enum ProbeTarget {
     Maps,
     /// Page state of these ranges, ascending and apart.
     Pages(Vec<VirtRange>),
+    /// Its VMAs, and the page state of all of them that some access is allowed to.
+    Everything,
 }
 
 /// Facts about the traced host without which records mean nothing.

@@ -7,11 +7,12 @@
 #![forbid(unsafe_code)]
 
 use crate::{
-    timeline::Row,
+    timeline::{MapFlags, Row},
     units::{Timestamp, VirtAddr},
 };
 
 pub mod csv;
+mod flags;
 mod tables;
 
 /// Why an export could not be written.
@@ -52,8 +53,12 @@ pub enum Value<'a> {
     Number(u64),
     /// An address.
     Address(VirtAddr),
+    /// The number of an error that a call returned.
+    Error(i32),
     /// One of few words.
     Word(&'static str),
+    /// Numbers that a call was given, by name.
+    Flags(MapFlags),
     /// Text as the kernel gave it: mostly UTF-8.
     Text(&'a [u8]),
 }

@@ -10,6 +10,8 @@ pub mod drain;
 pub mod heat;
 mod hooks;
 pub mod probes;
+pub mod sideband;
+mod syscalls;
 pub mod target;
 pub mod tasks;
 
@@ -17,4 +19,5 @@ pub use cgroup::{Cgroup, CgroupError};
 pub use drain::{Batch, CHANNEL_BATCHES, Drain};
 pub use heat::HeatReader;
 pub use probes::{AttachError, Entry, Plan, Probes, Scope};
+pub use sideband::{SideBand, ring_bytes};
 pub use target::{ArmError, Armed, Target, arm};

@@ -8,7 +8,9 @@
 #![forbid(unsafe_code)]
 
 use crate::{
-    event::{Fault, Loss, LossCause, TaskAction, TaskEvent, Tid, Uncounted},
+    event::{
+        Fault, Loss, LossCause, MapAction, MapEvent, Observation, TaskAction, TaskEvent, Tid, Uncounted,
+    },
     units::{Nanos, Timestamp},
 };
 
@@ -17,43 +19,57 @@ use crate::{
 pub const WINDOW: Nanos = Nanos::new(250_000_000);
 
 /// What has a place in time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A page fault ended.
     Fault(Fault),
     /// A traced task changed.
     Task(TaskEvent),
+    /// An address space changed.
+    Map(Box<MapEvent>),
     /// The kernel charged faults without an event.
     Uncounted(Uncounted),
+    /// A look at a process; its time is when it ended.
+    Look(Box<Observation>),
 }
 
 impl Event {
     /// When it happened.
     #[must_use]
-    pub const fn time(&self) -> Timestamp {
+    pub fn time(&self) -> Timestamp {
         match self {
             Self::Fault(fault) => fault.time,
             Self::Task(task) => task.time,
+            Self::Map(map) => map.time,
             Self::Uncounted(uncounted) => uncounted.time,
+            Self::Look(look) => look.time,
         }
     }
 
-    /// Place in the order: by time, and by content where times are equal. A task is born before it faults and
-    /// faults before it ends.
+    /// Place in the order: by time, and by content where times are equal. An address space is copied before the task
+    /// is born that lives in it; a task is born before it faults, and faults before it ends.
     fn key(&self) -> (Timestamp, u8, Tid, u64) {
         let (rank, tid, detail) = match self {
-            Self::Task(task) => match task.action {
-                TaskAction::Fork { child_tid, .. } => (0, task.tid, child_tid.0.into()),
-                TaskAction::Join { .. } => (1, task.tid, 0),
-                TaskAction::Exec { .. } => (2, task.tid, 0),
-                TaskAction::Comm(_) => (3, task.tid, 0),
-                TaskAction::Exit { .. } => (6, task.tid, 0),
-                TaskAction::Late { .. } => (7, task.tid, 0),
-                TaskAction::Leave { .. } => (8, task.tid, 0),
-                TaskAction::Alive { .. } => (9, task.tid, 0),
+            Self::Map(map) => match &map.action {
+                MapAction::Copied { child, .. } => (0, map.tid, child.0),
+                MapAction::Renewed { space } => (3, map.tid, space.0),
+                MapAction::Shown(shown) => (5, map.tid, shown.vma.range.start().as_raw()),
+                MapAction::Call { .. } => (6, map.tid, 0),
+                MapAction::Unexplained { syscall, .. } => (7, map.tid, *syscall),
             },
-            Self::Fault(fault) => (4, fault.tid, fault.addr.as_raw()),
-            Self::Uncounted(uncounted) => (5, uncounted.tid, uncounted.faults.total()),
+            Self::Task(task) => match task.action {
+                TaskAction::Fork { child_tid, .. } => (1, task.tid, child_tid.0.into()),
+                TaskAction::Join { .. } => (2, task.tid, 0),
+                TaskAction::Exec { .. } => (4, task.tid, 0),
+                TaskAction::Comm(_) => (8, task.tid, 0),
+                TaskAction::Exit { .. } => (11, task.tid, 0),
+                TaskAction::Late { .. } => (12, task.tid, 0),
+                TaskAction::Leave { .. } => (13, task.tid, 0),
+                TaskAction::Alive { .. } => (14, task.tid, 0),
+            },
+            Self::Fault(fault) => (9, fault.tid, fault.addr.as_raw()),
+            Self::Uncounted(uncounted) => (10, uncounted.tid, uncounted.faults.total()),
+            Self::Look(look) => (15, Tid(look.tgid.0), look.space.0),
         };
         (self.time(), rank, tid, detail)
     }
@@ -99,8 +115,8 @@ impl Reorder {
 mod tests {
     use super::*;
     use crate::{
-        event::{Comm, Tgid},
-        units::Nanos,
+        event::{Comm, MapCall, MapRequest, Seen, ShownVma, SpaceId, Tgid, Vma},
+        units::{Nanos, VirtAddr, VirtRange},
     };
 
     const MS: u64 = 1_000_000;
@@ -142,6 +158,41 @@ mod tests {
 
         assert_eq!((loss.cause, loss.count), (LossCause::Late, Some(1)));
         assert_eq!(loss.end.map(|end| end.since(loss.start)), Some(Nanos::new(MS)));
+    }
+
+    #[test]
+    fn at_one_time_a_copy_comes_before_the_birth_a_vma_before_its_call_and_a_look_after_all() {
+        let (time, tgid, space) = (Timestamp::from_nanos(MS), Tgid(1), SpaceId(7));
+        let map = |action| Event::Map(Box::new(MapEvent { time, tgid, tid: Tid(1), action }));
+        let range =
+            VirtRange::new(VirtAddr::from_raw(0x1000), VirtAddr::from_raw(0x3000)).expect("not empty");
+        let (perms, offset, device, inode) = (*b"rw-p", 0, (0, 0), 0);
+        let vma = Vma { range, perms, offset, device, inode, name: Vec::new() };
+        let request = MapRequest::Munmap { addr: range.start(), length: range.bytes() };
+        let call = MapCall { request, result: Ok(0), may_have_resized: true };
+        let fork = TaskAction::Fork {
+            child_tgid: Tgid(2),
+            child_tid: Tid(2),
+            clone_flags: 0,
+            space: SpaceId(8),
+            parent_space: space,
+            comm: Comm::default(),
+        };
+        let in_order = [
+            map(MapAction::Copied { parent: space, child: SpaceId(8), brk: None }),
+            Event::Task(TaskEvent { time, tgid, tid: Tid(1), action: fork }),
+            map(MapAction::Shown(ShownVma { vma, is_hugetlb: false })),
+            map(MapAction::Call { space, call }),
+            Event::Look(Box::new(Observation { time, tgid, space, seen: Seen::Nothing })),
+        ];
+
+        let mut order = Reorder::default();
+        for event in in_order.iter().rev() {
+            assert_eq!(order.push(event.clone()), None);
+        }
+
+        let released: Vec<_> = order.release(Timestamp::from_nanos(WINDOW.get() + 2 * MS)).collect();
+        assert_eq!(released, in_order);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The one state machine: records in, rows and requests for looks out.
 //!
 //! Layer: core. Input: [`Record`]s in arrival order. Output: [`Row`]s in time order, [`ProbeRequest`]s, a [`Summary`].
-//! Keeps: no clock, no I/O: the same records give the same rows, live or replayed. Events act in the order of
-//! their times; readings, looks and losses act on arrival.
+//! Keeps: no clock, no I/O: the same records give the same rows, live or replayed. Events and looks act in the order
+//! of their times; readings and losses act on arrival.
 //! Not here: where records come from (`session`, `record`), where rows go (`export`, `report`).
 #![forbid(unsafe_code)]
 
@@ -10,22 +10,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     event::{
-        HeatReading, HostFacts, Loss, Observation, ProbeRequest, ProbeTarget, Record, Seen, SpaceId,
-        TaskAction, TaskEvent,
+        HeatReading, HostFacts, Loss, LossCause, Observation, ProbeRequest, ProbeTarget, Record, Seen,
+        SpaceId, TaskAction, TaskEvent,
     },
     order::{Event, Reorder},
     timeline::{Row, Summary},
     units::{Nanos, Timestamp, VirtRange},
 };
 
+mod checks;
 mod directory;
 mod intervals;
+mod maps;
 mod tasks;
 mod totals;
 
 #[cfg(test)]
 mod tests;
 
+use checks::Checks;
 use directory::Directory;
 use intervals::Intervals;
 use tasks::Tasks;
@@ -48,8 +51,10 @@ pub struct Options {
     pub interval: Nanos,
     /// What was recorded.
     pub detail: Detail,
-    /// Whether each fault gives a row.
-    pub fault_rows: bool,
+    /// Whether events tell of every change of an address space; else readings of maps do, again and again.
+    pub follows_maps: bool,
+    /// Whether each fault and each change of an address space gives a row.
+    pub event_rows: bool,
 }
 
 /// Later than anything.
@@ -62,9 +67,11 @@ pub struct Pipeline {
     /// Events that came too late since the last tick.
     late: Option<Loss>,
     directory: Directory,
+    checks: Checks,
     tasks: Tasks,
     intervals: Intervals,
     totals: Totals,
+    event_rows: bool,
 }
 
 impl Pipeline {
@@ -75,9 +82,11 @@ impl Pipeline {
             order: Reorder::default(),
             late: None,
             directory: Directory::default(),
-            tasks: Tasks::default(),
+            checks: Checks::default(),
+            tasks: Tasks::new(host.page, options.follows_maps),
             intervals: Intervals::new(&host, options),
             totals: Totals::new(host),
+            event_rows: options.event_rows,
         }
     }
 
@@ -89,27 +98,30 @@ impl Pipeline {
             Record::Uncounted(uncounted) => self.hold_back(Event::Uncounted(uncounted)),
             Record::Task(task) => {
                 if let Some((tgid, space)) = self.directory.learn(&task) {
-                    requests.push(ProbeRequest { tgid, space, target: ProbeTarget::Maps });
+                    self.checks.ask(task.time, tgid, space, requests);
                 }
                 self.take_task(task);
             }
+            Record::Map(map) => {
+                self.directory.learn_map(&map);
+                self.hold_back(Event::Map(map));
+            }
             Record::Heat(reading) => self.heat(&reading, requests),
-            Record::Observation(observation) => self.observe(&observation),
+            Record::Observation(observation) => self.observe(observation),
             Record::Loss(loss) => self.lose(loss, rows),
             Record::Tick(time) => {
                 self.release(time, rows);
-                self.intervals.close_until(self.order.released(), &mut self.tasks, &mut self.totals, rows);
+                let released = self.order.released();
+                self.intervals.close_until(time, released, &mut self.tasks, &mut self.totals, rows);
+                self.checks.tick(time, &self.directory, &self.tasks, requests);
             }
         }
     }
 
-    /// Asks for a look at every region that can hold pages.
+    /// Asks for a look at everything that is mapped.
     pub fn look_everywhere(&self, requests: &mut Vec<ProbeRequest>) {
-        for (space, tgid) in self.directory.iter() {
-            let ranges = self.tasks.accessible(space);
-            requests.push(ProbeRequest { tgid, space, target: ProbeTarget::Maps });
-            requests.push(ProbeRequest { tgid, space, target: ProbeTarget::Pages(ranges) });
-        }
+        let everything = |(space, tgid)| ProbeRequest { tgid, space, target: ProbeTarget::Everything };
+        requests.extend(self.directory.iter().map(everything));
     }
 
     /// Closes what is open and returns the totals.
@@ -118,6 +130,8 @@ impl Pipeline {
         self.release(END_OF_TIME, rows);
         let end = self.totals.end();
         self.intervals.close_all(end, &mut self.tasks, &mut self.totals, rows);
+        rows.extend(self.totals.purge(self.tasks.purge(END_OF_TIME)).map(Row::Region));
+        rows.extend(self.totals.live(&self.tasks).into_iter().map(Row::Region));
         self.totals.summary(&self.tasks)
     }
 
@@ -148,21 +162,44 @@ impl Pipeline {
         if let Some(late) = self.late.take() {
             self.lose(late, rows);
         }
-        let Self { order, tasks, intervals, totals, .. } = self;
+        let Self { order, checks, tasks, intervals, totals, event_rows, .. } = self;
         for event in order.release(tick) {
             match event {
                 Event::Fault(fault) => {
                     totals.fault(&fault);
                     let (task, position) = tasks.attribute(&fault);
-                    intervals.fault(&fault, task, position);
+                    intervals.fault(&fault, task, position, tasks);
                 }
                 Event::Task(task) => {
                     totals.task(&task);
                     tasks.apply(&task);
+                    if *event_rows && matches!(task.action, TaskAction::Exit { group_dead: true, .. }) {
+                        rows.push(Row::Map(maps::exit_row(&task)));
+                    }
+                }
+                Event::Map(map) => {
+                    let done = maps::apply(&map, tasks);
+                    totals.map(&map);
+                    intervals.map(map.time, &done);
+                    rows.extend(done.row.filter(|_| *event_rows).map(Row::Map));
                 }
                 Event::Uncounted(uncounted) => {
                     totals.uncounted(&uncounted);
                     intervals.uncounted(&uncounted);
+                }
+                Event::Look(look) => {
+                    let Observation { time, tgid, space, seen } = *look;
+                    match seen {
+                        Seen::Maps(look) => {
+                            let compared = tasks.compare(time, tgid, &look);
+                            checks.compared(time, &look, compared.as_ref());
+                            if let Some((_, compared)) = compared {
+                                rows.extend(totals.compared(time, tgid, compared).into_iter().map(Row::Map));
+                            }
+                        }
+                        Seen::Pages(look) => intervals.look(time, (tgid, space), &look, tasks, totals),
+                        Seen::Nothing => {}
+                    }
                 }
             }
         }
@@ -174,29 +211,32 @@ impl Pipeline {
         self.intervals.read(reading);
         for (space, ranges) in hot_ranges(reading) {
             if let Some(tgid) = self.directory.process_of(space) {
-                requests.push(ProbeRequest { tgid, space, target: ProbeTarget::Maps });
                 requests.push(ProbeRequest { tgid, space, target: ProbeTarget::Pages(ranges) });
             }
         }
     }
 
-    /// Notes what a look saw.
-    fn observe(&mut self, observation: &Observation) {
-        let Observation { time, tgid, space, seen } = observation;
-        self.totals.see(*time);
-        match seen {
-            Seen::Maps(vmas) => self.tasks.observe_maps(*time, *tgid, *space, vmas),
-            Seen::Pages(look) => {
-                self.intervals.look(*time, (*tgid, *space), look, &self.tasks, &mut self.totals);
-            }
-            Seen::Nothing => {}
-        }
+    /// Lets a look wait for its turn: the events before it are still on their way.
+    fn observe(&mut self, observation: Observation) {
+        self.hold_back(Event::Look(Box::new(observation)));
     }
 
     /// Notes that records are missing.
     fn lose(&mut self, loss: Loss, rows: &mut Vec<Row>) {
         self.totals.loss(loss);
         self.intervals.loss(loss);
+        let hides_maps = match loss.cause {
+            LossCause::EventsRing => false,
+            LossCause::ControlRing
+            | LossCause::SideBand
+            | LossCause::TaskTable
+            | LossCause::Late
+            | LossCause::TornTail
+            | LossCause::UnknownKind => true,
+        };
+        if hides_maps {
+            self.tasks.doubt(loss.end.unwrap_or(loss.start));
+        }
         rows.push(Row::Loss(loss));
     }
 }

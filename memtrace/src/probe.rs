@@ -2,17 +2,17 @@
 //!
 //! Layer: shell. Input: [`ProbeRequest`]s. Output: [`Observation`]s, and what taking them cost.
 //! Source: `proc(5)` for maps, `Documentation/admin-guide/mm/pagemap.rst` for page state.
-//! Keeps: a process that died is an answer, not an error; nothing is written to the target; no smaps.
+//! Keeps: a process that died is an answer, not an error; a reading of maps is whole, or there is none; nothing is written
+//! to the target; no smaps.
 //! Not here: what to look at and when (`pipeline`).
 
 pub mod maps;
 pub mod pages;
 
 use std::{
-    collections::BTreeMap,
-    fs::{self, File},
-    hash::{DefaultHasher, Hash, Hasher},
-    io,
+    fs::File,
+    io::{self, Read as _},
+    os::unix::fs::FileExt as _,
     time::Instant,
 };
 
@@ -20,10 +20,12 @@ use rustix::io::Errno;
 
 use self::{maps::MapsError, pages::PageReader};
 use crate::{
-    event::{Observation, PageLook, ProbeRequest, ProbeTarget, Seen, SpaceId, Tgid},
+    event::{
+        Landmarks, MapsLook, Observation, PageLook, ProbeRequest, ProbeTarget, Seen, SpaceId, Tgid, Tid,
+    },
     record::Cost,
     sys::clock,
-    units::{Nanos, PageSize, VirtRange},
+    units::{Nanos, PageSize, VirtAddr, VirtRange},
 };
 
 /// Why a look was not possible.
@@ -55,7 +57,6 @@ impl From<io::Error> for ProbeError {
 pub struct Prober {
     page: PageSize,
     reader: PageReader,
-    known: KnownMaps,
     cost: Cost,
 }
 
@@ -63,7 +64,7 @@ impl Prober {
     /// A prober on a host with base pages of size `page`; `scan` if the host has `PAGEMAP_SCAN`.
     #[must_use]
     pub fn new(page: PageSize, scan: bool) -> Self {
-        Self { page, reader: PageReader::new(page, scan), known: KnownMaps::default(), cost: Cost::default() }
+        Self { page, reader: PageReader::new(page, scan), cost: Cost::default() }
     }
 
     /// What recording cost, if its CPU time is `cpu`.
@@ -73,23 +74,21 @@ impl Prober {
     }
 
     /// Takes the looks that `request` asks for.
-    ///
-    /// Maps that are as they were at the look before give no observation: the core has them.
     pub fn answer(&mut self, request: &ProbeRequest) -> Vec<Observation> {
         let ProbeRequest { tgid, space, target } = request;
         let mut observations = Vec::new();
-        let observe = |seen| {
+        let mut observe = |seen| {
             observations.push(Observation { time: clock::boottime(), tgid: *tgid, space: *space, seen });
         };
         let result = match target {
-            ProbeTarget::Maps => self.look_at_maps(*tgid, *space, observe),
+            ProbeTarget::Maps => self.look_at_maps(Tid(tgid.0)).map(|look| observe(Seen::Maps(look))),
             ProbeTarget::Pages(ranges) => self.look_at_pages(*tgid, ranges, observe),
+            ProbeTarget::Everything => self.look_at_everything(*tgid, observe),
         };
         if let Err(error) = result {
             if !matches!(error, ProbeError::Gone) {
                 log::warn!("cannot look at process {}: {error}", tgid.0);
             }
-            self.known.forget(*space);
             observations.push(Observation {
                 time: clock::boottime(),
                 tgid: *tgid,
@@ -100,21 +99,34 @@ impl Prober {
         observations
     }
 
-    fn look_at_maps(
-        &mut self,
-        tgid: Tgid,
-        space: SpaceId,
-        mut observe: impl FnMut(Seen),
-    ) -> Result<(), ProbeError> {
-        let text = self.timed(|_| fs::read(format!("/proc/{}/maps", tgid.0)))?;
-        // A zombie's, or a kernel thread's.
-        if text.is_empty() {
-            return Err(ProbeError::Gone);
+    /// Reads the maps of `process` by its thread `thread`.
+    ///
+    /// By the process they would be those of its leader, which may have gone before.
+    pub fn still_look(&mut self, process: Tgid, thread: Tid, space: SpaceId) -> Option<Observation> {
+        match self.look_at_maps(thread) {
+            Ok(look) => {
+                let seen = Seen::Maps(look);
+                Some(Observation { time: clock::boottime(), tgid: process, space, seen })
+            }
+            Err(error) => {
+                log::debug!("cannot read the maps of process {}: {error}", process.0);
+                None
+            }
         }
-        if self.known.replace(space, &text) {
-            observe(Seen::Maps(maps::parse(&text)?));
-        }
-        Ok(())
+    }
+
+    fn look_at_maps(&mut self, tid: Tid) -> Result<MapsLook, ProbeError> {
+        let began = clock::boottime();
+        let text = self.timed(|_| read_maps(tid))?;
+        Ok(MapsLook { began, vmas: maps::parse(&text)?, landmarks: landmarks(tid) })
+    }
+
+    fn look_at_everything(&mut self, tgid: Tgid, mut observe: impl FnMut(Seen)) -> Result<(), ProbeError> {
+        let look = self.look_at_maps(Tid(tgid.0))?;
+        let open = look.vmas.iter().filter(|vma| !vma.perms.starts_with(b"---") && vma.name != b"[vsyscall]");
+        let ranges: Vec<VirtRange> = open.map(|vma| vma.range).collect();
+        observe(Seen::Maps(look));
+        self.look_at_pages(tgid, &ranges, observe)
     }
 
     fn look_at_pages(
@@ -144,34 +156,36 @@ impl Prober {
     }
 }
 
-/// Fingerprints of the maps that were seen last, by address space.
-#[derive(Debug, Default)]
-struct KnownMaps(BTreeMap<SpaceId, u64>);
-
-impl KnownMaps {
-    /// Address spaces that are remembered; forgetting one costs an observation that repeats.
-    const BOUND: usize = 4096;
-
-    /// Remembers `text` for `space`; `false` if it is the text remembered already.
-    fn replace(&mut self, space: SpaceId, text: &[u8]) -> bool {
-        let mut hasher = DefaultHasher::new();
-        text.hash(&mut hasher);
-        let print = hasher.finish();
-        let changed = self.0.insert(space, print) != Some(print);
-        if self.0.len() > Self::BOUND {
-            self.0.pop_first();
-        }
-        changed
+/// The text of the maps of the thread `tid`.
+fn read_maps(tid: Tid) -> Result<Vec<u8>, ProbeError> {
+    let mut file = File::open(format!("/proc/{}/maps", tid.0))?;
+    let mut text = Vec::with_capacity(TYPICAL_MAPS);
+    file.read_to_end(&mut text)?;
+    // The address space may have gone amid the reading, which then ends early. It cannot come back: if there is
+    // something to read now, there was all the time. A zombie and a kernel thread have none.
+    if file.read_at(&mut [0], 0)? == 0 {
+        return Err(ProbeError::Gone);
     }
+    Ok(text)
+}
 
-    fn forget(&mut self, space: SpaceId) {
-        self.0.remove(&space);
+/// Bytes of the maps of most processes.
+const TYPICAL_MAPS: usize = 64 << 10;
+
+/// Where the heap begins and the stack is, as far as the kernel tells.
+fn landmarks(tid: Tid) -> Landmarks {
+    let process = i32::try_from(tid.0).ok().and_then(|tid| procfs::process::Process::new(tid).ok());
+    let stat = process.and_then(|process| process.stat().ok());
+    let known = |addr: u64| (addr != 0).then_some(VirtAddr::from_raw(addr));
+    Landmarks {
+        start_brk: stat.as_ref().and_then(|stat| known(stat.start_brk?)),
+        start_stack: stat.as_ref().and_then(|stat| known(stat.startstack)),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::{fs, process::Command};
 
     use super::*;
     use crate::units::VirtAddr;
@@ -186,28 +200,28 @@ mod tests {
     }
 
     #[test]
-    fn maps_of_a_still_process_are_told_once() {
+    fn maps_of_a_process_are_read_whole() {
         let mut child = Command::new("sleep").arg("60").spawn().expect("there is sleep");
         // Until it has executed, its maps change.
         while !fs::read(format!("/proc/{}/comm", child.id())).is_ok_and(|comm| comm == b"sleep\n") {
             std::thread::yield_now();
         }
         std::thread::sleep(std::time::Duration::from_millis(100));
-        let mut prober = prober();
-        let request = ask(child.id(), ProbeTarget::Maps);
 
-        let first = prober.answer(&request);
-        let second = prober.answer(&request);
-        let other_space = prober.answer(&ProbeRequest { space: SpaceId(2), ..request });
+        let before = clock::boottime();
+        let seen = prober().answer(&ask(child.id(), ProbeTarget::Maps));
 
+        let rows = fs::read_to_string(format!("/proc/{}/maps", child.id())).expect("it runs").lines().count();
         child.kill().expect("it runs");
         child.wait().expect("it is ours");
-        let [Observation { seen: Seen::Maps(vmas), .. }] = &first[..] else {
-            panic!("{first:?}");
+        let [Observation { time, seen: Seen::Maps(look), .. }] = &seen[..] else {
+            panic!("{seen:?}");
         };
-        assert!(vmas.iter().any(|vma| vma.name == b"[stack]"), "{vmas:?}");
-        assert!(second.is_empty(), "{second:?}");
-        assert_eq!(other_space.len(), 1);
+        assert_eq!(look.vmas.len(), rows);
+        assert!(before <= look.began && look.began < *time);
+        let stack = look.landmarks.start_stack.expect("one's own child tells");
+        let stack = look.vmas.iter().find(|vma| vma.range.contains(stack)).expect("it lies in a VMA");
+        assert_eq!(stack.name, b"[stack]");
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub use writer::Writer;
 pub const MAGIC: [u8; 8] = *b"memtrace";
 
 /// Version of the file format; changes with any change that an older build would misread.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// What a recording was made with, and of; its first chunk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +69,8 @@ pub struct Capture {
     pub ring_bytes: u64,
     /// Whether new processes of traced ones were traced.
     pub follow_forks: bool,
+    /// Whether changes of address spaces were followed; without it regions are those of readings of maps.
+    pub follows_maps: bool,
     /// `min_flt` and `maj_flt` of the command when the probes were armed; `None` if there was no command.
     pub gate: Option<FaultCounts>,
 }
@@ -86,8 +88,9 @@ impl fmt::Display for Capture {
 impl Capture {
     /// Options by which the pipeline makes the rows of this recording again.
     #[must_use]
-    pub const fn options(&self, fault_rows: bool) -> Options {
-        Options { interval: self.interval, detail: self.detail, fault_rows }
+    pub const fn options(&self, event_rows: bool) -> Options {
+        let Self { interval, detail, follows_maps, .. } = *self;
+        Options { interval, detail, follows_maps, event_rows }
     }
 }
 

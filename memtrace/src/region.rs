@@ -1,18 +1,37 @@
-//! The regions of an address space, with an identity that outlives growth, shrinking and new protection.
+//! The regions of an address space, with an identity that outlives splits, merges, moves and new protection.
 //!
-//! Layer: core. Input: whole readings of `/proc/PID/maps`. Output: [`AddressSpace`].
-//! Source: `fs/proc/task_mmu.c` (`show_map_vma`) for names.
-//! Keeps: live regions never overlap; a retired region is found until it is purged.
-//! Not here: reading maps (`probe`), events that change an address space.
+//! Layer: core. Input: map events in the order in which they took effect, and readings of maps. Output: [`AddressSpace`].
+//! Source: `mm/mmap.c`, `mm/mremap.c`, `mm/mprotect.c`; `kernel/events/core.c` for the VMAs that perf shows.
+//! Keeps: live regions never overlap, and neighbours differ in something that maps shows; a retired region is kept until
+//! it is taken.
+//! Not here: reading maps (`probe`), the order of events (`order`).
+//!
+//! A region is the longest stretch of pages that maps shows alike: same protection, same file at the same distance, same
+//! name. After each change the stretches are found anew where it happened. In order of address, each goes on as the oldest
+//! region that had one of its pages and that no stretch before it goes on as, and is a new region if there is none. A region
+//! of which all pages move, moves; the part of one that moves away is a new region.
 #![forbid(unsafe_code)]
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use crate::{
-    event::Vma,
-    timeline::{Backing, RegionId, RegionLabel},
-    units::{Timestamp, VirtAddr, VirtRange},
+    event::{Landmarks, ShownVma, Tid},
+    timeline::{RegionId, RegionLabel},
+    units::{PageSize, Timestamp, VirtAddr, VirtRange},
 };
+
+mod compare;
+mod traits;
+mod transform;
+
+#[cfg(test)]
+mod tests;
+
+pub use compare::{Comparison, Contradiction};
+pub use traits::Traits;
 
 /// Gives every region of a recording a number of its own.
 #[derive(Debug, Default)]
@@ -27,95 +46,177 @@ impl RegionIds {
     }
 }
 
-/// A mapped stretch of address space with one backing.
+/// A mapped stretch of address space that looks alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Region {
-    /// How rows show it.
+    /// Which one.
+    pub id: RegionId,
+    /// Where it lies.
+    pub range: VirtRange,
+    /// What it is.
+    pub traits: Traits,
+    /// When it came to be.
+    pub born: Timestamp,
+    /// The region that it was split from, copied from at a fork, or moved out of.
+    pub parent: Option<RegionId>,
+}
+
+/// A region that is no more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retired {
+    /// When it went.
+    pub died: Timestamp,
+    /// As it was.
+    pub region: Region,
+    /// As rows show it.
     pub label: RegionLabel,
-    /// What stays the same as long as it is the same region.
-    key: Key,
 }
 
-/// What two readings of one region have in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Key {
-    /// Memory without a file.
-    Plain(Backing),
-    /// A file, at a fixed distance between address and offset.
-    File { device: (u32, u32), inode: u64, distance: u64 },
+/// A stretch of pages while regions are found anew.
+#[derive(Clone, Debug)]
+struct Piece {
+    range: VirtRange,
+    traits: Traits,
+    origin: Origin,
 }
 
-impl Key {
-    fn of(vma: &Vma, backing: Backing) -> Self {
-        if vma.inode == 0 {
-            return Self::Plain(backing);
-        }
-        let distance = vma.range.start().as_raw().wrapping_sub(vma.offset);
-        Self::File { device: vma.device, inode: vma.inode, distance }
+/// Where the pages of a [`Piece`] come from.
+#[derive(Clone, Copy, Debug)]
+enum Origin {
+    /// They are those of this region.
+    Region { id: RegionId, born: Timestamp, parent: Option<RegionId> },
+    /// They are new, or no longer those of the region named.
+    Fresh(Option<RegionId>),
+}
+
+impl Region {
+    /// Its pages in `range`, which lies in it.
+    fn piece(&self, range: VirtRange) -> Piece {
+        let Self { id, range: _, traits, born, parent } = self;
+        let origin = Origin::Region { id: *id, born: *born, parent: *parent };
+        Piece { range, traits: traits.clone(), origin }
     }
+}
+
+/// Changes that are remembered for comparisons with readings that took some time.
+const REMEMBERED: usize = 1 << 16;
+
+/// A VMA that perf showed, and that the call which made it may tell more of.
+#[derive(Clone, Debug)]
+struct Pending {
+    time: Timestamp,
+    tid: Tid,
+    shown: ShownVma,
 }
 
 /// The regions of one address space.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct AddressSpace {
+    page: PageSize,
     live: BTreeMap<VirtAddr, Region>,
-    retired: Vec<(Timestamp, Region)>,
+    retired: Vec<Retired>,
+    pending: Option<Pending>,
+    landmarks: Landmarks,
+    /// The end of the heap, rounded up to a page.
+    brk: Option<VirtAddr>,
+    /// What changed lately, in order.
+    changes: VecDeque<(Timestamp, VirtRange)>,
+    /// Of the latest change that is no longer remembered.
+    forgotten: Timestamp,
+    /// Since when the regions may differ from what the kernel has, without contradicting any event.
+    doubtful: Option<Timestamp>,
+    /// Readings that began before saw only part of it.
+    complete: Timestamp,
+    /// The kernel is loading a program into it.
+    is_loading: bool,
 }
 
 impl AddressSpace {
-    /// Makes the regions those of `vmas`, which were read at `at` and are in address order.
-    ///
-    /// A region goes on if one with the same backing overlaps it; of the parts of a split, the first does.
-    pub fn observe(&mut self, at: Timestamp, vmas: &[Vma], ids: &mut RegionIds) {
-        let mut before = std::mem::take(&mut self.live);
-        for vma in vmas {
-            let backing = backing_of(vma);
-            let key = Key::of(vma, backing);
-            let earlier = take_overlapping(&mut before, vma.range, key);
-            let id = earlier.as_ref().map_or_else(|| ids.next(), |region| region.label.id);
-            let name = match earlier {
-                Some(region) if *region.label.name == vma.name[..] => region.label.name,
-                _ => Arc::from(&vma.name[..]),
-            };
-            let label = RegionLabel { id, range: vma.range, perms: vma.perms, backing, name };
-            self.live.insert(vma.range.start(), Region { label, key });
+    /// An address space that has nothing mapped at `time`; a `doubtful` one may have, and a reading of maps will tell.
+    #[must_use]
+    pub fn new(page: PageSize, time: Timestamp, doubtful: bool) -> Self {
+        Self {
+            page,
+            live: BTreeMap::new(),
+            retired: Vec::new(),
+            pending: None,
+            landmarks: Landmarks::default(),
+            brk: None,
+            changes: VecDeque::new(),
+            forgotten: Timestamp::default(),
+            doubtful: doubtful.then_some(time),
+            complete: time,
+            is_loading: false,
         }
-        self.retired.extend(before.into_values().map(|region| (at, region)));
     }
 
-    /// A copy for a forked process: the same regions under new numbers.
+    /// An empty address space into which the kernel begins to load a program at `time`.
     #[must_use]
-    pub fn fork(&self, ids: &mut RegionIds) -> Self {
-        let copy = |(start, region): (&VirtAddr, &Region)| {
-            let mut region = region.clone();
-            region.label.id = ids.next();
-            (*start, region)
+    pub fn loading(page: PageSize, time: Timestamp) -> Self {
+        Self { is_loading: true, ..Self::new(page, time, false) }
+    }
+
+    /// Whether the kernel is still loading the program.
+    #[must_use]
+    pub const fn is_loading(&self) -> bool {
+        self.is_loading
+    }
+
+    /// From `time` on the regions may differ from the kernel's: records are missing.
+    pub fn doubt(&mut self, time: Timestamp) {
+        self.doubtful = self.doubtful.max(Some(time));
+    }
+
+    /// Whether a reading of maps is needed to know the regions.
+    #[must_use]
+    pub const fn is_doubtful(&self) -> bool {
+        self.doubtful.is_some()
+    }
+
+    /// A program has been loaded at `time`; readings that began before saw only part of it.
+    pub fn complete(&mut self, time: Timestamp, landmarks: Landmarks) {
+        self.complete = time;
+        self.is_loading = false;
+        let Landmarks { start_brk, start_stack } = self.landmarks;
+        self.landmarks = Landmarks {
+            start_brk: landmarks.start_brk.or(start_brk),
+            start_stack: landmarks.start_stack.or(start_stack),
         };
-        Self { live: self.live.iter().map(copy).collect(), retired: Vec::new() }
+        if self.brk.is_none() {
+            self.brk = landmarks.start_brk.map(|start| self.page_up(start));
+        }
+    }
+
+    /// The copy that a fork at `time` makes: without what was advised not to be copied, and with its heap ending at `brk`
+    /// if that is known.
+    #[must_use]
+    pub fn fork(&mut self, time: Timestamp, brk: Option<VirtAddr>, ids: &mut RegionIds) -> Self {
+        self.settle(ids);
+        let copied = self.live.values().filter(|region| !region.traits.is_kept_from_forks());
+        let copy = |region: &Region| {
+            let region = Region { id: ids.next(), born: time, parent: Some(region.id), ..region.clone() };
+            (region.range.start(), region)
+        };
+        Self {
+            live: copied.map(copy).collect(),
+            landmarks: self.landmarks,
+            brk: brk.map(|brk| self.page_up(brk)).or(self.brk),
+            ..Self::new(self.page, time, self.is_doubtful())
+        }
     }
 
     /// The live region that holds `addr`.
     #[must_use]
     pub fn find(&self, addr: VirtAddr) -> Option<&Region> {
         let (_, region) = self.live.range(..=addr).next_back()?;
-        region.label.range.contains(addr).then_some(region)
-    }
-
-    /// The region that held `addr` at `time`, as far as readings tell: a live one, else the latest that retired since.
-    #[must_use]
-    pub fn find_at(&self, addr: VirtAddr, time: Timestamp) -> Option<&Region> {
-        let retired = || {
-            let mut latest_first = self.retired.iter().rev();
-            latest_first.find(|(died, region)| *died >= time && region.label.range.contains(addr))
-        };
-        self.find(addr).or_else(|| retired().map(|(_, region)| region))
+        region.range.contains(addr).then_some(region)
     }
 
     /// Live regions that overlap `range`, in address order.
     pub fn overlapping(&self, range: VirtRange) -> impl Iterator<Item = &Region> {
         let first = self.live.range(..range.start()).next_back();
         let rest = self.live.range(range.start()..range.end());
-        let overlaps = move |region: &&Region| region.label.range.intersection(range).is_some();
+        let overlaps = move |region: &&Region| region.range.intersection(range).is_some();
         first.into_iter().chain(rest).map(|(_, region)| region).filter(overlaps)
     }
 
@@ -124,257 +225,151 @@ impl AddressSpace {
         self.live.values()
     }
 
-    /// All regions, live ones in address order, then those that retired and are not purged.
-    pub fn iter(&self) -> impl Iterator<Item = &Region> {
-        self.live.values().chain(self.retired.iter().map(|(_, region)| region))
+    /// Regions that retired and have not been taken.
+    #[must_use]
+    pub fn retired(&self) -> &[Retired] {
+        &self.retired
     }
 
-    /// Forgets regions that retired before `time`.
-    pub fn purge(&mut self, time: Timestamp) {
-        self.retired.retain(|(died, _)| *died >= time);
-    }
-}
-
-/// Takes the first region that overlaps `range` and has the same key.
-fn take_overlapping(regions: &mut BTreeMap<VirtAddr, Region>, range: VirtRange, key: Key) -> Option<Region> {
-    let first = regions.range(..range.start()).next_back();
-    let start = first
-        .into_iter()
-        .chain(regions.range(range.start()..range.end()))
-        .find(|(_, region)| region.key == key && region.label.range.intersection(range).is_some())
-        .map(|(start, _)| *start)?;
-    regions.remove(&start)
-}
-
-/// What stands behind a row of maps.
-fn backing_of(vma: &Vma) -> Backing {
-    let is_shared = vma.perms[3] == b's';
-    match vma.name.as_slice() {
-        b"" if is_shared => Backing::Shmem,
-        b"" => Backing::Anon,
-        b"[heap]" => Backing::Heap,
-        b"[stack]" => Backing::Stack,
-        b"[vdso]" => Backing::Vdso,
-        name if name.starts_with(b"[vvar") => Backing::Vvar,
-        name if name.starts_with(b"[anon:") => Backing::Anon,
-        name if name.starts_with(b"[anon_shmem:") => Backing::Shmem,
-        name if name.starts_with(b"[stack:") => Backing::ThreadStack,
-        name if name.starts_with(b"/memfd:") => Backing::Memfd,
-        name if name.starts_with(b"/SYSV") => Backing::Sysv,
-        name if name.starts_with(b"/anon_hugepage") || name.starts_with(b"/dev/hugepages/") => {
-            Backing::Hugetlb
-        }
-        name if name.starts_with(b"/dev/zero") || name.starts_with(b"/dev/shm/") => Backing::Shmem,
-        name if name.starts_with(b"/") => Backing::File,
-        _ => Backing::Other,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const PAGE: u64 = 0x1000;
-    const AT: Timestamp = Timestamp::from_nanos(1_000);
-
-    fn range(first: u64, pages: u64) -> VirtRange {
-        let addr = |page: u64| VirtAddr::from_raw(page * PAGE);
-        VirtRange::new(addr(first), addr(first + pages)).expect("at least a page")
+    /// Takes the regions that retired before `time`.
+    pub fn take_retired(&mut self, time: Timestamp) -> impl Iterator<Item = Retired> {
+        self.retired.extract_if(.., move |retired| retired.died < time)
     }
 
-    fn anon(first: u64, pages: u64) -> Vma {
-        Vma {
-            range: range(first, pages),
-            perms: *b"rw-p",
-            offset: 0,
-            device: (0, 0),
-            inode: 0,
-            name: Vec::new(),
+    /// Everything goes, for the last task does.
+    pub fn die(&mut self, time: Timestamp, ids: &mut RegionIds) {
+        self.settle(ids);
+        for region in std::mem::take(&mut self.live).into_values() {
+            self.retire(time, region);
         }
     }
 
-    fn file(first: u64, pages: u64, offset_pages: u64) -> Vma {
-        Vma {
-            offset: offset_pages * PAGE,
-            device: (8, 1),
-            inode: 77,
-            name: b"/lib/x.so".to_vec(),
-            ..anon(first, pages)
-        }
+    /// How rows show `region`.
+    #[must_use]
+    pub fn label(&self, region: &Region) -> RegionLabel {
+        let Region { id, range, traits, .. } = region;
+        let (backing, name) = traits.shown(*range, &self.landmarks, self.brk);
+        RegionLabel { id: *id, range: *range, perms: traits.perms(), backing, name }
     }
 
-    fn id_at(space: &AddressSpace, page: u64) -> Option<RegionId> {
-        space.find(VirtAddr::from_raw(page * PAGE)).map(|region| region.label.id)
+    fn retire(&mut self, died: Timestamp, region: Region) {
+        let label = self.label(&region);
+        self.retired.push(Retired { died, region, label });
     }
 
-    #[test]
-    fn region_that_grows_keeps_its_identity() {
-        let (mut space, mut ids) = (AddressSpace::default(), RegionIds::default());
-        space.observe(AT, &[anon(16, 4)], &mut ids);
-        let id = id_at(&space, 16);
-
-        space.observe(AT, &[anon(14, 8)], &mut ids);
-
-        assert_eq!(id_at(&space, 14), id);
-        assert_eq!(id_at(&space, 21), id);
-    }
-
-    #[test]
-    fn hole_in_the_middle_splits_a_region_and_the_first_part_goes_on() {
-        let (mut space, mut ids) = (AddressSpace::default(), RegionIds::default());
-        space.observe(AT, &[anon(16, 8)], &mut ids);
-        let id = id_at(&space, 16);
-
-        space.observe(AT, &[anon(16, 2), anon(20, 4)], &mut ids);
-
-        assert_eq!(id_at(&space, 16), id);
-        assert_eq!(id_at(&space, 18), None);
-        assert_ne!(id_at(&space, 20), id);
-    }
-
-    #[test]
-    fn file_at_another_distance_is_another_region() {
-        let (mut space, mut ids) = (AddressSpace::default(), RegionIds::default());
-        space.observe(AT, &[file(16, 4, 0)], &mut ids);
-        let id = id_at(&space, 16);
-
-        space.observe(AT, &[file(16, 4, 2)], &mut ids);
-
-        assert_ne!(id_at(&space, 16), id);
-    }
-
-    #[test]
-    fn retired_region_is_found_for_the_time_in_which_it_lived() {
-        let (mut space, mut ids) = (AddressSpace::default(), RegionIds::default());
-        let addr = VirtAddr::from_raw(16 * PAGE);
-        space.observe(AT, &[anon(16, 4)], &mut ids);
-        let id = id_at(&space, 16);
-        space.observe(Timestamp::from_nanos(2_000), &[], &mut ids);
-
-        let then = space.find_at(addr, Timestamp::from_nanos(1_500)).map(|region| region.label.id);
-        assert_eq!(then, id);
-        assert_eq!(space.find_at(addr, Timestamp::from_nanos(2_500)), None);
-
-        space.purge(Timestamp::from_nanos(3_000));
-        assert_eq!(space.find_at(addr, Timestamp::from_nanos(1_500)), None);
-    }
-
-    #[test]
-    fn forked_regions_are_others_at_the_same_place() {
-        let (mut space, mut ids) = (AddressSpace::default(), RegionIds::default());
-        space.observe(AT, &[anon(16, 4)], &mut ids);
-
-        let child = space.fork(&mut ids);
-
-        assert_ne!(id_at(&child, 16), id_at(&space, 16));
-        assert!(id_at(&child, 19).is_some());
-    }
-
-    #[test]
-    fn names_of_maps_tell_the_backing() {
-        let backing = |name: &str, perms: &[u8; 4]| {
-            backing_of(&Vma { name: name.as_bytes().to_vec(), perms: *perms, ..anon(1, 1) })
-        };
-
-        assert_eq!(backing("", b"rw-p"), Backing::Anon);
-        assert_eq!(backing("", b"rw-s"), Backing::Shmem);
-        assert_eq!(backing("[anon:glibc: malloc arena]", b"rw-p"), Backing::Anon);
-        assert_eq!(backing("[vvar_vclock]", b"r--p"), Backing::Vvar);
-        assert_eq!(backing("/SYSV00000000 (deleted)", b"rw-s"), Backing::Sysv);
-        assert_eq!(backing("/memfd:jit (deleted)", b"rwxs"), Backing::Memfd);
-        assert_eq!(backing("/anon_hugepage (deleted)", b"rw-p"), Backing::Hugetlb);
-        assert_eq!(backing("/usr/bin/cat", b"r-xp"), Backing::File);
-        assert_eq!(backing("[vsyscall]", b"--xp"), Backing::Other);
-    }
-
-    /// What one page is in a reading of maps: nothing, or part of one of three kinds of VMA.
-    #[derive(Clone, Copy, Debug, PartialEq)]
-    enum Kind {
-        Unmapped,
-        Anon,
-        FileFromStart,
-        FileFromPage9,
-    }
-
-    /// VMAs of which the first page may join its neighbour of the same kind or begin a VMA of its own.
-    fn vmas_of(pages: &[(Kind, bool)]) -> Vec<Vma> {
-        let mut vmas: Vec<Vma> = Vec::new();
-        let mut before = Kind::Unmapped;
-        for (page, (kind, begins)) in (0..).zip(pages) {
-            let vma = match kind {
-                Kind::Unmapped => None,
-                Kind::Anon => Some(anon(page, 1)),
-                Kind::FileFromStart => Some(file(page, 1, page)),
-                Kind::FileFromPage9 => Some(file(page, 1, page + 9)),
-            };
-            match (vma, vmas.last_mut()) {
-                (Some(vma), Some(last)) if *kind == before && !begins => {
-                    last.range = VirtRange::new(last.range.start(), vma.range.end()).expect("it grows");
-                }
-                (vma, _) => vmas.extend(vma),
-            }
-            before = *kind;
-        }
-        vmas
-    }
-
-    /// The rule of identity, page by page: a VMA goes on as the first region of its kind that held one of its pages
-    /// and that no VMA before it took.
-    fn observe_by_page(
-        model: &mut [Option<(Kind, u64)>],
-        kinds: &[(Kind, bool)],
-        vmas: &[Vma],
-        given: &mut u64,
+    /// Puts `pieces`, which lie in `range` in order, in the place of what was there, and finds the regions anew.
+    ///
+    /// Regions in `moving` do not die, for their pages go elsewhere.
+    fn replace(
+        &mut self,
+        time: Timestamp,
+        ids: &mut RegionIds,
+        range: VirtRange,
+        pieces: Vec<Piece>,
+        moving: &[RegionId],
     ) {
-        let before = model.to_vec();
-        model.fill(None);
-        let mut taken = Vec::new();
-        for vma in vmas {
-            let first = usize::try_from(vma.range.start().as_raw() / PAGE).expect("few pages");
-            let end = usize::try_from(vma.range.end().as_raw() / PAGE).expect("few pages");
-            let kind = kinds[first].0;
-            let held = before[first..end].iter().flatten();
-            let id = held
-                .filter(|(held, id)| *held == kind && !taken.contains(id))
-                .map(|(_, id)| *id)
-                .next()
-                .unwrap_or_else(|| {
-                    *given += 1;
-                    *given
-                });
-            taken.push(id);
-            model[first..end].fill(Some((kind, id)));
+        let window = self.take_window(range);
+        let before = window.iter().filter_map(|region| clip(region, VirtAddr::default(), range.start()));
+        let after =
+            window.iter().filter_map(|region| clip(region, range.end(), VirtAddr::from_raw(u64::MAX)));
+        let pieces: Vec<Piece> = before.chain(pieces).chain(after).collect();
+        let mut taken: Vec<RegionId> = Vec::new();
+        for run in pieces
+            .chunk_by(|one, next| one.range.end() == next.range.start() && one.traits.is_like(&next.traits))
+        {
+            let [first, .., last] = run else {
+                if let [only] = run {
+                    self.insert(time, ids, only.range, run, &mut taken);
+                }
+                continue;
+            };
+            let range = VirtRange::new(first.range.start(), last.range.end()).unwrap_or(first.range);
+            self.insert(time, ids, range, run, &mut taken);
         }
-    }
-
-    fn kinds() -> impl Strategy<Value = Vec<(Kind, bool)>> {
-        let kind = prop::sample::select(vec![
-            Kind::Unmapped,
-            Kind::Anon,
-            Kind::Anon,
-            Kind::FileFromStart,
-            Kind::FileFromPage9,
-        ]);
-        prop::collection::vec((kind, prop::bool::weighted(0.2)), 12)
-    }
-
-    proptest! {
-        #[test]
-        fn identity_is_that_of_a_model_by_page(readings in prop::collection::vec(kinds(), 1..6)) {
-            let (mut space, mut ids) = (AddressSpace::default(), RegionIds::default());
-            let (mut model, mut given) = (vec![None; 12], 0);
-            for kinds in readings {
-                let vmas = vmas_of(&kinds);
-
-                space.observe(AT, &vmas, &mut ids);
-                observe_by_page(&mut model, &kinds, &vmas, &mut given);
-
-                let found: Vec<_> = (0..12).map(|page| id_at(&space, page)).collect();
-                let expected: Vec<_> = model.iter().map(|page| page.map(|(_, id)| RegionId(id))).collect();
-                prop_assert_eq!(found, expected);
+        for region in window {
+            if !taken.contains(&region.id) && !moving.contains(&region.id) {
+                self.retire(time, region);
             }
         }
     }
+
+    /// Makes a region of the pieces of a run.
+    fn insert(
+        &mut self,
+        time: Timestamp,
+        ids: &mut RegionIds,
+        range: VirtRange,
+        run: &[Piece],
+        taken: &mut Vec<RegionId>,
+    ) {
+        let known = run.iter().filter_map(|piece| match piece.origin {
+            Origin::Region { id, born, parent } => Some((id, born, parent)),
+            Origin::Fresh(_) => None,
+        });
+        let oldest = known.filter(|(id, ..)| !taken.contains(id)).min_by_key(|(id, ..)| *id);
+        let (id, born, parent) = oldest.unwrap_or_else(|| {
+            let parent = run.first().and_then(|piece| match piece.origin {
+                Origin::Region { id, .. } => Some(id),
+                Origin::Fresh(parent) => parent,
+            });
+            (ids.next(), time, parent)
+        });
+        taken.push(id);
+        let Some(traits) = run.first().map(|piece| piece.traits.clone()) else { return };
+        self.live.insert(range.start(), Region { id, range, traits, born, parent });
+    }
+
+    /// Takes the regions that overlap or touch `range`.
+    fn take_window(&mut self, range: VirtRange) -> Vec<Region> {
+        let before = self.live.range(..range.start()).next_back();
+        let before =
+            before.filter(|(_, region)| region.range.end() >= range.start()).map(|(start, _)| *start);
+        let within = self.live.range(range.start()..=range.end()).map(|(start, _)| *start);
+        let starts: Vec<VirtAddr> = before.into_iter().chain(within).collect();
+        starts.iter().filter_map(|start| self.live.remove(start)).collect()
+    }
+
+    /// The pieces of the regions in `range`.
+    fn pieces(&self, range: VirtRange) -> Vec<Piece> {
+        let part = |region: &Region| region.range.intersection(range).map(|part| region.piece(part));
+        self.overlapping(range).filter_map(part).collect()
+    }
+
+    /// Remembers that `range` changed.
+    fn note(&mut self, time: Timestamp, range: VirtRange) {
+        if self.changes.len() == REMEMBERED
+            && let Some((time, _)) = self.changes.pop_front()
+        {
+            self.forgotten = time;
+        }
+        self.changes.push_back((time, range));
+    }
+
+    /// The end of the heap, rounded up to a page; `None` until something told of it.
+    #[must_use]
+    pub const fn heap_end(&self) -> Option<VirtAddr> {
+        self.brk
+    }
+
+    /// `addr`, rounded up to the next page.
+    fn page_up(&self, addr: VirtAddr) -> VirtAddr {
+        let mask = self.page.bytes() - 1;
+        VirtAddr::from_raw(addr.as_raw().saturating_add(mask) & !mask)
+    }
+
+    /// The pages that `length` bytes from `addr` take.
+    #[must_use]
+    pub fn span(&self, addr: VirtAddr, length: u64) -> Option<VirtRange> {
+        let end = VirtAddr::from_raw(addr.as_raw().checked_add(length)?);
+        VirtRange::new(addr, self.page_up(end))
+    }
 }
+
+/// The part of `region` between two addresses.
+fn clip(region: &Region, start: VirtAddr, end: VirtAddr) -> Option<Piece> {
+    let part = region.range.intersection(VirtRange::new(start, end)?)?;
+    Some(region.piece(part))
+}
+
+/// A name that a kernel object may have.
+type Name = Arc<[u8]>;

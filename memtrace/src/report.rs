@@ -16,7 +16,9 @@ use crate::{
 };
 
 mod calls;
+mod findings;
 mod json;
+mod numbers;
 mod text;
 
 /// All that is known at the end of a recording.

@@ -18,11 +18,11 @@ use rustix::fs::{OFlags, fcntl_getfl};
 
 use crate::{
     decode::Frame,
-    event::{FaultCounts, Tgid},
+    event::{FaultCounts, Tgid, Tid},
     export::{ExportError, csv::CsvTimeline},
     host::{self, Facility},
     live::{self, ArmError, AttachError, Drain, Entry, HeatReader, Plan, Probes, Target},
-    pipeline::{self, Detail},
+    pipeline::Detail,
     probe::Prober,
     record::{Capture, Cost, End, Ending, ExitReason, Header, RecordError, Writer},
     sys::clock,
@@ -30,6 +30,7 @@ use crate::{
     units::{ByteSize, Nanos},
 };
 
+pub mod hold;
 mod invoker;
 pub mod launch;
 mod recorder;
@@ -41,12 +42,14 @@ pub use invoker::Invoker;
 pub use launch::{Gated, LaunchError};
 pub use recorder::RecorderError;
 
+use hold::{Hold, HoldError};
 use recorder::Recorder;
 use threads::Threads;
 use watch::{Ended, Watch};
 
 /// What to record.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "flags that people can give independently")]
 pub struct Options {
     /// What to trace.
     pub subject: Subject,
@@ -62,6 +65,8 @@ pub struct Options {
     pub duration: Option<Nanos>,
     /// Whether the command is ended when the duration is over.
     pub kill: bool,
+    /// Whether processes are held at their exit, to compare their maps a last time.
+    pub verify: bool,
     /// Whether the programs log.
     pub verbose: bool,
 }
@@ -105,6 +110,9 @@ pub enum SessionError {
     /// The command did not start.
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    /// Processes could not be held at their exit.
+    #[error(transparent)]
+    Hold(#[from] HoldError),
     /// The recording could not be written.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -162,7 +170,7 @@ async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outc
         abi: ABI_VERSION,
         memtrace_version: env!("CARGO_PKG_VERSION").to_owned(),
         host: facts.clone(),
-        capture: capture(options, ring, armed.gate),
+        capture: capture(options, &plan, armed.gate),
         features: features.to_list(),
     };
     let csv = csv.map(empty).transpose()?;
@@ -170,22 +178,30 @@ async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outc
         Writer::new(BufWriter::new(empty(file)?), &header)?,
         csv.map(|csv| CsvTimeline::new(BufWriter::new(csv), &facts)).transpose()?,
         &facts,
-        pipeline::Options { interval: options.interval, detail: options.detail, fault_rows: false },
+        header.capture.options(false),
         Prober::new(facts.page, features.is_usable(Facility::PagemapScan)),
         heat,
     );
-    let look = taker.look_switch();
+    let (look, still_looks) = (taker.look_switch(), taker.still_looks());
     let (threads, failure) = Threads::start(taker, vec![Frame::Control(armed.joins)], |sender| {
-        Drain::new(control, events, plan.ring_bytes as usize, Arc::clone(&counters), cpus.possible, sender)
+        let ring_bytes = plan.ring_bytes as usize;
+        Drain::new(armed.side_band, control, events, ring_bytes, Arc::clone(&counters), cpus.possible, sender)
     })?;
-
     let command = gated.as_ref().map(Gated::pid);
+    if let Some(command) = command {
+        // So that its first faults have regions.
+        still_looks.take(command, Tid(command.0));
+    }
+    let on_exit = move |tgid, tid| still_looks.take(tgid, tid);
+    let hold = options.verify.then(|| Hold::seize(armed.tgids.clone(), on_exit)).transpose()?;
+
     if let Some(gated) = gated {
         gated.release()?;
     }
     watch.limit(options.duration);
     let ended = watch.wait(command, &armed.tgids, failure, || look.store(true, Ordering::Relaxed)).await?;
 
+    drop(hold);
     probes.disarm();
     watch.flush_log();
     let states = probes.states()?;
@@ -278,6 +294,7 @@ fn plan(
             Entry::Software
         },
         sees_lock: features.is_usable(Facility::LockTracepoint),
+        follows_maps: features.is_usable(Facility::CallTracepoint) && features.is_usable(Facility::SideBand),
         ring_bytes: u32::try_from(ring.get()).map_err(|_| SessionError::Ring(ring))?,
         possible_cpus,
         verbose: options.verbose,
@@ -285,7 +302,7 @@ fn plan(
 }
 
 /// What the recording says of how it was made.
-fn capture(options: &Options, ring: ByteSize, gate: Option<FaultCounts>) -> Capture {
+fn capture(options: &Options, plan: &Plan, gate: Option<FaultCounts>) -> Capture {
     let (command, targets) = match &options.subject {
         Subject::Command(command) => {
             let words = command.iter().map(|word| word.to_string_lossy().into_owned());
@@ -298,8 +315,9 @@ fn capture(options: &Options, ring: ByteSize, gate: Option<FaultCounts>) -> Capt
         targets,
         detail: options.detail,
         interval: options.interval,
-        ring_bytes: ring.get(),
+        ring_bytes: plan.ring_bytes.into(),
         follow_forks: options.follow_forks,
+        follows_maps: plan.follows_maps,
         gate,
     }
 }

@@ -11,8 +11,10 @@ pub mod clock;
 pub mod memlock;
 pub mod perf;
 pub mod process;
+pub mod ptrace;
 pub mod scan;
 pub mod shared;
+pub mod sideband;
 pub mod signals;
 pub mod uffd;
 

@@ -12,6 +12,10 @@ use crate::{
     units::{Nanos, PageCount, Timestamp, VirtRange},
 };
 
+mod maps;
+
+pub use maps::{Churn, MapFlags, MapIdentity, MapRow, MapSummary, MapTally, MappingProcess};
+
 /// The number of a region, unique in a recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RegionId(pub u64);
@@ -101,6 +105,8 @@ pub struct TimelineRow {
     /// Faults charged without an event in the interval; they have no address, so rows without a region carry them.
     /// `None` where no such event came: there were none, or the kernel cannot tell.
     pub uncounted: Option<u64>,
+    /// Successful calls that changed the region, or gave advice on it.
+    pub maps: MapTally,
     /// Page state at the last look in the interval, if there was one.
     pub pages: Option<PageTally>,
     /// Whether a loss touches the interval: counts are at least these.
@@ -206,17 +212,35 @@ pub struct FaultRow {
     pub tgid: Option<Tgid>,
     /// Name of the thread at that time.
     pub comm: Option<Comm>,
-    /// The region that holds the address, and the distance from its start in bytes.
-    pub region: Option<(RegionId, u64)>,
+    /// Where the address lay.
+    pub place: Option<FaultPlace>,
+}
+
+/// Where a fault was taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FaultPlace {
+    /// The region that held the address.
+    pub region: RegionId,
+    /// Distance of the address from the start of the region, in bytes.
+    pub offset: u64,
+    /// Path or bracketed name of the region.
+    pub name: Arc<[u8]>,
+    /// Offset of the address in the file, in bytes; `None` if there is none.
+    pub file_offset: Option<u64>,
 }
 
 /// What the pipeline puts out, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "most rows are of the largest kind")]
 pub enum Row {
     /// An interval closed.
     Timeline(TimelineRow),
     /// A fault, in time order.
     Fault(FaultRow),
+    /// A change of an address space, in time order.
+    Map(MapRow),
+    /// A region that is no more, or was there at the end.
+    Region(RegionSummary),
     /// Records are missing.
     Loss(Loss),
 }
@@ -246,8 +270,12 @@ pub struct Summary {
     pub latencies: hdrhistogram::Histogram<u64>,
     /// Task events by kind.
     pub tasks: TaskTotals,
-    /// Regions with faults, hottest first.
+    /// Regions with faults, hottest first; of a great many, the hottest.
     pub regions: Vec<RegionSummary>,
+    /// Regions that came to be.
+    pub regions_born: u64,
+    /// What became of address spaces.
+    pub maps: MapSummary,
     /// Completed faults at addresses that no known region held.
     pub without_region: FaultCounts,
     /// Looks at page state, and the pages they covered.
@@ -314,6 +342,12 @@ pub struct RegionSummary {
     pub space: SpaceId,
     /// The region as last known.
     pub label: RegionLabel,
+    /// When it came to be, or was first known.
+    pub born: Timestamp,
+    /// When it went; `None` if it was there when recording ended.
+    pub died: Option<Timestamp>,
+    /// The region that it was split from, copied from at a fork, or moved out of.
+    pub parent: Option<RegionId>,
     /// Completed faults.
     pub faults: FaultCounts,
     /// Sum of their known latencies.

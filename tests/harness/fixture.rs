@@ -6,14 +6,17 @@
 
 use memtrace::{
     decode::Frame,
-    event::{Cpu, FaultCounts, HostFacts, Loss, LossCause, Observation, Seen, SpaceId, Tgid, Vma},
+    event::{
+        Cpu, FaultCounts, HostFacts, Landmarks, Loss, LossCause, MapsLook, Observation, Seen, SpaceId, Tgid,
+        Vma,
+    },
     pipeline::Detail,
     record::{Capture, Cost, End, Ending, ExitReason, Header, Totals, Writer},
     units::{Nanos, PageSize, Timestamp, VirtAddr, VirtRange},
 };
 use memtrace_ebpf::{
-    ABI_VERSION, EventHeader, EventKind, ExitEvent, FaultEvent, FaultFlags, FaultKind, JoinEvent,
-    TaskAccount, UncountedCause, UncountedEvent,
+    ABI_VERSION, Call, CallEvent, EventHeader, EventKind, ExitEvent, FaultEvent, FaultFlags, FaultKind,
+    JoinEvent, TaskAccount, UncountedCause, UncountedEvent,
 };
 
 /// Start of the recording on `CLOCK_BOOTTIME`, in nanoseconds.
@@ -35,6 +38,7 @@ const MMAP: u32 = 9;
 /// | 103 | a minor fault by a read in the kernel, 700 ns | anonymous memory |
 /// | 104 | 4 uncounted minor faults in mmap(2) | |
 /// | 150 to 160 | 3 records lost | ring of CPU 1 |
+/// | 200 | munmap(2) of the page at 0x13000 | anonymous memory |
 /// | 250 | exits with code 0 | |
 #[must_use]
 pub fn small() -> Vec<u8> {
@@ -60,6 +64,7 @@ pub fn small() -> Vec<u8> {
             cause: LossCause::EventsRing,
             count: Some(3),
         }),
+        Frame::Control(munmap()),
         Frame::Control(exit()),
         Frame::Tick(at(260)),
     ] {
@@ -115,6 +120,7 @@ fn header(abi: u32) -> Header {
             interval: Nanos::new(100_000_000),
             ring_bytes: 16 << 20,
             follow_forks: true,
+            follows_maps: true,
             gate: Some(FaultCounts { minor: 100, major: 0 }),
         },
         features: Vec::new(),
@@ -157,6 +163,14 @@ fn uncounted() -> Vec<u8> {
     event.to_bytes().to_vec()
 }
 
+fn munmap() -> Vec<u8> {
+    let (header, call) = (event(EventKind::CALL, CallEvent::LEN, 200), Call::MUNMAP);
+    let (arg_0, arg_1, may_have_resized) = (0x13000, 0x1000, 1);
+    let event =
+        CallEvent { header, space: SPACE, call, may_have_resized, arg_0, arg_1, ..CallEvent::default() };
+    event.to_bytes().to_vec()
+}
+
 fn exit() -> Vec<u8> {
     let account = TaskAccount {
         base_minor: 100,
@@ -183,17 +197,21 @@ fn maps() -> Frame {
         range: VirtRange::new(VirtAddr::from_raw(start), VirtAddr::from_raw(end)).expect("not empty"),
         perms: *perms,
         offset: 0,
-        device: (8, 1),
+        device: if inode == 0 { (0, 0) } else { (8, 1) },
         inode,
         name: name.to_vec(),
     };
     Frame::Observation(Observation {
-        time: at(0),
+        time: at(0).after(Nanos::new(2)),
         tgid: Tgid(PID),
         space: SpaceId(SPACE),
-        seen: Seen::Maps(vec![
-            vma(0x10000, 0x14000, b"rw-p", 0, b""),
-            vma(0x20000, 0x22000, b"r-xp", 7, b"/bin/demo"),
-        ]),
+        seen: Seen::Maps(MapsLook {
+            began: at(0).after(Nanos::new(1)),
+            vmas: vec![
+                vma(0x10000, 0x14000, b"rw-p", 0, b""),
+                vma(0x20000, 0x22000, b"r-xp", 7, b"/bin/demo"),
+            ],
+            landmarks: Landmarks::default(),
+        }),
     })
 }

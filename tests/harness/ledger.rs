@@ -4,7 +4,11 @@
 //! Keeps: counts are derived from what the program did, or from getrusage(2), never from memtrace.
 //! Not here: doing it (`memory`, and the workloads).
 
-use std::io::{self, Write as _};
+use std::{
+    collections::BTreeMap,
+    io::{self, Write as _},
+    time::Instant,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +77,85 @@ pub struct Testimony {
     pub minflt: u64,
     /// Its `ru_majflt`.
     pub majflt: u64,
+}
+
+/// What `mapstress` did, all processes that it made included.
+///
+/// Calls that libc makes by itself (stacks of threads, memory of malloc, the loader) are not in it, so its successes
+/// are a lower bound for those of a kind; libc never needs mremap(2) here, so these are exact.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stress {
+    /// Its process.
+    pub pid: u32,
+    /// Calls by kind: `mmap`, `munmap`, `mremap`, `mprotect`, `madvise`, `brk`.
+    pub calls: BTreeMap<String, Calls>,
+    /// Children that ended without executing anything.
+    pub forks: u64,
+    /// Children that executed a program.
+    pub execs: u64,
+    /// Pages that the storm touched for the first time: one fault each.
+    pub storm_faults: u64,
+}
+
+/// Calls of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Calls {
+    /// All of them.
+    pub attempts: u64,
+    /// Those that did what was asked for.
+    pub successes: u64,
+}
+
+/// What `mapzoo` holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Zoo {
+    /// Its process.
+    pub pid: u32,
+    /// Where each thing is.
+    pub things: BTreeMap<String, Stretch>,
+    /// Why a thing is not there.
+    pub missing: BTreeMap<String, String>,
+    /// Times that the page of code became executable.
+    pub jit_flips: u64,
+    /// What a child found that was forked after the advices about forks.
+    pub child: Option<ForkedView>,
+}
+
+/// Addresses of a thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stretch {
+    /// First address.
+    pub start: u64,
+    /// First address behind.
+    pub end: u64,
+}
+
+/// What a forked child of `mapzoo` found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForkedView {
+    /// The child.
+    pub pid: u32,
+    /// Whether it has the memory with `MADV_DONTFORK`.
+    pub has_dontfork: bool,
+    /// A byte of the memory with `MADV_WIPEONFORK`, which is 1 in the parent.
+    pub wipeonfork_byte: u8,
+}
+
+/// How fast a workload was that does the same thing over and over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pace {
+    /// Times that it did it.
+    pub turns: u64,
+    /// Wall time of all turns in nanoseconds.
+    pub ns: u64,
+}
+
+impl Pace {
+    /// That of `turns` turns, the first of which began at `begin`, and which have just ended.
+    #[must_use]
+    pub fn since(begin: Instant, turns: u64) -> Self {
+        Self { turns, ns: u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX) }
+    }
 }
 
 /// Prints `entry` as one line of JSON on stdout.

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 pub mod fixture;
 pub mod ledger;
+pub mod maps;
 pub mod memory;
 pub mod recording;
 pub mod requirement;

@@ -47,9 +47,14 @@ pub enum Sharing {
 impl Mapping {
     /// Private anonymous memory in base pages, none of which is there yet.
     pub fn anonymous(pages: usize) -> io::Result<Self> {
-        let mapping = Self::map_anonymous(pages * page_bytes(), MapFlags::PRIVATE)?;
+        let mapping = Self::unadvised(pages)?;
         mapping.advise(Advice::LinuxNoHugepage)?;
         Ok(mapping)
+    }
+
+    /// As [`Self::anonymous`], but by mmap(2) alone, so that huge pages may be used where they are enabled for all memory.
+    pub fn unadvised(pages: usize) -> io::Result<Self> {
+        Self::map_anonymous(pages * page_bytes(), MapFlags::PRIVATE)
     }
 
     /// As [`Self::anonymous`], but the kernel populates it in the call (`MAP_POPULATE`).

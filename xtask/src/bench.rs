@@ -5,13 +5,15 @@
 #![expect(clippy::print_stdout, reason = "a table on stdout is what it is for")]
 
 mod latency;
+mod maps;
 mod storm;
 
 use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
-use xshell::{Shell, cmd};
+use serde_json::Value;
+use xshell::{Cmd, Shell, cmd};
 
 use crate::{ebpf, privilege::Privilege, workspace};
 
@@ -22,6 +24,8 @@ pub(crate) enum Suite {
     Storm,
     /// Latencies of faults, against bpftrace pairing the same events
     Latency,
+    /// Time per pair of mmap and munmap, and per other call, under each tracer
+    Maps,
 }
 
 /// Runs `suite`, or all of them, with `rounds` rounds.
@@ -37,9 +41,11 @@ pub(crate) fn bench(suite: Option<Suite>, rounds: usize) -> anyhow::Result<()> {
     match suite {
         Some(Suite::Storm) => storm::run(&bench),
         Some(Suite::Latency) => latency::run(&bench),
+        Some(Suite::Maps) => maps::run(&bench),
         None => {
             storm::run(&bench)?;
-            latency::run(&bench)
+            latency::run(&bench)?;
+            maps::run(&bench)
         }
     }
 }
@@ -50,6 +56,8 @@ struct Bench {
     rounds: usize,
     memtrace: PathBuf,
     storm: PathBuf,
+    mapping: PathBuf,
+    getppid: PathBuf,
     scratch: PathBuf,
 }
 
@@ -63,6 +71,8 @@ impl Bench {
             rounds,
             memtrace: target.join("release/memtrace"),
             storm: target.join("release/storm"),
+            mapping: target.join("release/mapping"),
+            getppid: target.join("release/getppid"),
             scratch,
         })
     }
@@ -70,7 +80,7 @@ impl Bench {
     /// Says what the numbers belong to.
     fn print_host(&self) -> anyhow::Result<()> {
         let Self { shell, rounds, .. } = self;
-        let read = |command: xshell::Cmd<'_>| command.quiet().ignore_stderr().read();
+        let read = |command: Cmd<'_>| command.quiet().ignore_stderr().read();
         let commit = read(cmd!(shell, "git describe --always --dirty")).unwrap_or_default();
         let kernel = read(cmd!(shell, "uname -r"))?;
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;
@@ -83,6 +93,21 @@ impl Bench {
         Ok(())
     }
 
+    /// Samples of each variant, which take turns in every round.
+    fn in_turn<V: Copy, S>(
+        &self,
+        variants: &[V],
+        sample: impl Fn(V) -> anyhow::Result<S>,
+    ) -> anyhow::Result<Vec<Vec<S>>> {
+        let mut samples: Vec<Vec<S>> = variants.iter().map(|_| Vec::new()).collect();
+        for _ in 0..self.rounds {
+            for (variant, samples) in variants.iter().zip(&mut samples) {
+                samples.push(sample(*variant)?);
+            }
+        }
+        Ok(samples)
+    }
+
     /// Whether the program `name` is installed; says so when it is not.
     fn has(&self, name: &str) -> bool {
         let found =
@@ -92,6 +117,16 @@ impl Bench {
         }
         found
     }
+}
+
+/// Runs `command` and reads the ledger that a workload prints on a line of its own.
+fn ledger(command: Cmd<'_>) -> anyhow::Result<Value> {
+    let output = command.quiet().ignore_stderr().read()?;
+    output
+        .lines()
+        .find(|line| line.starts_with('{'))
+        .and_then(|line| serde_json::from_str(line).ok())
+        .with_context(|| format!("no ledger in {output:?}"))
 }
 
 /// The middle of `values`; the mean of the two in the middle for an even number.
@@ -106,10 +141,10 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// The number that stands under `path` in `json`, keys separated by dots.
-fn number(json: &serde_json::Value, path: &str) -> anyhow::Result<f64> {
+fn number(json: &Value, path: &str) -> anyhow::Result<f64> {
     path.split('.')
         .try_fold(json, |value, key| value.get(key))
-        .and_then(serde_json::Value::as_f64)
+        .and_then(Value::as_f64)
         .with_context(|| format!("no number at {path} in {json}"))
 }
 

@@ -5,7 +5,7 @@ record! {
     ///
     /// Offsets are in bytes: into kernel structs from the running kernel's BTF, into records of tracepoints from their
     /// `format` files. Of the two kinds of offsets of tasks only the one that the loaded programs use is set.
-    pub struct Config = 232 {
+    pub struct Config = 272 {
         /// 1 if the offsets into `task_struct` are known; without them what the kernel charged to a task cannot be read.
         pub has_task_layout: u64,
         /// Offset of `min_flt` in `task_struct`.
@@ -18,6 +18,16 @@ record! {
         pub task_tgid: u64,
         /// Offset of `signal` in `task_struct`.
         pub task_signal: u64,
+        /// Offset of `mm` in `task_struct`.
+        pub task_mm: u64,
+        /// Offset of `total_vm` in `mm_struct`.
+        pub mm_total_vm: u64,
+        /// Offset of `start_brk` in `mm_struct`.
+        pub mm_start_brk: u64,
+        /// Offset of `brk` in `mm_struct`.
+        pub mm_brk: u64,
+        /// Offset of `start_stack` in `mm_struct`.
+        pub mm_start_stack: u64,
         /// Offset of `live.counter` in `signal_struct`.
         pub signal_live: u64,
         /// Offset of `ip` in `pt_regs`.
@@ -81,6 +91,11 @@ impl Config {
         task_pid: 0,
         task_tgid: 0,
         task_signal: 0,
+        task_mm: 0,
+        mm_total_vm: 0,
+        mm_start_brk: 0,
+        mm_brk: 0,
+        mm_start_stack: 0,
         signal_live: 0,
         regs_ip: 0,
         regs_syscall: 0,

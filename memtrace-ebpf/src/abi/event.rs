@@ -50,6 +50,14 @@ open_enum! {
         ALIVE = 8,
         /// [`ExitEvent`] that adds what was charged to a task between its [`Self::EXIT`] and its end.
         LATE = 9,
+        /// [`CallEvent`]
+        CALL = 10,
+        /// [`NameEvent`]
+        NAME = 11,
+        /// [`SpaceEvent`]
+        SPACE = 12,
+        /// [`SectionEvent`]
+        SECTION = 13,
     }
 }
 
@@ -81,6 +89,60 @@ open_enum! {
         /// At the completion of a fault in user mode, with no system call in flight.
         USER = 4,
     }
+}
+
+open_enum! {
+    /// A system call that concerns an address space, whatever its number on the traced architecture.
+    pub struct Call(u8) {
+        /// `mmap`
+        MMAP = 1,
+        /// `mmap2` of 32-bit programs: the offset counts units of 4096 bytes.
+        MMAP2 = 2,
+        /// `munmap`
+        MUNMAP = 3,
+        /// `mremap`
+        MREMAP = 4,
+        /// `brk`
+        BRK = 5,
+        /// `mprotect`
+        MPROTECT = 6,
+        /// `pkey_mprotect`
+        PKEY_MPROTECT = 7,
+        /// `madvise`
+        MADVISE = 8,
+        /// `process_madvise`
+        PROCESS_MADVISE = 9,
+        /// `mlock`
+        MLOCK = 10,
+        /// `mlock2`
+        MLOCK2 = 11,
+        /// `munlock`
+        MUNLOCK = 12,
+        /// `mlockall`
+        MLOCKALL = 13,
+        /// `munlockall`
+        MUNLOCKALL = 14,
+        /// `shmat`
+        SHMAT = 15,
+        /// `shmdt`
+        SHMDT = 16,
+        /// `remap_file_pages`
+        REMAP_FILE_PAGES = 17,
+        /// `mseal`
+        MSEAL = 18,
+        /// `prctl`; only `PR_SET_VMA` is told, as a [`NameEvent`].
+        PRCTL = 19,
+        /// `ioctl`; only `UFFDIO_REGISTER` and `UFFDIO_UNREGISTER` are told: arguments 2 to 4 are start, length in bytes
+        /// and mode.
+        IOCTL = 20,
+        /// Never told: it may change an address space only in ways that other records tell, such as `clone`.
+        EXPLAINED = 255,
+    }
+}
+
+impl Call {
+    /// System-call numbers of each of the two tables of [`CALLS`](crate::names::CALLS).
+    pub const NUMBERS: usize = 512;
 }
 
 /// What is known of a fault besides how it ended; bits of [`FaultEvent::flags`].
@@ -147,7 +209,7 @@ record! {
 
 record! {
     /// A traced task made a new task; the header names the parent.
-    pub struct ForkEvent = 72 {
+    pub struct ForkEvent = 88 {
         /// Common fields.
         pub header: EventHeader,
         /// Thread-group ID of the new task.
@@ -162,22 +224,114 @@ record! {
         pub comm: [u8; 16],
         /// Address space of the parent.
         pub parent_space: u64,
+        /// When the parent's address space was copied, on the clock of the header; 0 if unknown.
+        pub copied_ns: u64,
+        /// End of the heap in the copy; 0 if unknown. The kernel copies it a little before the heap itself.
+        pub brk: u64,
     }
 }
 
 record! {
     /// A traced process replaced its address space; the header names the task after it.
-    pub struct ExecEvent = 56 {
+    pub struct ExecEvent = 72 {
         /// Common fields.
         pub header: EventHeader,
         /// The new address space.
         pub space: u64,
         /// Thread ID before: differs from the header's if a thread other than the leader called `execve`.
         pub old_tid: u32,
-        /// Zero.
-        pub pad: u32,
+        /// 1 if a [`SpaceEvent`] told when the new address space began to fill, else 0.
+        pub is_space_told: u32,
         /// New name of the task; ends at the first zero byte.
         pub comm: [u8; 16],
+        /// Where the heap begins; 0 if unknown.
+        pub start_brk: u64,
+        /// An address in the stack of the main thread; 0 if unknown.
+        pub start_stack: u64,
+    }
+}
+
+record! {
+    /// A traced task is executing a program: it lives in a new address space, which fills from now on.
+    pub struct SpaceEvent = 32 {
+        /// Common fields.
+        pub header: EventHeader,
+        /// The new address space.
+        pub space: u64,
+    }
+}
+
+record! {
+    /// A system call ended that concerns an address space. The header's time is when a change took effect, within the
+    /// section in which the task alone held the memory map, as far as that is known; else when the call returned.
+    pub struct CallEvent = 96 {
+        /// Common fields.
+        pub header: EventHeader,
+        /// Address space of the task.
+        pub space: u64,
+        /// Which call.
+        pub call: Call,
+        /// 0 if as many pages are mapped as before the call, 1 if not, or if nobody knows.
+        pub may_have_resized: u8,
+        /// Zero.
+        pub pad: [u8; 6],
+        /// What it returned: below 0 the error number.
+        pub result: i64,
+        /// First argument.
+        pub arg_0: u64,
+        /// Second argument.
+        pub arg_1: u64,
+        /// Third argument.
+        pub arg_2: u64,
+        /// Fourth argument.
+        pub arg_3: u64,
+        /// Fifth argument.
+        pub arg_4: u64,
+        /// Sixth argument.
+        pub arg_5: u64,
+    }
+}
+
+/// A name of anonymous memory: at most 79 bytes and a zero byte (`ANON_VMA_NAME_MAX_LEN` of `mm/madvise.c`).
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VmaName(pub [u8; 80]);
+
+impl Default for VmaName {
+    fn default() -> Self {
+        Self([0; 80])
+    }
+}
+
+impl Field for VmaName {
+    fn take(rest: &mut &[u8]) -> Option<Self> {
+        <[u8; 80]>::take(rest).map(Self)
+    }
+
+    fn put(&self, bytes: &mut [u8], at: &mut usize) {
+        self.0.put(bytes, at);
+    }
+}
+
+record! {
+    /// `prctl(PR_SET_VMA)` ended.
+    pub struct NameEvent = 176 {
+        /// The call.
+        pub call: CallEvent,
+        /// The name that it gave; ends at the first zero byte, empty if it took one away.
+        pub name: VmaName,
+    }
+}
+
+record! {
+    /// A traced task changed its address space in a way that no other record tells.
+    pub struct SectionEvent = 40 {
+        /// Common fields.
+        pub header: EventHeader,
+        /// Address space of the task.
+        pub space: u64,
+        /// Number of the system call in flight on the traced architecture.
+        pub syscall: u64,
     }
 }
 

@@ -19,3 +19,6 @@ pub const COUNTERS: &str = "COUNTERS";
 pub const CONFIG: &str = "CONFIG";
 /// The global that holds the path of the traced cgroup.
 pub const CGROUP_PATH: &str = "CGROUP_PATH";
+/// The global that tells which [`Call`](crate::Call) a system-call number is: a byte for each of
+/// [`Call::NUMBERS`](crate::Call::NUMBERS), then as many for 32-bit programs.
+pub const CALLS: &str = "CALLS";

@@ -45,14 +45,22 @@ impl Pending {
 
 record! {
     /// One traced task; the key is its thread ID.
-    pub struct TaskState = 216 {
+    pub struct TaskState = 248 {
         /// The kernel's `task_struct`, to tell a recycled thread ID; 0 until the task is first seen. Never recorded.
         pub task: u64,
+        /// The kernel's `mm_struct`, to tell an exec; 0 if unknown. Never recorded.
+        pub mm: u64,
         /// Address space: a number given at birth, join or exec, never reused.
         pub space: u64,
+        /// When the task last got a lock on a memory map, in nanoseconds of `CLOCK_BOOTTIME`.
+        pub locked_ns: u64,
+        /// `mm->total_vm` when it last began to hold a memory map alone, in pages.
+        pub total_vm: u64,
+        /// When it last ended a section in which it alone held a memory map; 0 once a call has told.
+        pub section_ns: u64,
         /// Thread-group ID.
         pub tgid: u32,
-        /// Bits [`Self::BASE_KNOWN`] and [`Self::EXITED`].
+        /// Bits [`Self::BASE_KNOWN`] to [`Self::RESIZED`].
         pub flags: u32,
         /// Counters.
         pub account: TaskAccount,
@@ -71,7 +79,11 @@ impl TaskState {
     /// Nothing known.
     pub const ZERO: Self = Self {
         task: 0,
+        mm: 0,
         space: 0,
+        locked_ns: 0,
+        total_vm: 0,
+        section_ns: 0,
         tgid: 0,
         flags: 0,
         account: TaskAccount {
@@ -93,4 +105,12 @@ impl TaskState {
     pub const BASE_KNOWN: u32 = 1 << 0;
     /// `sched_process_exit` was seen; the account began anew there, for what the kernel charges afterwards.
     pub const EXITED: u32 = 1 << 1;
+    /// The task alone holds a memory map.
+    pub const WRITING: u32 = 1 << 2;
+    /// The call in flight has been told already.
+    pub const CALL_TOLD: u32 = 1 << 3;
+    /// The task is executing a program, and its new address space has been told.
+    pub const SPACE_TOLD: u32 = 1 << 4;
+    /// The number of mapped pages changed since a call was last told.
+    pub const RESIZED: u32 = 1 << 5;
 }

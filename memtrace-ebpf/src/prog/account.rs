@@ -3,10 +3,10 @@
 //! `mm_account_fault()` adds to `min_flt` or `maj_flt` before it raises the event, so at a completion the
 //! counter is one ahead of what was seen; anything more was charged without an event.
 
-use aya_ebpf::helpers::{bpf_get_current_task, bpf_get_current_task_btf, bpf_task_pt_regs};
+use aya_ebpf::helpers::bpf_get_current_task;
 use memtrace_ebpf::{Counter, EventKind, FaultKind, TaskAccount, TaskState, UncountedCause, UncountedEvent};
 
-use super::{config, current_ids, emit, read_kernel};
+use super::{config, current_ids, emit, read_kernel, vma};
 
 /// Reads `min_flt` and `maj_flt` of `task`.
 #[inline(always)]
@@ -74,6 +74,7 @@ fn is_known(state: *mut TaskState, task: u64) -> bool {
     unsafe {
         if (*state).task == 0 {
             (*state).task = task;
+            (*state).mm = vma::mm_of(task);
         }
         (*state).task == task && (*state).flags & TaskState::BASE_KNOWN != 0
     }
@@ -85,7 +86,7 @@ fn begin(state: *mut TaskState, task: u64, minor: u64, major: u64) {
     // SAFETY: `state` is a live element; the task itself or its end is the only writer.
     unsafe {
         (*state).task = task;
-        (*state).flags = TaskState::BASE_KNOWN;
+        (*state).flags = (*state).flags & !TaskState::EXITED | TaskState::BASE_KNOWN;
         (*state).account = TaskAccount {
             base_minor: minor,
             base_major: major,
@@ -167,11 +168,8 @@ fn uncounted(
 /// Number of the system call in flight plus one; 0 if there is none, or the kernel cannot tell.
 #[inline(always)]
 fn syscall_plus_one() -> u32 {
-    if config!(has_task_pt_regs) == 0 {
-        return 0;
+    match vma::registers() {
+        Some(regs) => (read_kernel::<u64>(regs, config!(regs_syscall)) as u32).wrapping_add(1),
+        None => 0,
     }
-    // SAFETY: the first helper returns the current task, which is what the second one takes.
-    let regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) };
-    let number: u64 = read_kernel(regs as u64, config!(regs_syscall));
-    (number as u32).wrapping_add(1)
 }

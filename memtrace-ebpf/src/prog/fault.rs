@@ -3,7 +3,7 @@
 use aya_ebpf::{helpers::bpf_get_current_task, programs::PerfEventContext};
 use memtrace_ebpf::{FaultEvent, FaultFlags, FaultKind, Pending, UncountedCause};
 
-use super::{account, config, current_ids, emit, filter, heat, pending, read_kernel};
+use super::{account, config, current_ids, emit, filter, heat, pending, read_kernel, vma};
 
 /// The instruction pointer in the `pt_regs` at `regs`.
 #[inline(always)]
@@ -108,14 +108,20 @@ pub(crate) fn complete(addr: u64, ip: u64, kind: FaultKind) -> i32 {
     0
 }
 
-/// The current task lets go of a memory map, which it may have populated without an event.
+/// The current task lets go of the memory map `mm`, which it may have populated without an event, and which it held `alone` or
+/// with others.
 #[inline(always)]
-pub(crate) fn populated() -> i32 {
+pub(crate) fn unlocked(mm: u64, alone: bool) -> i32 {
     let Some(state) = filter::traced() else {
         return 0;
     };
-    // SAFETY: the helper has no preconditions.
-    let task = unsafe { bpf_get_current_task() };
-    account::settle(state, task, current_ids(), UncountedCause::SYSCALL);
+    if config!(has_task_layout) != 0 {
+        // SAFETY: the helper has no preconditions.
+        let task = unsafe { bpf_get_current_task() };
+        account::settle(state, task, current_ids(), UncountedCause::SYSCALL);
+    }
+    if alone {
+        vma::section_ends(state, mm);
+    }
     0
 }

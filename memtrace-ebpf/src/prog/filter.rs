@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_task};
 use memtrace_ebpf::{Counter, EventKind, JoinEvent, LeaveEvent, TaskState, UncountedCause};
 
-use super::{account, config, current_ids, emit, pending};
+use super::{account, config, current_ids, emit, pending, vma};
 use crate::{GROUPS, TASKS};
 
 /// The state of the current task if it is traced.
@@ -55,6 +55,7 @@ fn join(tid: u32, tgid: u32, space: u64) -> Option<*mut TaskState> {
     // SAFETY: a live element, which is the current task's own.
     unsafe {
         (*state).task = task;
+        (*state).mm = vma::mm_of(task);
         (*state).space = space;
         (*state).tgid = tgid;
     }

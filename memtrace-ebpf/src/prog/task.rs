@@ -9,7 +9,7 @@ use memtrace_ebpf::{
     CommEvent, EventKind, ExecEvent, ExitEvent, ForkEvent, TaskAccount, TaskState, UncountedCause,
 };
 
-use super::{account, config, current_ids, emit, filter, pending, read_kernel};
+use super::{account, config, current_ids, emit, filter, pending, read_kernel, vma};
 use crate::{GROUPS, TASKS};
 
 /// `CLONE_VM`: parent and child share the address space.
@@ -58,7 +58,7 @@ pub(crate) fn new(
     let (tid, tgid) = current_ids();
     let (child_tid, child_tgid) = child_ids();
     // SAFETY: `parent` is the current task's own element.
-    let parent_space = unsafe { (*parent).space };
+    let (parent_space, copied_ns) = unsafe { ((*parent).space, (*parent).section_ns) };
     let space = if clone_flags & CLONE_VM != 0 { parent_space } else { emit::new_space() };
     let Some(state) = filter::track(child_tid, &filter::UNKNOWN) else {
         warn!(ctx, "no room for thread {}: it goes untraced", child_tid);
@@ -67,6 +67,9 @@ pub(crate) fn new(
     // SAFETY: a live element; the child has not run yet.
     unsafe {
         (*state).task = child;
+        if child != 0 {
+            (*state).mm = vma::mm_of(child);
+        }
         (*state).space = space;
         (*state).tgid = child_tgid;
         (*state).flags = TaskState::BASE_KNOWN;
@@ -84,6 +87,8 @@ pub(crate) fn new(
             space,
             comm: bpf_get_current_comm().unwrap_or_default(),
             parent_space,
+            copied_ns: if clone_flags & CLONE_VM != 0 { 0 } else { copied_ns },
+            brk: if child != 0 { vma::brk_of(child) } else { 0 },
         });
         entry.submit(emit::NO_WAKEUP);
     }
@@ -103,9 +108,16 @@ pub(crate) fn exec(ctx: &impl EbpfContext, task: u64, old_tid: u64) -> i32 {
     };
     info!(ctx, "process {} executes a program; it was thread {}", tgid, old_tid);
     account::settle(state, task, (tid, tgid), UncountedCause::EXEC);
-    let space = emit::new_space();
     // SAFETY: `state` is the current task's own element.
-    unsafe { (*state).space = space };
+    let is_space_told = unsafe { (*state).flags } & TaskState::SPACE_TOLD != 0;
+    // SAFETY: as above.
+    let space = if is_space_told { unsafe { (*state).space } } else { emit::new_space() };
+    // SAFETY: as above.
+    unsafe {
+        (*state).space = space;
+        (*state).flags &= !TaskState::SPACE_TOLD;
+    }
+    let (start_brk, start_stack) = vma::landmarks(task);
     if config!(join_groups) != 0 || config!(whole_system) != 0 {
         filter::track_group(tgid, space);
     }
@@ -114,8 +126,10 @@ pub(crate) fn exec(ctx: &impl EbpfContext, task: u64, old_tid: u64) -> i32 {
             header: emit::header(EventKind::EXEC, ExecEvent::LEN, tgid, tid),
             space,
             old_tid,
-            pad: 0,
+            is_space_told: is_space_told.into(),
             comm: bpf_get_current_comm().unwrap_or_default(),
+            start_brk,
+            start_stack,
         });
         entry.submit(emit::NO_WAKEUP);
     }
@@ -140,6 +154,11 @@ fn take_over(task: u64, old_tid: u32, tid: u32) {
                 (*old).account.recorded_major += since.recorded_major;
                 (*old).account.uncounted_minor += since.uncounted_minor;
                 (*old).account.uncounted_major += since.uncounted_major;
+            }
+            if (*new).flags & TaskState::SPACE_TOLD != 0 {
+                (*old).mm = (*new).mm;
+                (*old).space = (*new).space;
+                (*old).flags |= TaskState::SPACE_TOLD;
             }
         }
     }
@@ -232,9 +251,12 @@ pub(crate) fn free((tid, tgid): (u32, u32), task: u64) -> i32 {
 /// The task `tid` has another name from now on, which is asked for only if it is traced.
 #[inline(always)]
 pub(crate) fn rename(tid: u32, comm: impl FnOnce() -> [u8; 16]) -> i32 {
-    let Some(state) = TASKS.get_ptr(tid) else {
+    let Some(state) = TASKS.get_ptr_mut(tid) else {
         return 0;
     };
+    if tid == current_ids().0 {
+        vma::renamed(state);
+    }
     // SAFETY: the map returned a pointer to a live element.
     let tgid = unsafe { (*state).tgid };
     let comm = comm();

@@ -15,7 +15,7 @@ use super::record::RecordArgs;
 use crate::{
     event::Loss,
     export,
-    timeline::{FaultRow, TimelineRow},
+    timeline::{FaultRow, MapRow, RegionSummary, TimelineRow},
 };
 
 /// Records what programs do to memory: every page fault, and what the kernel gave for it
@@ -142,6 +142,10 @@ pub(super) enum Table {
     Timeline,
     /// One row per fault
     Faults,
+    /// One row per change of an address space
+    Maps,
+    /// One row per region
+    Regions,
     /// One row per gap
     Losses,
 }
@@ -184,8 +188,13 @@ Examples:
 
 /// The columns of every table, then the examples.
 fn export_details() -> String {
-    let tables =
-        [columns::<TimelineRow>("timeline"), columns::<FaultRow>("faults"), columns::<Loss>("losses")];
+    let tables = [
+        columns::<TimelineRow>("timeline"),
+        columns::<FaultRow>("faults"),
+        columns::<MapRow>("maps"),
+        columns::<RegionSummary>("regions"),
+        columns::<Loss>("losses"),
+    ];
     let note = "Times are nanoseconds since the start of the recording; what is unknown is an empty field.";
     format!("{}{note}\n\n{EXPORT_EXAMPLES}", tables.concat())
 }

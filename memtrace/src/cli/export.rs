@@ -18,7 +18,7 @@ use crate::{
     event::Loss,
     export::{self, csv::CsvTable},
     record::{self, MAGIC, Recording},
-    timeline::{FaultRow, Summary, TimelineRow},
+    timeline::{FaultRow, MapRow, RegionSummary, Summary, TimelineRow},
 };
 
 pub(super) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
@@ -27,6 +27,8 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let summary = match (args.format, args.table) {
         (Format::Csv, Table::Timeline) => csv::<TimelineRow>(&mut recording, output, false),
         (Format::Csv, Table::Faults) => csv::<FaultRow>(&mut recording, output, true),
+        (Format::Csv, Table::Maps) => csv::<MapRow>(&mut recording, output, true),
+        (Format::Csv, Table::Regions) => csv::<RegionSummary>(&mut recording, output, false),
         (Format::Csv, Table::Losses) => csv::<Loss>(&mut recording, output, false),
     }?;
     let complete = recording.recovery().complete && summary.losses.is_empty();
@@ -37,10 +39,10 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
 fn csv<R: export::Table>(
     recording: &mut Recording<File>,
     output: Box<dyn Write>,
-    fault_rows: bool,
+    event_rows: bool,
 ) -> anyhow::Result<Summary> {
     let mut table = CsvTable::<R, _>::new(output, &recording.header().host)?;
-    let options = recording.header().capture.options(fault_rows);
+    let options = recording.header().capture.options(event_rows);
     let summary = record::replay(recording, options, |row| anyhow::Ok(table.row(row)?))?;
     table.finish()?;
     Ok(summary)

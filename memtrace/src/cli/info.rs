@@ -45,8 +45,10 @@ const SCHEMA: u32 = 1;
 struct Contents {
     /// Fault records, in any number of frames.
     faults: u64,
-    /// Bytes of task records.
+    /// Bytes of task and map records.
     control_bytes: u64,
+    /// Bytes of records of perf.
+    side_band_bytes: u64,
     readings: u64,
     looks: u64,
     /// Losses that were recorded, and gaps of the recording itself.
@@ -60,6 +62,7 @@ impl Contents {
             match frame {
                 Frame::Faults(bytes) => contents.faults += (bytes.len() / FaultEvent::LEN) as u64,
                 Frame::Control(bytes) => contents.control_bytes += bytes.len() as u64,
+                Frame::SideBand(bytes) => contents.side_band_bytes += bytes.len() as u64,
                 Frame::Heat(_) => contents.readings += 1,
                 Frame::Observation(_) => contents.looks += 1,
                 Frame::Loss(_) => contents.losses += 1,
@@ -82,7 +85,7 @@ struct Info<'a> {
 impl Info<'_> {
     fn to_json(&self) -> Value {
         let Header { abi, memtrace_version, host, capture, features } = self.header;
-        let Contents { faults, control_bytes, readings, looks, losses } = self.contents;
+        let Contents { faults, control_bytes, side_band_bytes, readings, looks, losses } = self.contents;
         let start = host.start.as_nanos();
         json!({
             "schema": SCHEMA,
@@ -105,12 +108,14 @@ impl Info<'_> {
                 "interval_ns": capture.interval.get(),
                 "ring_bytes": capture.ring_bytes,
                 "follow_forks": capture.follow_forks,
+                "follows_maps": capture.follows_maps,
                 "gate": capture.gate,
             },
             "features": features,
             "contents": {
                 "faults": faults,
                 "control_bytes": control_bytes,
+                "side_band_bytes": side_band_bytes,
                 "heat_readings": readings,
                 "looks": looks,
                 "losses": losses,
@@ -124,7 +129,7 @@ impl Info<'_> {
 impl Display for Info<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Header { abi, memtrace_version, host, capture, features } = self.header;
-        let Contents { faults, control_bytes, readings, looks, losses } = self.contents;
+        let Contents { faults, control_bytes, side_band_bytes, readings, looks, losses } = self.contents;
         let mut row = |label: &str, value: String| writeln!(f, "{label:<12}{value}");
         row("target", capture.to_string())?;
         row("recorder", format!("memtrace {memtrace_version}, format {FORMAT_VERSION}, ABI {abi}"))?;
@@ -141,7 +146,8 @@ impl Display for Info<'_> {
         let ring = ByteSize::new(capture.ring_bytes);
         row("capture", format!("{detail}, {forks}, intervals of {}, ring of {ring}", capture.interval))?;
         row("faults", faults.to_string())?;
-        row("tasks", format!("{control_bytes} bytes of task records"))?;
+        row("tasks", format!("{control_bytes} bytes of task and map records"))?;
+        row("VMAs", format!("{side_band_bytes} bytes of records of perf"))?;
         row("heat", format!("{readings} readings"))?;
         row("looks", format!("{looks} at maps or pages"))?;
         row("losses", losses.to_string())?;

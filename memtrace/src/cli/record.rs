@@ -102,6 +102,10 @@ pub(super) struct RecordArgs {
     #[arg(long, requires = "duration", help_heading = "Limits")]
     kill: bool,
 
+    /// Hold each process at its exit until its maps are compared a last time; while memtrace is stopped, so are they
+    #[arg(long, help_heading = "Limits")]
+    verify: bool,
+
     /// Length of a timeline interval, such as 100ms
     #[arg(long, value_name = "TIME", default_value = "100ms", help_heading = "Limits")]
     interval: Nanos,
@@ -136,6 +140,9 @@ impl RecordArgs {
         if self.kill && self.command.is_empty() {
             bail!("--kill ends the command, and there is none: leave it out with -p, -t, --cgroup and -a");
         }
+        if self.verify && self.command.is_empty() && self.pids.is_empty() {
+            bail!("--verify holds single processes at their exit: give a command or -p, or leave it out");
+        }
         let duration = self.duration;
         if duration == Some(Nanos::new(0)) {
             bail!("--duration 0 records nothing: give a time above zero, such as 10s");
@@ -158,6 +165,7 @@ impl RecordArgs {
             follow_forks: !self.no_follow_forks,
             duration,
             kill: self.kill,
+            verify: self.verify,
             verbose,
         })
     }

@@ -63,6 +63,8 @@ impl<R: Table, W: io::Write> CsvTable<R, W> {
             Value::Unknown => {}
             Value::Number(number) => write!(self.number, "{number}")?,
             Value::Address(addr) => write!(self.number, "{addr}")?,
+            Value::Error(error) => write!(self.number, "-{error}")?,
+            Value::Flags(flags) => write!(self.number, "{flags}")?,
             Value::Word(word) => return self.writer.write_field(word),
             Value::Text(text) => {
                 return self.writer.write_field(String::from_utf8_lossy(text).as_bytes());
@@ -86,9 +88,12 @@ mod tests {
 
     use super::*;
     use crate::{
-        event::{Access, Comm, Cpu, Fault, FaultCounts, FaultKind, Loss, LossCause, Mode, Tgid, Tid},
+        event::{
+            Access, Comm, Cpu, Fault, FaultCounts, FaultKind, Loss, LossCause, Mode, SpaceId, Tgid, Tid,
+        },
         timeline::{
-            AccessCounts, Backing, FaultDetail, FaultRow, FaultTally, PageTally, RegionId, RegionLabel,
+            AccessCounts, Backing, FaultDetail, FaultPlace, FaultRow, FaultTally, MapFlags, MapRow, MapTally,
+            PageTally, RegionId, RegionLabel, RegionSummary,
         },
         units::{Nanos, PageCount, VirtAddr, VirtRange},
     };
@@ -125,6 +130,7 @@ mod tests {
             range: None,
             faults: FaultTally::default(),
             uncounted: None,
+            maps: MapTally::default(),
             pages: None,
             lower_bound: false,
         }
@@ -146,7 +152,12 @@ mod tests {
             },
             tgid: Some(Tgid(42)),
             comm: Some(Comm::from_text("cc1")),
-            region: Some((RegionId(7), 0x1010)),
+            place: Some(FaultPlace {
+                region: RegionId(7),
+                offset: 0x1010,
+                name: Arc::from(&b"/lib/x.so"[..]),
+                file_offset: Some(0x3010),
+            }),
         }
     }
 
@@ -160,7 +171,7 @@ mod tests {
             ksm_pages,huge_pages,mthp_pages,hugetlb_pages,written_pages,accessed_pages,\
             migrated_pages,lower_bound\n";
         let faults = "time_ns,tgid,tid,comm,cpu,addr,ip,access,mode,kind,latency_ns,region,\
-            offset_bytes,gave,stack\n";
+            offset_bytes,gave,stack,name,file_offset_bytes\n";
 
         assert_eq!(csv::<TimelineRow>(&[]), timeline);
         assert_eq!(csv::<FaultRow>(&[]), faults);
@@ -188,6 +199,15 @@ mod tests {
                     latency_max: Nanos::new(200),
                 }),
             },
+            maps: MapTally {
+                mmap: 41,
+                munmap: 42,
+                mremap: 43,
+                mprotect: 44,
+                madvise: 45,
+                brk: 46,
+                other: 47,
+            },
             pages: Some(PageTally {
                 looked: at(90),
                 looked_pages: PageCount::new(31),
@@ -203,7 +223,7 @@ mod tests {
 
         let text = csv::<TimelineRow>(&[Row::Timeline(row)]);
         let expected = "0,100000000,42,cc1,7,0x1000,0x9000,rw-p,file,\"/tmp/a, \"\"b\"\" \u{fffd}\",\
-            10,2,3,4,5,6,7,8,,,900,200,,,,,,,,90,31,32,33,34,,,35,,36,,,,,,1";
+            10,2,3,4,5,6,7,8,,,900,200,41,42,43,44,45,46,47,90,31,32,33,34,,,35,,36,,,,,,1";
         assert_eq!(text.lines().nth(1), Some(expected));
     }
 
@@ -214,8 +234,8 @@ mod tests {
 
         let text = csv::<TimelineRow>(&[Row::Timeline(slot), Row::Timeline(uncounted)]);
         let expected = [
-            "0,100000000,42,cc1,,0x200000,0x400000,,,,0,0,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,0",
-            "0,100000000,42,cc1,,,,,,,0,0,,,,,,,,9,,,,,,,,,,,,,,,,,,,,,,,,,0",
+            "0,100000000,42,cc1,,0x200000,0x400000,,,,0,0,,,,,,,,,,,0,0,0,0,0,0,0,,,,,,,,,,,,,,,,0",
+            "0,100000000,42,cc1,,,,,,,0,0,,,,,,,,9,,,0,0,0,0,0,0,0,,,,,,,,,,,,,,,,0",
         ];
         assert_eq!(text.lines().skip(1).collect::<Vec<_>>(), expected);
     }
@@ -226,15 +246,83 @@ mod tests {
             fault: Fault { access: None, latency: None, kind: FaultKind::Failed, ..fault_row().fault },
             tgid: None,
             comm: None,
-            region: None,
+            place: None,
         };
 
         let text = csv::<FaultRow>(&[Row::Fault(fault_row()), Row::Fault(bare)]);
         let expected = [
-            "1234,42,43,cc1,1,0x7f0000001010,0x401000,write,user,minor,900,7,4112,,",
-            "1234,,43,,1,0x7f0000001010,0x401000,,user,failed,,,,,",
+            "1234,42,43,cc1,1,0x7f0000001010,0x401000,write,user,minor,900,7,4112,,,/lib/x.so,12304",
+            "1234,,43,,1,0x7f0000001010,0x401000,,user,failed,,,,,,,",
         ];
         assert_eq!(text.lines().skip(1).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_call_is_one_row_of_maps() {
+        let mapped = MapRow {
+            range: Some(range(0x7000, 0xb000)),
+            perms: Some(*b"rw-p"),
+            flags: Some(MapFlags::Map(0x22)),
+            backing: Some(Backing::Anon),
+            name: Some(Arc::default()),
+            region: Some(RegionId(7)),
+            result: Some(Ok(0x7000)),
+            gives_address: true,
+            ..MapRow::new(at(1_234), (Tgid(42), Tid(43)), "mmap")
+        };
+        let refused = MapRow {
+            range: Some(range(0x7000, 0x8000)),
+            result: Some(Err(22)),
+            ..MapRow::new(at(2_000), (Tgid(42), Tid(43)), "munmap")
+        };
+        let exit = MapRow::new(at(3_000), (Tgid(42), Tid(42)), "exit");
+
+        let text = csv::<MapRow>(&[Row::Map(mapped), Row::Map(refused), Row::Map(exit)]);
+        let expected = [
+            "time_ns,tgid,tid,action,start_addr,end_addr,perms,flags,backing,name,region,result",
+            "1234,42,43,mmap,0x7000,0xb000,rw-p,MAP_PRIVATE|MAP_ANONYMOUS,anon,,7,0x7000",
+            "2000,42,43,munmap,0x7000,0x8000,,,,,,-22",
+            "3000,42,42,exit,,,,,,,,",
+        ];
+        assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_region_is_one_row() {
+        let died = RegionSummary {
+            tgid: Tgid(42),
+            space: SpaceId(1),
+            label: RegionLabel {
+                id: RegionId(7),
+                range: range(0x1000, 0x9000),
+                perms: *b"r-xp",
+                backing: Backing::File,
+                name: Arc::from(&b"/bin/cc1"[..]),
+            },
+            born: at(10),
+            died: Some(at(90)),
+            parent: Some(RegionId(3)),
+            faults: FaultCounts { minor: 5, major: 2 },
+            latency_sum: Nanos::new(900),
+            peak_present: Some(PageCount::new(8)),
+            lower_bound: true,
+        };
+        let lives = RegionSummary {
+            died: None,
+            parent: None,
+            peak_present: None,
+            lower_bound: false,
+            ..died.clone()
+        };
+
+        let text = csv::<RegionSummary>(&[Row::Region(died), Row::Region(lives)]);
+        let expected = [
+            "region,tgid,birth_ns,death_ns,start_addr,end_addr,perms,backing,name,parent_region,\
+             peak_present_pages,minor_faults,major_faults,latency_sum_ns,lower_bound",
+            "7,42,10,90,0x1000,0x9000,r-xp,file,/bin/cc1,3,8,5,2,900,1",
+            "7,42,10,,0x1000,0x9000,r-xp,file,/bin/cc1,,,5,2,900,0",
+        ];
+        assert_eq!(text.lines().collect::<Vec<_>>(), expected);
     }
 
     #[test]

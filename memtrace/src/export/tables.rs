@@ -1,8 +1,10 @@
-//! The columns of the tables `timeline`, `faults` and `losses`.
+//! The columns of the tables.
 //!
 //! Layer: codec. Input: rows. Output: [`Value`]s.
 //! Keeps: names and order are a contract with the scripts of users.
 //! Not here: how a value is written (`csv`).
+
+mod maps;
 
 use super::{Column, Table, Value};
 use crate::{
@@ -129,13 +131,19 @@ impl Table for TimelineRow {
             row.detail(|detail| detail.latency_sum)
         }),
         column("latency_max_ns", "largest known latency", |row, _| row.detail(|detail| detail.latency_max)),
-        unknown("mmaps", "calls of mmap"),
-        unknown("munmaps", "calls of munmap"),
-        unknown("mremaps", "calls of mremap"),
-        unknown("mprotects", "calls of mprotect"),
-        unknown("madvises", "calls of madvise"),
-        unknown("brks", "calls of brk"),
-        unknown("other_maps", "other calls that change the address space"),
+        column("mmaps", "successful calls of mmap", |row, _| row.maps.mmap.into()),
+        column("munmaps", "successful calls of munmap", |row, _| row.maps.munmap.into()),
+        column("mremaps", "successful calls of mremap", |row, _| row.maps.mremap.into()),
+        column("mprotects", "successful calls of mprotect and pkey_mprotect", |row, _| {
+            row.maps.mprotect.into()
+        }),
+        column("madvises", "successful calls of madvise and process_madvise", |row, _| {
+            row.maps.madvise.into()
+        }),
+        column("brks", "calls of brk", |row, _| row.maps.brk.into()),
+        column("other_maps", "successful other calls that concern the address space", |row, _| {
+            row.maps.other.into()
+        }),
         column("looked_ns", "time of the last look at the pages", |row, start| {
             row.pages(|pages| pages.looked.since(start))
         }),
@@ -163,7 +171,7 @@ impl Table for TimelineRow {
     fn of(row: &Row) -> Option<&Self> {
         match row {
             Row::Timeline(row) => Some(row),
-            Row::Fault(_) | Row::Loss(_) => None,
+            Row::Fault(_) | Row::Map(_) | Row::Region(_) | Row::Loss(_) => None,
         }
     }
 }
@@ -207,19 +215,26 @@ impl Table for FaultRow {
         }),
         column("latency_ns", "entry to completion", |row, _| row.fault.latency.into()),
         column("region", "number of the region that holds the address", |row, _| {
-            row.region.map(|(region, _)| region.0).into()
+            row.place.as_ref().map(|place| place.region.0).into()
         }),
         column("offset_bytes", "distance of the address from the start of the region", |row, _| {
-            row.region.map(|(_, offset)| offset).into()
+            row.place.as_ref().map(|place| place.offset).into()
         }),
         unknown("gave", "what the fault brought"),
         unknown("stack", "call stack"),
+        column("name", "path or bracketed name of the region, as in maps", |row, _| match &row.place {
+            Some(place) => Value::Text(&place.name),
+            None => Value::Unknown,
+        }),
+        column("file_offset_bytes", "offset of the address in the file", |row, _| {
+            row.place.as_ref().and_then(|place| place.file_offset).into()
+        }),
     ];
 
     fn of(row: &Row) -> Option<&Self> {
         match row {
             Row::Fault(row) => Some(row),
-            Row::Timeline(_) | Row::Loss(_) => None,
+            Row::Timeline(_) | Row::Map(_) | Row::Region(_) | Row::Loss(_) => None,
         }
     }
 }
@@ -238,7 +253,7 @@ impl Table for Loss {
     fn of(row: &Row) -> Option<&Self> {
         match row {
             Row::Loss(loss) => Some(loss),
-            Row::Timeline(_) | Row::Fault(_) => None,
+            Row::Timeline(_) | Row::Fault(_) | Row::Map(_) | Row::Region(_) => None,
         }
     }
 }

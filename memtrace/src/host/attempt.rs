@@ -39,10 +39,14 @@ use crate::{
         bpf::{EmptyProgram, ProgramType},
         memlock, perf,
         scan::{Query, ScanError, Scanner},
+        sideband::Ring,
         uffd,
     },
     units::{VirtAddr, VirtRange},
 };
+
+/// Bytes of a ring that is not kept.
+const SMALL_RING: usize = 64 << 10;
 
 /// A line that gives this process what it lacks.
 const AS_ROOT: &str = "sudo memtrace …";
@@ -57,7 +61,11 @@ impl Facility {
             Self::Btf => self.types(offsets),
             Self::TracepointRecords => self.tracepoint_records(offsets),
             Self::FaultTracepoints => self.raw_tracepoints(&[c"page_fault_user", c"page_fault_kernel"]),
-            Self::LockTracepoint => self.raw_tracepoints(&[c"mmap_lock_released"]),
+            Self::LockTracepoint => {
+                self.raw_tracepoints(&[c"mmap_lock_acquire_returned", c"mmap_lock_released"])
+            }
+            Self::CallTracepoint => self.raw_tracepoints(&[c"sys_exit"]),
+            Self::SideBand => self.programs(Ring::new(0, SMALL_RING).map(drop)),
             Self::SyscallNames => self.syscall_names(),
             Self::Pagemap => self.file(OWN_PAGEMAP),
             Self::ForeignPagemap => self.foreign_pagemap(),

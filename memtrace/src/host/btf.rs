@@ -49,6 +49,7 @@ fn offsets(bytes: &[u8]) -> Result<Config, BtfError> {
     let task = btf.structure("task_struct")?;
     let signal = btf.structure("signal_struct")?;
     let regs = btf.structure("pt_regs")?;
+    let mm = btf.structure("mm_struct")?;
     let cgroup = btf.structure("cgroup")?;
     let cgroup_root = btf.structure("cgroup_root")?;
     Ok(Config {
@@ -58,6 +59,11 @@ fn offsets(bytes: &[u8]) -> Result<Config, BtfError> {
         task_pid: btf.offset(task, &["pid"])?,
         task_tgid: btf.offset(task, &["tgid"])?,
         task_signal: btf.offset(task, &["signal"])?,
+        task_mm: btf.offset(task, &["mm"])?,
+        mm_total_vm: btf.offset(mm, &["total_vm"])?,
+        mm_start_brk: btf.offset(mm, &["start_brk"])?,
+        mm_brk: btf.offset(mm, &["brk"])?,
+        mm_start_stack: btf.offset(mm, &["start_stack"])?,
         signal_live: btf.offset(signal, &["live", "counter"])?,
         regs_ip: btf.offset(regs, &[REGISTERS.0])?,
         regs_syscall: btf.offset(regs, &[REGISTERS.1])?,

@@ -20,8 +20,12 @@ pub enum Facility {
     TracepointRecords,
     /// Raw tracepoints at the entry of page faults.
     FaultTracepoints,
-    /// The raw tracepoint at the release of a lock on a memory map.
+    /// The raw tracepoints at locks on memory maps.
     LockTracepoint,
+    /// The raw tracepoint at the end of system calls.
+    CallTracepoint,
+    /// Records of perf on new VMAs.
+    SideBand,
     /// The helper by which a program finds the system call in flight.
     SyscallNames,
     /// Own page tables.
@@ -68,7 +72,7 @@ const UNUSED: &str = "nothing changes in `record`";
 
 impl Facility {
     /// All of them, the most needed first.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Bpf,
         Self::RingBuffer,
         Self::FaultEvents,
@@ -76,6 +80,8 @@ impl Facility {
         Self::TracepointRecords,
         Self::FaultTracepoints,
         Self::LockTracepoint,
+        Self::CallTracepoint,
+        Self::SideBand,
         Self::SyscallNames,
         Self::Pagemap,
         Self::ForeignPagemap,
@@ -133,9 +139,21 @@ impl Facility {
             },
             Self::LockTracepoint => Description {
                 name: "mmap_lock_tracepoint",
-                purpose: "finding faults without events at the call that took them",
+                purpose: "the true order of changes of an address space; faults without events, at the call that took them",
                 since: "Linux 5.11",
-                without: "they are found at the thread's next fault or at its exit: as many, but later and without the call",
+                without: "changes are in the order in which their calls return; such faults are found at the thread's next fault or at its exit: as many, but later and without the call",
+            },
+            Self::CallTracepoint => Description {
+                name: "call_tracepoint",
+                purpose: "calls that change an address space",
+                since: "Linux 4.17 with CONFIG_FTRACE=y",
+                without: "regions are read from maps many times a second, and what is mapped only briefly is missed",
+            },
+            Self::SideBand => Description {
+                name: "side_band",
+                purpose: "new regions with their files, those that exec and stack growth make too",
+                since: "Linux 4.1 with CONFIG_PERF_EVENTS=y",
+                without: "as without `call_tracepoint`",
             },
             Self::SyscallNames => Description {
                 name: "syscall_names",

@@ -53,6 +53,7 @@ pub(super) fn record_offsets() -> Result<Config, RecordError> {
         attach_pid: attach("pid")?,
         attach_dst_path: attach("dst_path")?,
         regs_ip: REGS_IP,
+        regs_syscall: REGS_SYSCALL,
         ..Config::ZERO
     })
 }
@@ -63,6 +64,13 @@ const REGS_IP: u64 = 16 * 8;
 /// Offset of the instruction pointer in `pt_regs`, which begins with `user_pt_regs` of `include/uapi/asm/ptrace.h`.
 #[cfg(target_arch = "aarch64")]
 const REGS_IP: u64 = 32 * 8;
+
+/// Offset of the system-call number in `pt_regs`: `orig_ax`, just before the instruction pointer.
+#[cfg(target_arch = "x86_64")]
+const REGS_SYSCALL: u64 = 15 * 8;
+/// Offset of the system-call number in `pt_regs`: behind 31 registers, sp, pc, pstate and the original first argument.
+#[cfg(target_arch = "aarch64")]
+const REGS_SYSCALL: u64 = 35 * 8;
 
 /// The description of one tracepoint's records.
 struct Format {

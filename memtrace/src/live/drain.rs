@@ -19,6 +19,7 @@ use std::{
 use aya::maps::{MapData, RingBuf};
 use memtrace_ebpf::{Counter, counter_index};
 
+use super::sideband::SideBand;
 use crate::{
     decode::Frame,
     event::{Cpu, Loss, LossCause},
@@ -40,6 +41,7 @@ pub const CHANNEL_BATCHES: usize = 16;
 
 /// Empties the rings.
 pub struct Drain {
+    side_band: Option<SideBand>,
     control: RingBuf<MapData>,
     events: Vec<RingBuf<MapData>>,
     /// Bytes that `events` can hold together.
@@ -49,9 +51,10 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Drains `control` and `events`, which holds `capacity` bytes, into `sender`; losses are read from `counters`.
+    /// Drains `side_band`, `control` and `events`, which holds `capacity` bytes, into `sender`; losses are read from `counters`.
     #[must_use]
     pub fn new(
+        side_band: Option<SideBand>,
         control: RingBuf<MapData>,
         events: Vec<RingBuf<MapData>>,
         capacity: usize,
@@ -59,7 +62,7 @@ impl Drain {
         cpus: u32,
         sender: SyncSender<Batch>,
     ) -> Self {
-        Self { control, events, capacity, losses: LossMeter::new(counters, cpus), sender }
+        Self { side_band, control, events, capacity, losses: LossMeter::new(counters, cpus), sender }
     }
 
     /// Drains every 10 ms until `stop` is set, then once more; ends early if nobody takes batches any more.
@@ -77,9 +80,17 @@ impl Drain {
     fn pass(&mut self, last: bool) -> bool {
         let began = clock::boottime();
         let mut batch = Batch::new();
+        // First, and handed over last: what it tells of is of tasks that `control` tells of.
+        let mut side_band = Vec::new();
+        if let Some(rings) = &mut self.side_band {
+            rings.drain(&mut side_band);
+        }
         let control = drain_into(&mut self.control, usize::MAX);
         if !control.is_empty() {
             batch.push(Frame::Control(control));
+        }
+        if !side_band.is_empty() {
+            batch.push(Frame::SideBand(side_band));
         }
         // What was in the ring when the pass began, and not what comes while it lasts, which may be for ever.
         let mut events = std::mem::take(&mut self.events);

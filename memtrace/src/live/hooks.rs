@@ -42,7 +42,9 @@ pub(super) struct Hooks {
     pub(super) tasks: Vec<Hooked>,
     /// Moves between cgroups.
     pub(super) cgroup: Vec<Hooked>,
-    /// Entries of faults, and population without events.
+    /// Changes of address spaces, and population without events.
+    pub(super) maps: Vec<Hooked>,
+    /// Entries of faults.
     pub(super) entries: Vec<Hooked>,
     /// Completions of faults; entries too, where software events stand in for the tracepoints.
     pub(super) completions: Vec<Hooked>,
@@ -87,16 +89,20 @@ impl Hooks {
                 completions.push(("fault_enter_software", Hook::Software(SoftwareEvent::PageFaults)));
             }
         }
-        // What was populated shows in the counters of the task, which take its layout to read.
-        if plan.sees_lock && has_task_layout {
-            entries.push(("lock_released", Hook::Raw("mmap_lock_released")));
+        let mut maps = Vec::new();
+        if plan.sees_lock {
+            maps.push(("lock_released", Hook::Raw("mmap_lock_released")));
+            maps.push(("lock_acquired", Hook::Raw("mmap_lock_acquire_returned")));
         }
-        Self { tasks, cgroup, entries, completions }
+        if plan.follows_maps {
+            maps.push(("call_returned", Hook::Raw("sys_exit")));
+        }
+        Self { tasks, cgroup, maps, entries, completions }
     }
 
     /// All of them.
     pub(super) fn iter(&self) -> impl Iterator<Item = Hooked> {
-        let Self { tasks, cgroup, entries, completions } = self;
-        [tasks, cgroup, entries, completions].into_iter().flatten().copied()
+        let Self { tasks, cgroup, maps, entries, completions } = self;
+        [tasks, cgroup, maps, entries, completions].into_iter().flatten().copied()
     }
 }

@@ -21,6 +21,7 @@ use memtrace_ebpf::{CGROUP_PATH_MAX, Config, Counter, EVENT_RINGS, HeatCell, Tas
 use super::{
     heat,
     hooks::{Hook, Hooked, Hooks},
+    syscalls,
 };
 use crate::sys::{memlock, shared::SharedWords};
 
@@ -53,8 +54,10 @@ pub struct Plan {
     pub cgroup_path: String,
     /// How the entry of a fault is seen.
     pub entry: Entry,
-    /// Whether the kernel tells when a task lets go of a memory map.
+    /// Whether the kernel tells when a task takes a memory map and lets go of it.
     pub sees_lock: bool,
+    /// Whether calls that change address spaces are followed.
+    pub follows_maps: bool,
     /// Size of all rings of faults together in bytes: a power of two, at least a page.
     pub ring_bytes: u32,
     /// CPUs that the kernel may bring up.
@@ -108,6 +111,7 @@ pub enum AttachError {
 pub struct Probes {
     ebpf: Ebpf,
     hooks: Hooks,
+    follows_maps: bool,
     tells_duplicates: bool,
     rings: &'static [&'static str],
 }
@@ -115,13 +119,22 @@ pub struct Probes {
 /// Flag of `BPF_MAP_UPDATE_ELEM`: make a new element or fail.
 const BPF_NOEXIST: u64 = 1;
 
-/// Size of the ring of task events, in bytes.
-const CONTROL_BYTES: u32 = 4 << 20;
+/// Size of the ring of task and map events, in bytes: those of 150,000 calls.
+const CONTROL_BYTES: u32 = 16 << 20;
 
 impl Probes {
     /// Creates the maps and verifies the programs; attaches nothing.
     pub fn load(plan: &Plan) -> Result<Self, AttachError> {
-        let Plan { config, cgroup_path, entry: _, sees_lock: _, ring_bytes, possible_cpus, verbose } = plan;
+        let Plan {
+            config,
+            cgroup_path,
+            entry: _,
+            sees_lock: _,
+            follows_maps: _,
+            ring_bytes,
+            possible_cpus,
+            verbose,
+        } = plan;
         let rings = fault_rings(*possible_cpus, *ring_bytes, config.page_size);
         let config = Config {
             heat_cells: heat::cells_per_cpu(*possible_cpus).into(),
@@ -131,6 +144,7 @@ impl Probes {
         let words = config.to_words();
         let mut path = [0_u8; CGROUP_PATH_MAX];
         path[..cgroup_path.len()].copy_from_slice(cgroup_path.as_bytes());
+        let calls = syscalls::table();
         let log_level = if *verbose { log::Level::Debug as u8 } else { 0 };
         let _lifted = memlock::lift();
         let btf = Btf::from_sys_fs().ok();
@@ -142,6 +156,7 @@ impl Probes {
             .btf(btf.as_ref())
             .override_global(names::CONFIG, &words, true)
             .override_global(names::CGROUP_PATH, &path, true)
+            .override_global(names::CALLS, &calls, true)
             .override_global(aya_log::LEVEL, &log_level, true)
             .map_max_entries(names::CONTROL, CONTROL_BYTES)
             .map_max_entries(names::HEAT, heat::array_cells(*possible_cpus))
@@ -152,7 +167,8 @@ impl Probes {
         for (name, _) in hooks.iter() {
             verify(name, find(&mut ebpf, name)?)?;
         }
-        Ok(Self { ebpf, hooks, tells_duplicates: config.has_task_layout != 0, rings })
+        let (follows_maps, tells_duplicates) = (plan.follows_maps, config.has_task_layout != 0);
+        Ok(Self { ebpf, hooks, follows_maps, tells_duplicates, rings })
     }
 
     /// Starts to follow births, execs and deaths of tasks in the target set.
@@ -165,9 +181,20 @@ impl Probes {
         attach_all(&mut self.ebpf, &self.hooks.cgroup)
     }
 
-    /// Starts to see entries of faults and population without events.
+    /// Starts to see changes of address spaces, and population without events.
+    pub fn attach_maps(&mut self) -> Result<(), AttachError> {
+        attach_all(&mut self.ebpf, &self.hooks.maps)
+    }
+
+    /// Starts to see entries of faults.
     pub fn attach_entries(&mut self) -> Result<(), AttachError> {
         attach_all(&mut self.ebpf, &self.hooks.entries)
+    }
+
+    /// Whether changes of address spaces are followed.
+    #[must_use]
+    pub const fn follows_maps(&self) -> bool {
+        self.follows_maps
     }
 
     /// Whether a completion that two events report is counted once: the programs tell by the kernel's counters.

@@ -2,18 +2,19 @@
 //!
 //! Layer: shell. Input: [`Target`], loaded [`Probes`]. Output: armed probes, and [`Armed`].
 //! Source: `perf_event_open(2)`: an inherited event covers tasks that are made after it was opened.
-//! Keeps: task events are armed before the list of tasks is read, and the list is read again until it
+//! Keeps: what changes address spaces is armed before their maps are read; task events are armed before the list of tasks is read, and the list is read again until it
 //! is stable; no task is counted by two events. Completions are armed before
 //! entries: a fault in between is recorded without a latency, rather than taken for one that failed.
 //! Not here: launching a command (`session::launch`).
 
 use std::{collections::BTreeSet, fmt, io};
 
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{
     cgroup::Cgroup,
     probes::{AttachError, Probes, Scope},
+    sideband::{SideBand, ring_bytes},
     tasks::{Spaces, Task},
 };
 use crate::{
@@ -23,11 +24,14 @@ use crate::{
 
 /// Threads above which completions are attached per CPU: events of a thread cost file descriptors, and time
 /// at each context switch.
-fn max_thread_events() -> usize {
-    const EVENTS_PER_THREAD: u64 = 3;
+fn max_thread_events(cpus: usize) -> usize {
+    const FAULT_EVENTS: u64 = 3;
     const OTHER_FILES: u64 = 64;
-    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let affordable = files.saturating_sub(OTHER_FILES) / EVENTS_PER_THREAD;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    // Nothing is started from now on that would inherit the limit.
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let files = if raised.is_ok() { maximum } else { current }.unwrap_or(u64::MAX);
+    let affordable = files.saturating_sub(OTHER_FILES) / (FAULT_EVENTS + cpus as u64);
     usize::try_from(affordable).unwrap_or(usize::MAX).min(1_000)
 }
 
@@ -68,6 +72,8 @@ pub struct Armed {
     pub tgids: BTreeSet<Tgid>,
     /// Faults of a gated process before tracing.
     pub gate: Option<FaultCounts>,
+    /// What tells of new VMAs, if that is followed.
+    pub side_band: Option<SideBand>,
 }
 
 /// Why a target could not be armed.
@@ -100,21 +106,23 @@ pub enum ArmError {
     Attach(#[from] AttachError),
 }
 
-/// Arms `probes` for `target`; `online_cpus` are those that per-CPU events are attached to.
-pub fn arm(probes: &mut Probes, target: &Target, online_cpus: &[u32]) -> Result<Armed, ArmError> {
+/// Arms `probes` for `target`; `cpus` are those that are online, which per-CPU events are attached to.
+pub fn arm(probes: &mut Probes, target: &Target, cpus: &[u32]) -> Result<Armed, ArmError> {
     probes.attach_tasks()?;
     match target {
         Target::Gated(tid) => {
             let task = Task::find(*tid).ok_or_else(|| exited(target))?;
             let mut armed = Armed { gate: Some(task.charged), ..Armed::default() };
             track(probes, &mut armed, &mut Spaces::default(), &task, true)?;
-            if !probes.attach_completions(&Scope::Threads(vec![*tid]))?.is_empty() {
+            let scope = Scope::Threads(vec![*tid]);
+            follow_maps(probes, &mut armed, &scope, cpus)?;
+            if !probes.attach_completions(&scope)?.is_empty() {
                 return Err(exited(target));
             }
             probes.attach_entries()?;
             Ok(armed)
         }
-        Target::Processes(pids) => arm_threads(probes, target, online_cpus, || {
+        Target::Processes(pids) => arm_threads(probes, target, cpus, || {
             let mut tasks = Vec::new();
             for &pid in pids {
                 let threads = Task::threads_of(pid).unwrap_or_default();
@@ -125,7 +133,7 @@ pub fn arm(probes: &mut Probes, target: &Target, online_cpus: &[u32]) -> Result<
             }
             Ok(tasks)
         }),
-        Target::Threads(tids) => arm_threads(probes, target, online_cpus, || {
+        Target::Threads(tids) => arm_threads(probes, target, cpus, || {
             let find = |&tid: &u32| Task::find(tid).ok_or(ArmError::NoThread { tid });
             tids.iter().map(find).collect()
         }),
@@ -143,9 +151,9 @@ pub fn arm(probes: &mut Probes, target: &Target, online_cpus: &[u32]) -> Result<
                     probes.track_group(tgid, spaces.of(tgid))?;
                 }
             }
-            arm_cpus(probes, online_cpus)
+            arm_cpus(probes, cpus)
         }
-        Target::System => arm_cpus(probes, online_cpus),
+        Target::System => arm_cpus(probes, cpus),
     }
 }
 
@@ -156,9 +164,25 @@ fn exited(target: &Target) -> ArmError {
 
 /// Arms for whatever runs on `cpus`.
 fn arm_cpus(probes: &mut Probes, cpus: &[u32]) -> Result<Armed, ArmError> {
-    probes.attach_completions(&Scope::Cpus(cpus.to_vec()))?;
+    let mut armed = Armed::default();
+    let scope = Scope::Cpus(cpus.to_vec());
+    follow_maps(probes, &mut armed, &scope, cpus)?;
+    probes.attach_completions(&scope)?;
     probes.attach_entries()?;
-    Ok(Armed::default())
+    Ok(armed)
+}
+
+/// Starts to follow the address spaces of the tasks in `scope`.
+fn follow_maps(
+    probes: &mut Probes,
+    armed: &mut Armed,
+    scope: &Scope,
+    cpus: &[u32],
+) -> Result<(), AttachError> {
+    if probes.follows_maps() {
+        armed.side_band = Some(SideBand::open(scope, cpus, ring_bytes(cpus.len()))?.0);
+    }
+    probes.attach_maps()
 }
 
 /// Arms for the threads that `list` finds, again and again until it finds no new ones.
@@ -185,17 +209,23 @@ fn arm_threads(
         }
     }
     // A thread that is made meanwhile may be covered twice: by an inherited event, and by its own.
-    if tids.len() > max_thread_events() || !probes.tells_duplicates() {
-        probes.attach_completions(&Scope::Cpus(cpus.to_vec()))?;
+    if tids.len() > max_thread_events(cpus.len()) || !probes.tells_duplicates() {
+        let scope = Scope::Cpus(cpus.to_vec());
+        follow_maps(probes, &mut armed, &scope, cpus)?;
+        probes.attach_completions(&scope)?;
         probes.attach_entries()?;
         return Ok(armed);
     }
+    follow_maps(probes, &mut armed, &Scope::Threads(Vec::new()), cpus)?;
     let mut attached: BTreeSet<u32> = BTreeSet::new();
     let mut gone = 0;
     let mut new = tids;
     while !new.is_empty() {
-        let scope = Scope::Threads(new.iter().copied().collect());
-        gone += probes.attach_completions(&scope)?.len();
+        let tids: Vec<u32> = new.iter().copied().collect();
+        if let Some(side_band) = &mut armed.side_band {
+            side_band.add_threads(&tids)?;
+        }
+        gone += probes.attach_completions(&Scope::Threads(tids))?.len();
         attached.append(&mut new);
         // The list may fail here only because the whole target is gone; the session notices that itself.
         let now = list().unwrap_or_default();

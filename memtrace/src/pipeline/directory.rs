@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::event::{SpaceId, TaskAction, TaskEvent, Tgid};
+use crate::event::{MapAction, MapEvent, SpaceId, TaskAction, TaskEvent, Tgid};
 
 /// Processes and the address spaces that they live in, in arrival order of their events.
 #[derive(Debug, Default)]
@@ -35,7 +35,11 @@ impl Directory {
                 }
                 None
             }
-            TaskAction::Exec { space, .. } | TaskAction::Join { space, .. } => {
+            TaskAction::Exec { space, .. } => {
+                self.settle(task.tgid, space);
+                Some((task.tgid, space))
+            }
+            TaskAction::Join { space, .. } => {
                 let is_new = self.process_of(space).is_none();
                 self.settle(task.tgid, space);
                 is_new.then_some((task.tgid, space))
@@ -49,6 +53,13 @@ impl Directory {
             | TaskAction::Late { .. }
             | TaskAction::Leave { .. }
             | TaskAction::Comm(_) => None,
+        }
+    }
+
+    /// Takes note of a map event.
+    pub(super) fn learn_map(&mut self, map: &MapEvent) {
+        if let MapAction::Renewed { space } = map.action {
+            self.settle(map.tgid, space);
         }
     }
 

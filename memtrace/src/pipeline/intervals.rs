@@ -6,6 +6,7 @@ use memtrace_ebpf::HEAT_SLOT_SHIFT;
 
 use super::{
     Detail, END_OF_TIME, Options,
+    maps::Done,
     tasks::{Position, Task, Tasks},
     totals::Totals,
 };
@@ -14,8 +15,7 @@ use crate::{
         Fault, FaultKind, HeatCell, HeatReading, HostFacts, Loss, Mode, PageLook, SpaceId, Tgid, Uncounted,
     },
     pagemap::PageCategories,
-    region::AddressSpace,
-    timeline::{FaultRow, FaultTally, PageTally, RegionId, RegionLabel, Row, TimelineRow},
+    timeline::{FaultRow, FaultTally, MapTally, PageTally, RegionId, RegionLabel, Row, TimelineRow},
     units::{Nanos, PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
 };
 
@@ -57,6 +57,7 @@ impl CellKey {
 struct Cell {
     faults: FaultTally,
     uncounted: Option<u64>,
+    maps: MapTally,
     pages: Option<Look>,
 }
 
@@ -99,7 +100,7 @@ impl Interval {
 #[derive(Debug)]
 pub(super) struct Intervals {
     detail: Detail,
-    fault_rows: bool,
+    event_rows: bool,
     page: PageSize,
     origin: Timestamp,
     length: Nanos,
@@ -110,8 +111,10 @@ pub(super) struct Intervals {
     closed: Timestamp,
     /// All events before have been counted.
     watermark: Timestamp,
-    /// Time of the last reading.
-    reading: Timestamp,
+    /// Readings, and the first tick after each: by then the looks that it gave rise to have arrived.
+    readings: VecDeque<(Timestamp, Option<Timestamp>)>,
+    /// The last reading of which all looks have been counted.
+    looked: Timestamp,
     /// Faults of the cell that the last one went to: they come in runs.
     run: Option<Run>,
     losses: Vec<Loss>,
@@ -128,7 +131,7 @@ struct Run {
 
 impl Intervals {
     pub(super) fn new(host: &HostFacts, options: Options) -> Self {
-        let Options { interval, detail, fault_rows } = options;
+        let Options { interval, detail, follows_maps: _, event_rows } = options;
         let origin = host.start;
         let open = match detail {
             Detail::Full => VecDeque::new(),
@@ -136,28 +139,36 @@ impl Intervals {
         };
         Self {
             detail,
-            fault_rows,
+            event_rows,
             page: host.page,
             origin,
             length: interval.max(Nanos::new(1)),
             open,
             closed: origin,
             watermark: origin,
-            reading: origin,
+            readings: VecDeque::new(),
+            looked: origin,
             run: None,
             losses: Vec::new(),
         }
     }
 
     /// Counts a fault of `task` at `position`, as far as these are known.
-    pub(super) fn fault(&mut self, fault: &Fault, task: Option<Task>, position: Option<Position>) {
-        let fault_rows = self.fault_rows;
-        if fault_rows || position.is_none() {
+    pub(super) fn fault(
+        &mut self,
+        fault: &Fault,
+        task: Option<Task>,
+        position: Option<Position>,
+        tasks: &Tasks,
+    ) {
+        let event_rows = self.event_rows;
+        if event_rows || position.is_none() {
             let interval = self.at(fault.time);
             let row = interval.fault_rows.len();
-            if fault_rows {
+            if event_rows {
                 let (tgid, comm) = task.map(|task| (task.tgid, task.comm)).unzip();
-                interval.fault_rows.push(FaultRow { fault: *fault, tgid, comm, region: position });
+                let place = task.and_then(|task| tasks.place(task.space, fault.addr, position?));
+                interval.fault_rows.push(FaultRow { fault: *fault, tgid, comm, place });
             }
             if let (Some(task), None) = (task, position)
                 && interval.waiting.len() < MAX_WAITING
@@ -186,6 +197,14 @@ impl Intervals {
         if let Some(Run { start, key, tally, .. }) = self.run.take() {
             self.at(start).cells.entry(key).or_default().faults += tally;
         }
+    }
+
+    /// Counts a call.
+    pub(super) fn map(&mut self, time: Timestamp, done: &Done) {
+        let (Some((tgid, space, region)), Some(kind)) = (done.place, done.succeeded) else { return };
+        let place = region.map_or(Place::Unknown, Place::Region);
+        let key = CellKey { tgid: Some(tgid), space, place };
+        self.at(time).cells.entry(key).or_default().maps.add(kind);
     }
 
     /// Counts faults without an event.
@@ -222,6 +241,12 @@ impl Intervals {
         self.at(if is_open { start.before(Nanos::new(1)) } else { time })
     }
 
+    /// Time of the reading that a look at `time` followed.
+    fn reading_before(&self, time: Timestamp) -> Timestamp {
+        let readings = self.readings.iter().map(|(reading, _)| *reading);
+        readings.rev().find(|reading| *reading <= time).unwrap_or(self.looked)
+    }
+
     /// Notes page state.
     pub(super) fn look(
         &mut self,
@@ -232,11 +257,11 @@ impl Intervals {
         totals: &mut Totals,
     ) {
         let PageLook { range, told, runs } = look;
-        let (page, reading) = (self.page, self.reading);
+        let (page, reading) = (self.page, self.reading_before(time));
         let interval = self.looked_at(time);
         let regions = tasks.regions(space).into_iter().flat_map(|regions| regions.overlapping(*range));
         for region in regions {
-            let RegionLabel { id, range: whole, .. } = region.label;
+            let (id, whole) = (region.id, region.range);
             let Some(looked) = whole.intersection(*range) else { continue };
             let key = CellKey { tgid: Some(tgid), space, place: Place::Region(id) };
             let cell = interval.cells.entry(key).or_default();
@@ -266,7 +291,7 @@ impl Intervals {
 
     /// Notes that the heat counters were read. With counts alone that ends the interval in progress.
     pub(super) fn read(&mut self, reading: &HeatReading) {
-        self.reading = reading.time;
+        self.readings.push_back((reading.time, None));
         if self.detail == Detail::Counts
             && let Some(current) = self.open.back_mut()
         {
@@ -277,21 +302,31 @@ impl Intervals {
         }
     }
 
-    /// Closes every interval that ended before `time` and was looked at after its end.
+    /// Closes every interval that ended before `released` and was looked at after its end, now that `tick` has come.
     ///
-    /// The tick that passes the end of an interval comes before the reading that it gives rise to; if there is
-    /// none, one more interval is time enough.
+    /// The tick that passes the end of an interval comes before the reading that it gives rise to, and the looks come before
+    /// the next tick; if there is no reading, one more interval is time enough.
     pub(super) fn close_until(
         &mut self,
-        time: Timestamp,
+        tick: Timestamp,
+        released: Timestamp,
         tasks: &mut Tasks,
         totals: &mut Totals,
         rows: &mut Vec<Row>,
     ) {
-        self.watermark = self.watermark.max(time);
-        let (reading, length) = (self.reading, self.length);
+        self.watermark = self.watermark.max(released);
+        for (_, after) in self.readings.iter_mut().filter(|(_, after)| after.is_none()) {
+            *after = Some(tick);
+        }
+        let is_done = |(_, after): &mut (_, Option<Timestamp>)| after.is_some_and(|after| after <= released);
+        let mut looked = Timestamp::default();
+        while let Some((reading, _)) = self.readings.pop_front_if(is_done) {
+            looked = reading;
+        }
+        self.looked = self.looked.max(looked);
+        let (looked, length) = (self.looked, self.length);
         let is_over = |interval: &mut Interval| {
-            interval.end <= time && (interval.end <= reading || interval.end.after(length) <= time)
+            interval.end <= released && (interval.end <= looked || interval.end.after(length) <= released)
         };
         while self.open.front_mut().is_some_and(is_over) {
             self.close_front(tasks, totals, rows);
@@ -326,7 +361,7 @@ impl Intervals {
         let lower_bound = self.losses.iter().any(|loss| loss.touches(start, end));
         let from = rows.len();
         let labels = labels_of(tasks, &cells);
-        for (CellKey { tgid, space, place }, Cell { mut faults, uncounted, pages }) in cells {
+        for (CellKey { tgid, space: _, place }, Cell { mut faults, uncounted, maps, pages }) in cells {
             if self.detail == Detail::Full {
                 faults.detail.get_or_insert_default();
             }
@@ -337,13 +372,24 @@ impl Intervals {
             };
             let comm = tgid.map(|tgid| tasks.name(tgid)).unwrap_or_default();
             let pages = pages.map(|look| look.tally);
-            let row =
-                TimelineRow { start, end, tgid, comm, region, range, faults, uncounted, pages, lower_bound };
-            totals.row(&row, space);
+            let row = TimelineRow {
+                start,
+                end,
+                tgid,
+                comm,
+                region,
+                range,
+                faults,
+                uncounted,
+                maps,
+                pages,
+                lower_bound,
+            };
+            totals.row(&row);
             rows.push(Row::Timeline(row));
         }
         rows[from..].sort_by_key(row_order);
-        tasks.purge(start);
+        rows.extend(totals.purge(tasks.purge(start)).map(Row::Region));
         self.closed = end;
         self.losses.retain(|loss| loss.end.is_none_or(|until| until >= end));
     }
@@ -355,7 +401,7 @@ impl Interval {
         for Waiting { fault, task, row } in self.waiting.drain(..) {
             let position = tasks.position(task.space, fault.addr, fault.time);
             if let Some(row) = self.fault_rows.get_mut(row) {
-                row.region = position;
+                row.place = position.and_then(|position| tasks.place(task.space, fault.addr, position));
             }
             let key = CellKey::of(Some(task), position);
             add_fault(&mut self.cells.entry(key).or_default().faults, &fault);
@@ -393,9 +439,11 @@ fn labels_of(tasks: &Tasks, cells: &BTreeMap<CellKey, Cell>) -> BTreeMap<RegionI
     }
     let mut labels = BTreeMap::new();
     for (space, ids) in by_space {
-        let regions = tasks.regions(space).into_iter().flat_map(AddressSpace::iter);
-        let wanted = regions.map(|region| &region.label).filter(|label| ids.contains(&label.id));
-        labels.extend(wanted.map(|label| (label.id, label.clone())));
+        let Some(regions) = tasks.regions(space) else { continue };
+        let live = regions.live().filter(|region| ids.contains(&region.id));
+        labels.extend(live.map(|region| (region.id, regions.label(region))));
+        let retired = regions.retired().iter().filter(|retired| ids.contains(&retired.label.id));
+        labels.extend(retired.map(|retired| (retired.label.id, retired.label.clone())));
     }
     labels
 }
@@ -404,7 +452,7 @@ fn labels_of(tasks: &Tasks, cells: &BTreeMap<CellKey, Cell>) -> BTreeMap<RegionI
 fn only_region(tasks: &Tasks, space: SpaceId, slot: VirtRange) -> Option<RegionId> {
     let mut touched = tasks.regions(space)?.overlapping(slot);
     let first = touched.next()?;
-    touched.next().is_none().then_some(first.label.id)
+    touched.next().is_none().then_some(first.id)
 }
 
 /// Counts one fault.

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::{
-    event::{Comm, Fault, SpaceId, TaskAction, TaskEvent, Tgid, Tid, Vma},
-    region::{AddressSpace, RegionIds},
-    timeline::{RegionId, RegionLabel},
-    units::{Timestamp, VirtAddr, VirtRange},
+    event::{Comm, Fault, MapsLook, SpaceId, TaskAction, TaskEvent, Tgid, Tid},
+    region::{AddressSpace, Comparison, RegionIds, Retired},
+    timeline::{FaultPlace, RegionId},
+    units::{PageSize, Timestamp, VirtAddr, VirtRange},
 };
 
 /// Threads whose last fault is remembered.
@@ -29,13 +29,15 @@ pub(super) struct Task {
 pub(super) type Position = (RegionId, u64);
 
 /// All traced tasks and their address spaces.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Tasks {
+    page: PageSize,
+    follows_maps: bool,
     /// Looked up for each fault, never iterated.
     by_tid: HashMap<Tid, Task>,
     names: BTreeMap<Tgid, Comm>,
     spaces: BTreeMap<SpaceId, Space>,
-    ids: RegionIds,
+    pub(super) ids: RegionIds,
     /// Tasks that ended and are not forgotten, in order of their ends.
     ended: VecDeque<(Timestamp, Tid)>,
     /// By the low bits of the thread ID.
@@ -43,7 +45,7 @@ pub(super) struct Tasks {
 }
 
 /// An address space and how many tasks live in it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Space {
     /// The process that first came to live in it.
     tgid: Option<Tgid>,
@@ -51,6 +53,24 @@ struct Space {
     tasks: u64,
     /// When its last task ended.
     died: Option<Timestamp>,
+}
+
+impl Space {
+    fn of(regions: AddressSpace) -> Self {
+        Self { tgid: None, regions, tasks: 0, died: None }
+    }
+}
+
+/// A retired region, with its process and its address space.
+pub(super) type RetiredIn = (Option<Tgid>, SpaceId, Retired);
+
+/// What is forgotten.
+#[derive(Debug, Default)]
+pub(super) struct Purged {
+    /// Regions.
+    pub(super) regions: Vec<RetiredIn>,
+    /// Address spaces.
+    pub(super) spaces: Vec<SpaceId>,
 }
 
 /// A thread faults in runs: the next fault most often lies in the region of the one before.
@@ -63,6 +83,21 @@ struct LastFault {
 }
 
 impl Tasks {
+    /// No tasks, on a host with base pages of size `page`; `follows_maps` if events tell of every change of an address
+    /// space.
+    pub(super) fn new(page: PageSize, follows_maps: bool) -> Self {
+        Self {
+            page,
+            follows_maps,
+            by_tid: HashMap::new(),
+            names: BTreeMap::new(),
+            spaces: BTreeMap::new(),
+            ids: RegionIds::default(),
+            ended: VecDeque::new(),
+            recent: [None; RECENT],
+        }
+    }
+
     /// Whether an event told of this thread.
     pub(super) fn knows(&self, tid: Tid) -> bool {
         self.by_tid.contains_key(&tid)
@@ -86,11 +121,14 @@ impl Tasks {
         let Some(task) = self.by_tid.get(&tid).copied() else {
             return (None, None);
         };
-        let Some(Space { regions, .. }) = self.spaces.get(&task.space) else {
+        let Some(Space { regions, .. }) = self.spaces.get_mut(&task.space) else {
             return (Some(task), None);
         };
+        if regions.is_unsettled_at(addr) {
+            regions.settle(&mut self.ids);
+        }
         if let Some(region) = regions.find(addr) {
-            let RegionLabel { id, range, .. } = region.label;
+            let (id, range) = (region.id, region.range);
             *recent = Some(LastFault { tid, task, range, region: id });
             return (Some(task), Some((id, offset(addr, range))));
         }
@@ -102,16 +140,19 @@ impl Tasks {
         position(&self.spaces.get(&space)?.regions, addr, time)
     }
 
+    /// What rows say of `addr` in `space`, which lies at `position`.
+    pub(super) fn place(&self, space: SpaceId, addr: VirtAddr, position: Position) -> Option<FaultPlace> {
+        let (region, offset) = position;
+        let regions = self.regions(space)?;
+        let retired = || regions.retired().iter().rev().map(|retired| &retired.region);
+        let held = regions.find(addr).into_iter().chain(retired()).find(|held| held.id == region)?;
+        let file_offset = held.traits.file_offset(addr);
+        Some(FaultPlace { region, offset, name: regions.label(held).name, file_offset })
+    }
+
     /// The process that lives in `space`.
     pub(super) fn process_of(&self, space: SpaceId) -> Option<Tgid> {
         self.spaces.get(&space)?.tgid
-    }
-
-    /// Ranges of the live regions of `space` that some access is allowed to.
-    pub(super) fn accessible(&self, space: SpaceId) -> Vec<VirtRange> {
-        let regions = self.regions(space).into_iter().flat_map(AddressSpace::live);
-        let labels = regions.map(|region| &region.label);
-        labels.filter(|label| !label.perms.starts_with(b"---")).map(|label| label.range).collect()
     }
 
     /// The regions of `space`.
@@ -119,31 +160,87 @@ impl Tasks {
         self.spaces.get(&space).map(|space| &space.regions)
     }
 
-    /// Makes the regions of `space` those that a look at its maps saw.
-    pub(super) fn observe_maps(&mut self, time: Timestamp, tgid: Tgid, space: SpaceId, vmas: &[Vma]) {
+    /// The regions of `space`, to be changed; `None` if it is not known.
+    pub(super) fn regions_mut(&mut self, space: SpaceId) -> Option<(&mut AddressSpace, &mut RegionIds)> {
         self.recent = Default::default();
-        let space = self.spaces.entry(space).or_default();
-        space.tgid.get_or_insert(tgid);
-        space.regions.observe(time, vmas, &mut self.ids);
+        let Self { spaces, ids, .. } = self;
+        spaces.get_mut(&space).map(|space| (&mut space.regions, ids))
+    }
+
+    /// The address space of `thread`, or else of `process`.
+    pub(super) fn space_of(&self, process: Tgid, thread: Tid) -> Option<SpaceId> {
+        let task = self.by_tid.get(&thread).or_else(|| self.by_tid.get(&Tid(process.0)))?;
+        Some(task.space)
+    }
+
+    /// Compares the regions of the process `tgid` with a reading of its maps that ended at `time`; tells of which
+    /// address space it is.
+    pub(super) fn compare(
+        &mut self,
+        time: Timestamp,
+        tgid: Tgid,
+        look: &MapsLook,
+    ) -> Option<(SpaceId, Comparison)> {
+        let id = self.space_of(tgid, Tid(tgid.0))?;
+        self.spaces.get(&id).filter(|space| space.died.is_none())?;
+        let (regions, ids) = self.regions_mut(id)?;
+        let comparison = regions.compare(time, look, ids);
+        if !self.follows_maps {
+            self.doubt(time);
+        }
+        Some((id, comparison))
+    }
+
+    /// Regions may have changed unseen: records of the time up to `time` are missing.
+    pub(super) fn doubt(&mut self, time: Timestamp) {
+        self.spaces.values_mut().for_each(|space| space.regions.doubt(time));
+    }
+
+    /// Whether the regions of `space` have to be read.
+    pub(super) fn is_doubtful(&self, space: SpaceId) -> bool {
+        self.regions(space).is_some_and(AddressSpace::is_doubtful)
+    }
+
+    /// The address space `child` is a copy of `parent` from now on, with its heap ending at `brk`.
+    pub(super) fn copy(&mut self, time: Timestamp, parent: SpaceId, child: SpaceId, brk: Option<VirtAddr>) {
+        let copy = match self.spaces.get_mut(&parent) {
+            Some(parent) => parent.regions.fork(time, brk, &mut self.ids),
+            None => AddressSpace::new(self.page, time, true),
+        };
+        self.spaces.insert(child, Space::of(copy));
+    }
+
+    /// The thread `tid` lives in `space` from now on, which is empty.
+    pub(super) fn renew(&mut self, time: Timestamp, tid: Tid, space: SpaceId) {
+        self.spaces.insert(space, Space::of(AddressSpace::loading(self.page, time)));
+        if let Some(task) = self.by_tid.get(&tid).copied() {
+            self.enter(time, tid, Task { space, ended: None, ..task });
+        }
     }
 
     /// Applies a task event.
     pub(super) fn apply(&mut self, event: &TaskEvent) {
         let TaskEvent { time, tgid, tid, action } = *event;
+        let follows_maps = self.follows_maps;
         self.recent = Default::default();
         match action {
-            TaskAction::Fork { child_tgid, child_tid, space, parent_space, comm, clone_flags: _ } => {
-                if space != parent_space {
-                    self.copy_space(parent_space, space);
-                }
+            TaskAction::Fork { child_tgid, child_tid, space, parent_space: _, comm, clone_flags: _ } => {
                 self.enter(time, child_tid, Task { tgid: child_tgid, space, comm, ended: None });
             }
             TaskAction::Join { space, comm, parent: _ } => {
                 self.enter(time, tid, Task { tgid, space, comm, ended: None });
             }
-            TaskAction::Exec { space, old_tid, comm } => {
-                self.leave(time, old_tid);
+            TaskAction::Exec { space, old_tid, comm, is_space_told, landmarks } => {
+                if old_tid != tid {
+                    self.leave(time, old_tid);
+                }
                 self.enter(time, tid, Task { tgid, space, comm, ended: None });
+                if let Some((regions, _)) = self.regions_mut(space) {
+                    regions.complete(time, landmarks);
+                    if !is_space_told || !follows_maps {
+                        regions.doubt(time);
+                    }
+                }
             }
             TaskAction::Comm(comm) => {
                 if let Some(task) = self.by_tid.get_mut(&tid) {
@@ -167,58 +264,78 @@ impl Tasks {
         }
     }
 
-    /// Gives a new address space the regions of the one that it was forked from, unless a look knew them first.
-    fn copy_space(&mut self, parent: SpaceId, child: SpaceId) {
-        if self.spaces.contains_key(&child) {
-            return;
-        }
-        let regions = self.spaces.get(&parent).map(|parent| parent.regions.fork(&mut self.ids));
-        self.spaces.insert(child, Space { regions: regions.unwrap_or_default(), ..Space::default() });
-    }
-
     fn enter(&mut self, time: Timestamp, tid: Tid, task: Task) {
-        self.leave(time, tid);
-        self.by_tid.insert(tid, task);
         if tid.0 == task.tgid.0 {
             self.names.insert(task.tgid, task.comm);
         } else {
             self.names.entry(task.tgid).or_insert(task.comm);
         }
-        let space = self.spaces.entry(task.space).or_default();
+        let page = self.page;
+        let unknown = || Space::of(AddressSpace::new(page, time, true));
+        let space = self.spaces.entry(task.space).or_insert_with(unknown);
         space.tasks += 1;
         space.died = None;
         space.tgid.get_or_insert(task.tgid);
+        // Last, for it may have been in the same.
+        let before = self.by_tid.insert(tid, task).filter(|before| before.ended.is_none());
+        if let Some(before) = before {
+            self.vacate(time, before.space);
+        }
     }
 
     fn leave(&mut self, time: Timestamp, tid: Tid) {
         let Some(task) = self.by_tid.get_mut(&tid).filter(|task| task.ended.is_none()) else { return };
         task.ended = Some(time);
+        let space = task.space;
         self.ended.push_back((time, tid));
-        if let Some(space) = self.spaces.get_mut(&task.space) {
-            space.tasks = space.tasks.saturating_sub(1);
-            if space.tasks == 0 {
-                space.died = Some(time);
-            }
+        self.vacate(time, space);
+    }
+
+    /// A task no longer lives in `space`.
+    fn vacate(&mut self, time: Timestamp, space: SpaceId) {
+        let Some(space) = self.spaces.get_mut(&space) else { return };
+        space.tasks = space.tasks.saturating_sub(1);
+        if space.tasks == 0 {
+            space.died = Some(time);
+            space.regions.die(time, &mut self.ids);
         }
     }
 
     /// Forgets tasks, regions and address spaces that ended before `time`.
-    pub(super) fn purge(&mut self, time: Timestamp) {
+    pub(super) fn purge(&mut self, time: Timestamp) -> Purged {
         while let Some((ended, tid)) = self.ended.pop_front_if(|(ended, _)| *ended < time) {
             if self.by_tid.get(&tid).is_some_and(|task| task.ended == Some(ended)) {
                 self.by_tid.remove(&tid);
             }
         }
         self.recent = Default::default();
-        self.spaces.retain(|_, space| space.died.is_none_or(|died| died >= time));
-        self.spaces.values_mut().for_each(|space| space.regions.purge(time));
+        let mut purged = Purged::default();
+        for (id, space) in &mut self.spaces {
+            let tgid = space.tgid;
+            purged.regions.extend(space.regions.take_retired(time).map(|region| (tgid, *id, region)));
+        }
+        let dead = self.spaces.extract_if(.., |_, space| space.died.is_some_and(|died| died < time));
+        purged.spaces.extend(dead.map(|(id, _)| id));
+        purged
+    }
+
+    /// All address spaces with their processes.
+    pub(super) fn spaces(&self) -> impl Iterator<Item = (SpaceId, Option<Tgid>, &AddressSpace)> {
+        self.spaces.iter().map(|(id, space)| (*id, space.tgid, &space.regions))
     }
 }
 
-/// Where `addr` lay at `time`.
+/// Where `addr` lay at `time`: a thread that ends still faults after its address space has passed for dead.
 fn position(regions: &AddressSpace, addr: VirtAddr, time: Timestamp) -> Option<Position> {
-    let label = &regions.find_at(addr, time)?.label;
-    Some((label.id, offset(addr, label.range)))
+    let retired = || {
+        let mut latest_first = regions.retired().iter().rev();
+        let is_dead = regions.live().next().is_none();
+        let held = latest_first
+            .find(|retired| (is_dead || retired.died >= time) && retired.region.range.contains(addr));
+        held.map(|retired| &retired.region)
+    };
+    let region = regions.find(addr).or_else(retired)?;
+    Some((region.id, offset(addr, region.range)))
 }
 
 /// Bytes from the start of `range` to `addr`, which lies in it.

@@ -1,8 +1,8 @@
 use super::*;
 use crate::{
     event::{
-        Access, Account, Comm, Cpu, Fault, FaultCounts, FaultKind, HeatCell, LossCause, Mode, PageLook,
-        TaskAction, TaskEvent, Tgid, Tid, Uncounted, UncountedCause, Vma,
+        Access, Account, Comm, Cpu, Fault, FaultCounts, FaultKind, HeatCell, Landmarks, LossCause, MapAction,
+        MapEvent, MapsLook, Mode, PageLook, TaskAction, TaskEvent, Tgid, Tid, Uncounted, UncountedCause, Vma,
     },
     pagemap::{PageCategories, StateRun},
     timeline::{AccessCounts, FaultDetail, TimelineRow},
@@ -10,7 +10,9 @@ use crate::{
 };
 
 mod arrival;
+mod checks;
 mod looks;
+mod maps;
 
 const MS: u64 = 1_000_000;
 const SPACE: SpaceId = SpaceId(7);
@@ -21,7 +23,7 @@ fn host() -> HostFacts {
 }
 
 fn options(detail: Detail) -> Options {
-    Options { interval: Nanos::new(100 * MS), detail, fault_rows: false }
+    Options { interval: Nanos::new(100 * MS), detail, follows_maps: true, event_rows: false }
 }
 
 fn at(millis: u64) -> Timestamp {
@@ -40,17 +42,28 @@ fn join(millis: u64) -> Record {
     task(millis, TGID.0, TaskAction::Join { space: SPACE, parent: None, comm: Comm::from_text("prog") })
 }
 
+fn anon((start, end): (u64, u64)) -> Vma {
+    let name = Vec::new();
+    Vma { range: range(start, end), perms: *b"rw-p", offset: 0, device: (0, 0), inode: 0, name }
+}
+
+/// A reading of maps that began half a millisecond before.
 fn maps(millis: u64, space: SpaceId, ranges: &[(u64, u64)]) -> Record {
-    let vma = |&(start, end): &(u64, u64)| Vma {
-        range: range(start, end),
-        perms: *b"rw-p",
-        offset: 0,
-        device: (0, 0),
-        inode: 0,
-        name: Vec::new(),
+    let look = MapsLook {
+        began: at(millis).before(Nanos::new(MS / 2)),
+        vmas: ranges.iter().copied().map(anon).collect(),
+        landmarks: Landmarks::default(),
     };
-    let seen = Seen::Maps(ranges.iter().map(vma).collect());
-    Record::Observation(Observation { time: at(millis), tgid: TGID, space, seen })
+    Record::Observation(Observation { time: at(millis), tgid: TGID, space, seen: Seen::Maps(look) })
+}
+
+fn map(millis: u64, action: MapAction) -> Record {
+    Record::Map(Box::new(MapEvent { time: at(millis), tgid: TGID, tid: Tid(TGID.0), action }))
+}
+
+/// The address space of the process is copied for a child.
+fn copied(millis: u64, child: u64) -> Record {
+    map(millis, MapAction::Copied { parent: SPACE, child: SpaceId(child), brk: None })
 }
 
 fn fault(millis: u64, addr: u64) -> Record {
@@ -69,13 +82,11 @@ fn fault(millis: u64, addr: u64) -> Record {
 }
 
 fn loss(from: u64, to: u64) -> Record {
-    Record::Loss(Loss {
-        start: at(from),
-        end: Some(at(to)),
-        cpu: Some(Cpu(0)),
-        cause: LossCause::EventsRing,
-        count: Some(5),
-    })
+    loss_of(LossCause::EventsRing, from, to)
+}
+
+fn loss_of(cause: LossCause, from: u64, to: u64) -> Record {
+    Record::Loss(Loss { start: at(from), end: Some(at(to)), cpu: Some(Cpu(0)), cause, count: Some(5) })
 }
 
 fn heat(millis: u64, slot: (u64, u64), minor: u64) -> Record {
@@ -111,7 +122,11 @@ fn exit(millis: u64) -> Record {
 
 /// Rows, requests and totals of `records`.
 fn run(detail: Detail, records: &[Record]) -> (Vec<Row>, Vec<ProbeRequest>, Summary) {
-    let mut pipeline = Pipeline::new(host(), options(detail));
+    run_with(options(detail), records)
+}
+
+fn run_with(options: Options, records: &[Record]) -> (Vec<Row>, Vec<ProbeRequest>, Summary) {
+    let mut pipeline = Pipeline::new(host(), options);
     let (mut rows, mut requests) = (Vec::new(), Vec::new());
     for record in records {
         pipeline.push(record.clone(), &mut rows, &mut requests);
@@ -184,9 +199,8 @@ fn arrival_order_within_the_window_changes_nothing() {
     let straight = story();
     let mut shuffled = story();
     shuffled.swap(2, 4);
-    shuffled.swap(0, 3);
+    shuffled.swap(1, 3);
 
-    // Observations act on arrival, so that they stay where they are.
     assert_eq!(run(Detail::Full, &straight).0, run(Detail::Full, &shuffled).0);
 }
 
@@ -224,6 +238,7 @@ fn forked_process_faults_in_copies_of_the_regions() {
         join(1),
         maps(2, SPACE, &[(0x1000, 0x9000)]),
         fault(10, 0x1000),
+        copied(20, 8),
         fork(20, 20, 8),
         child_fault,
         tick(200),

@@ -4,13 +4,21 @@ use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 
-use super::{END_OF_TIME, tasks::Tasks};
+use super::{
+    END_OF_TIME,
+    maps::{self, MapTotals},
+    tasks::{Purged, RetiredIn, Tasks},
+};
 use crate::{
     event::{
-        Account, Fault, FaultCounts, FaultKind, HeatReading, HostFacts, Loss, Mode, SpaceId, TaskAction,
-        TaskEvent, Tgid, Uncounted, UncountedCause,
+        Account, Fault, FaultCounts, FaultKind, HeatReading, HostFacts, Loss, MapEvent, Mode, SpaceId,
+        TaskAction, TaskEvent, Tgid, Uncounted, UncountedCause,
     },
-    timeline::{FaultTotals, ProcessSummary, RegionId, RegionSummary, Summary, TaskTotals, TimelineRow},
+    region::{Comparison, Region, Retired},
+    timeline::{
+        FaultTotals, MapRow, ProcessSummary, RegionId, RegionLabel, RegionSummary, Summary, TaskTotals,
+        TimelineRow,
+    },
     units::{Nanos, PageCount, Timestamp, VirtAddr},
 };
 
@@ -32,8 +40,12 @@ pub(super) struct Totals {
     latencies: Histogram<u64>,
     uncounted: BTreeMap<UncountedCause, FaultCounts>,
     processes: BTreeMap<Tgid, Process>,
-    /// With the start of the first interval that tells of it.
-    regions: BTreeMap<RegionId, (Timestamp, RegionSummary)>,
+    /// Of regions that are there.
+    regions: BTreeMap<RegionId, RegionTally>,
+    /// Of regions that have gone, those with most faults.
+    gone: Vec<RegionSummary>,
+    regions_born: u64,
+    maps: MapTotals,
     heat: FaultCounts,
     heat_overflow: FaultCounts,
     losses: Vec<Loss>,
@@ -41,7 +53,17 @@ pub(super) struct Totals {
     without_region: FaultCounts,
     looks: u64,
     looked_pages: PageCount,
-    present: BTreeMap<RegionId, Present>,
+}
+
+/// Regions that have gone and are remembered.
+const GONE: usize = 4_096;
+
+/// What rows and looks told of one region.
+#[derive(Debug, Default)]
+struct RegionTally {
+    faults: FaultCounts,
+    latency_sum: Nanos,
+    present: Option<Present>,
 }
 
 /// Present pages of a region, each slot as last seen: a look takes in only the slots that were hot.
@@ -88,6 +110,9 @@ impl Totals {
             uncounted: BTreeMap::new(),
             processes: BTreeMap::new(),
             regions: BTreeMap::new(),
+            gone: Vec::new(),
+            regions_born: 0,
+            maps: MapTotals::default(),
             heat: FaultCounts::default(),
             heat_overflow: FaultCounts::default(),
             losses: Vec::new(),
@@ -95,7 +120,6 @@ impl Totals {
             without_region: FaultCounts::default(),
             looks: 0,
             looked_pages: PageCount::default(),
-            present: BTreeMap::new(),
         }
     }
 
@@ -194,44 +218,102 @@ impl Totals {
 
     /// A look saw `pages` pages present in the part of a region that lies in the slot at `slot`.
     pub(super) fn present(&mut self, region: RegionId, slot: VirtAddr, pages: PageCount) {
-        self.present.entry(region).or_default().see(slot, pages);
+        let tally = self.regions.entry(region).or_default();
+        tally.present.get_or_insert_default().see(slot, pages);
+    }
+
+    /// Adds a map event.
+    pub(super) fn map(&mut self, event: &MapEvent) {
+        self.maps.add(event);
+    }
+
+    /// Adds a comparison of the maps of `tgid`; returns a row for each contradiction.
+    pub(super) fn compared(&mut self, time: Timestamp, tgid: Tgid, comparison: Comparison) -> Vec<MapRow> {
+        let contradictions = self.maps.compared(comparison).into_iter();
+        contradictions.map(|contradiction| maps::contradiction_row(time, tgid, contradiction)).collect()
     }
 
     /// Adds a finished row to its process and its region.
-    pub(super) fn row(&mut self, row: &TimelineRow, space: SpaceId) {
+    pub(super) fn row(&mut self, row: &TimelineRow) {
         if row.region.is_none() {
             self.without_region += row.faults.completed;
         }
         let Some(tgid) = row.tgid else { return };
         self.processes.entry(tgid).or_default().faults += row.faults.completed;
         let Some(label) = &row.region else { return };
-        let (_, region) = self.regions.entry(label.id).or_insert_with(|| {
-            let region = RegionSummary {
-                tgid,
-                space,
-                label: label.clone(),
-                faults: FaultCounts::default(),
-                latency_sum: Nanos::default(),
-                peak_present: None,
-                lower_bound: false,
-            };
-            (row.start, region)
-        });
-        region.label = label.clone();
+        let region = self.regions.entry(label.id).or_default();
         region.faults += row.faults.completed;
         let latency = row.faults.detail.map_or(0, |detail| detail.latency_sum.get());
         region.latency_sum = Nanos::new(region.latency_sum.get() + latency);
     }
 
+    /// Regions and address spaces have gone: returns all that is known of the regions.
+    pub(super) fn purge(&mut self, purged: Purged) -> impl Iterator<Item = RegionSummary> {
+        let Purged { regions, spaces } = purged;
+        for space in spaces {
+            self.maps.forget(space);
+        }
+        regions.into_iter().filter_map(|region| self.retire(region))
+    }
+
+    fn retire(&mut self, (tgid, space, retired): RetiredIn) -> Option<RegionSummary> {
+        let Retired { died, region, label } = retired;
+        let summary = self.region((tgid?, space), &region, label, Some(died));
+        if summary.faults.total() > 0 {
+            self.gone.push(summary.clone());
+            if self.gone.len() >= 2 * GONE {
+                self.gone.sort_unstable_by_key(hotness);
+                self.gone.truncate(GONE);
+            }
+        }
+        Some(summary)
+    }
+
+    /// Recording has ended: returns all that is known of the regions that are there.
+    pub(super) fn live(&mut self, tasks: &Tasks) -> Vec<RegionSummary> {
+        let mut live = Vec::new();
+        for (space, tgid, regions) in tasks.spaces() {
+            let Some(tgid) = tgid else { continue };
+            for region in regions.live() {
+                live.push(self.region((tgid, space), region, regions.label(region), None));
+            }
+        }
+        self.gone.extend(live.iter().filter(|region| region.faults.total() > 0).cloned());
+        live
+    }
+
+    fn region(
+        &mut self,
+        (tgid, space): (Tgid, SpaceId),
+        region: &Region,
+        label: RegionLabel,
+        died: Option<Timestamp>,
+    ) -> RegionSummary {
+        let RegionTally { faults, latency_sum, present } =
+            self.regions.remove(&region.id).unwrap_or_default();
+        self.regions_born += 1;
+        // A loss may have taken faults of any region, of one without a row in that interval too.
+        let end = died.unwrap_or(END_OF_TIME);
+        let lower_bound = self.losses.iter().any(|loss| loss.touches(region.born, end));
+        let peak_present = present.map(|present| PageCount::new(present.peak));
+        let Region { born, parent, .. } = *region;
+        RegionSummary {
+            tgid,
+            space,
+            label,
+            born,
+            died,
+            parent,
+            faults,
+            latency_sum,
+            peak_present,
+            lower_bound,
+        }
+    }
+
     pub(super) fn summary(self, tasks: &Tasks) -> Summary {
-        let regions = self.regions.into_values().map(|(start, region)| {
-            // A loss may have taken faults of any region, of one without a row in that interval too.
-            let peak = self.present.get(&region.label.id).map(|present| PageCount::new(present.peak));
-            let lower_bound = self.losses.iter().any(|loss| loss.touches(start, END_OF_TIME));
-            RegionSummary { lower_bound, peak_present: peak, ..region }
-        });
-        let mut regions: Vec<_> = regions.filter(|region| region.faults.total() > 0).collect();
-        regions.sort_by_key(|region| (std::cmp::Reverse(region.faults.total()), region.label.id));
+        let mut regions = self.gone;
+        regions.sort_unstable_by_key(hotness);
         let mut total = None;
         let processes = self.processes.into_iter().map(|(tgid, process)| {
             let Process { faults, uncounted, account } = process;
@@ -255,9 +337,16 @@ impl Totals {
             latencies: self.latencies,
             tasks: self.tasks,
             regions,
+            regions_born: self.regions_born,
+            maps: self.maps.into_summary(),
             without_region: self.without_region,
             looks: self.looks,
             looked_pages: self.looked_pages,
         }
     }
+}
+
+/// Most faults first.
+fn hotness(region: &RegionSummary) -> (std::cmp::Reverse<u64>, RegionId) {
+    (std::cmp::Reverse(region.faults.total()), region.label.id)
 }

@@ -43,6 +43,7 @@ enum Item<'a> {
     Observation(Cow<'a, Observation>),
     Loss(Loss),
     Tick(Timestamp),
+    SideBand(Cow<'a, [u8]>),
 }
 
 impl<'a> Item<'a> {
@@ -53,6 +54,7 @@ impl<'a> Item<'a> {
                 _ => Self::IrregularFaults(bytes.into()),
             },
             Frame::Control(bytes) => Self::Control(bytes.into()),
+            Frame::SideBand(bytes) => Self::SideBand(bytes.into()),
             Frame::Heat(reading) => Self::Heat(Cow::Borrowed(reading)),
             Frame::Observation(observation) => Self::Observation(Cow::Borrowed(observation)),
             Frame::Loss(loss) => Self::Loss(*loss),
@@ -75,7 +77,7 @@ impl Pending {
     /// Adds `frame` behind the others.
     pub(super) fn push(&mut self, frame: &Frame) {
         match frame {
-            Frame::Faults(_) | Frame::Control(_) => {}
+            Frame::Faults(_) | Frame::Control(_) | Frame::SideBand(_) => {}
             Frame::Heat(reading) => self.span.add(reading.time),
             Frame::Observation(observation) => self.span.add(observation.time),
             Frame::Loss(loss) => self.span.add(loss.end.unwrap_or(loss.start)),
@@ -155,6 +157,7 @@ fn frame(item: Item<'_>, faults: &mut &[u8]) -> Option<Frame> {
         Item::Faults(count) => Frame::Faults(faults.split_off(..count as usize * FaultEvent::LEN)?.to_vec()),
         Item::IrregularFaults(bytes) => Frame::Faults(bytes.into_owned()),
         Item::Control(bytes) => Frame::Control(bytes.into_owned()),
+        Item::SideBand(bytes) => Frame::SideBand(bytes.into_owned()),
         Item::Heat(reading) => Frame::Heat(reading.into_owned()),
         Item::Observation(observation) => Frame::Observation(observation.into_owned()),
         Item::Loss(loss) => Frame::Loss(loss),

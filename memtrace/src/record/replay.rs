@@ -40,19 +40,22 @@ where
 
 #[cfg(test)]
 mod tests {
-    use memtrace_ebpf::{ABI_VERSION, EventHeader, EventKind, FaultEvent, FaultFlags, FaultKind, JoinEvent};
+    use memtrace_ebpf::{
+        ABI_VERSION, Call, CallEvent, EventHeader, EventKind, FaultEvent, FaultFlags, FaultKind, JoinEvent,
+    };
 
     use super::*;
     use crate::{
         decode::Frame,
         event::{
-            Cpu, FaultCounts, HeatCell, HeatReading, HostFacts, Loss, LossCause, Observation, PageLook, Seen,
-            SpaceId, Tgid, Vma,
+            Cpu, FaultCounts, HeatCell, HeatReading, HostFacts, Landmarks, Loss, LossCause, MapsLook,
+            Observation, PageLook, Seen, SpaceId, Tgid, Vma,
         },
-        export::csv::CsvTimeline,
+        export::{Table, csv::CsvTable},
         pagemap::{PageCategories, StateRun},
         pipeline::Detail,
         record::{Capture, Cost, End, Header, Totals, Writer},
+        timeline::{MapRow, RegionSummary, TimelineRow},
         units::{Nanos, Timestamp, VirtAddr, VirtRange},
     };
 
@@ -78,24 +81,59 @@ mod tests {
                 interval: Nanos::new(INTERVAL),
                 ring_bytes: 16 << 20,
                 follow_forks: true,
+                follows_maps: true,
                 gate: None,
             },
             features: Vec::new(),
         }
     }
 
-    /// A process that writes 40 pages one after the other, 10 ms apart, in 2 MiB of heap.
+    fn event(kind: EventKind, len: usize, nanos: u64) -> EventHeader {
+        let len = u16::try_from(len).expect("a few bytes");
+        EventHeader { time_ns: at(nanos).as_nanos(), tgid: 42, tid: 42, kind, len, cpu: 0 }
+    }
+
+    /// What perf writes when `range` is mapped for reading and writing, as private memory without a file.
+    fn shown(nanos: u64, range: VirtRange) -> Vec<u8> {
+        let (start, len) = (range.start().as_raw(), range.bytes());
+        let ids = [42_u32, 42].map(u32::to_ne_bytes).concat();
+        let (misc_and_size, device, prot_and_flags, cpu) = ([0_u16, 104], [0_u32; 2], [3_u32, 2], [0_u32; 2]);
+        [
+            &10_u32.to_ne_bytes()[..],
+            &misc_and_size.map(u16::to_ne_bytes).concat(),
+            &ids,
+            &[start, len, start].map(u64::to_ne_bytes).concat(),
+            &device.map(u32::to_ne_bytes).concat(),
+            &[0_u64; 2].map(u64::to_ne_bytes).concat(),
+            &prot_and_flags.map(u32::to_ne_bytes).concat(),
+            b"//anon\0\0",
+            &ids,
+            &at(nanos).as_nanos().to_ne_bytes(),
+            &cpu.map(u32::to_ne_bytes).concat(),
+        ]
+        .concat()
+    }
+
+    /// `mmap` gives 16 KiB, and `munmap` takes a page in the middle away.
+    fn mapped() -> [Frame; 3] {
+        let whole = range(0x7000_0000, 0x7000_4000);
+        let call = |nanos, call, result, arg_0, arg_1| {
+            let header = event(EventKind::CALL, CallEvent::LEN, nanos);
+            let call = CallEvent { header, space: 1, call, result, arg_0, arg_1, ..CallEvent::default() };
+            Frame::Control(call.to_bytes().to_vec())
+        };
+        [
+            Frame::SideBand(shown(4_000, whole)),
+            call(4_001, Call::MMAP, 0x7000_0000, 0, 0x4000),
+            call(5_000, Call::MUNMAP, 0, 0x7000_1000, 0x1000),
+        ]
+    }
+
+    /// A process that maps 16 KiB, and writes 40 pages one after the other, 10 ms apart, in 2 MiB of heap.
     fn frames() -> Vec<Frame> {
         let heap = range(0x20_0000, 0x40_0000);
         let join = JoinEvent {
-            header: EventHeader {
-                time_ns: at(1).as_nanos(),
-                tgid: 42,
-                tid: 42,
-                kind: EventKind::JOIN,
-                len: u16::try_from(JoinEvent::LEN).expect("a few bytes"),
-                cpu: 0,
-            },
+            header: event(EventKind::JOIN, JoinEvent::LEN, 1),
             space: 1,
             parent_tgid: 0,
             pad: 0,
@@ -112,11 +150,13 @@ mod tests {
             inode: 0,
             name: b"[heap]".to_vec(),
         };
+        let landmarks = Landmarks { start_brk: Some(heap.start()), start_stack: None };
         let mut frames = vec![
             Frame::Control(join.to_bytes().to_vec()),
-            look(2_000, Seen::Maps(vec![vma])),
+            look(2_000, Seen::Maps(MapsLook { began: at(1_000), vmas: vec![vma], landmarks })),
             Frame::Tick(at(3_000)),
         ];
+        frames.extend(mapped());
         for page in 0..40 {
             let time = 10_000_000 * (page + 1);
             let fault = FaultEvent {
@@ -160,10 +200,10 @@ mod tests {
     }
 
     /// The CSV that a live session writes of `frames`, which it hands to the pipeline as they come.
-    fn live(header: &Header, frames: &[Frame]) -> Vec<u8> {
+    fn live<R: Table>(header: &Header, frames: &[Frame]) -> Vec<u8> {
         let mut csv = Vec::new();
-        let mut table = CsvTimeline::new(&mut csv, &header.host).expect("a Vec takes everything");
-        let mut pipeline = Pipeline::new(header.host.clone(), header.capture.options(false));
+        let mut table = CsvTable::<R, _>::new(&mut csv, &header.host).expect("a Vec takes everything");
+        let mut pipeline = Pipeline::new(header.host.clone(), header.capture.options(true));
         let (mut rows, mut requests) = (Vec::new(), Vec::new());
         for record in frames.iter().flat_map(Frame::records) {
             pipeline.push(record, &mut rows, &mut requests);
@@ -195,11 +235,12 @@ mod tests {
         writer.finish(&end).expect("a Vec takes everything")
     }
 
-    fn replayed(bytes: &[u8]) -> (Vec<u8>, Summary) {
+    fn replayed<R: Table>(bytes: &[u8]) -> (Vec<u8>, Summary) {
         let mut recording = Recording::from_reader(bytes).expect("the header is whole");
         let mut csv = Vec::new();
-        let mut table = CsvTimeline::new(&mut csv, &recording.header().host).expect("a Vec takes everything");
-        let options = recording.header().capture.options(false);
+        let table = CsvTable::<R, _>::new(&mut csv, &recording.header().host);
+        let mut table = table.expect("a Vec takes everything");
+        let options = recording.header().capture.options(true);
         let summary = replay(&mut recording, options, |row| {
             table.row(row).expect("a Vec takes everything");
             Ok::<_, RecordError>(())
@@ -209,21 +250,37 @@ mod tests {
         (csv, summary)
     }
 
+    /// The table `R` of a recording and of its session, which are the same.
+    fn same<R: Table>(header: &Header) -> String {
+        let frames = frames();
+        let (csv, _) = replayed::<R>(&recorded(header, &frames));
+        let (csv, live) = (String::from_utf8_lossy(&csv), live::<R>(header, &frames));
+        assert_eq!(csv, String::from_utf8_lossy(&live), "{header:?}");
+        csv.into_owned()
+    }
+
     #[test]
     fn csv_of_a_recording_is_the_csv_of_the_session() {
         for detail in [Detail::Full, Detail::Counts] {
-            let (header, frames) = (header(detail), frames());
+            let header = header(detail);
+            let timeline = same::<TimelineRow>(&header);
+            assert!(timeline.lines().any(|line| line.contains("[heap]")), "{timeline}");
 
-            let (csv, _) = replayed(&recorded(&header, &frames));
-            let (csv, live) = (String::from_utf8_lossy(&csv), live(&header, &frames));
-            assert_eq!(csv, String::from_utf8_lossy(&live), "{detail:?}");
-            assert!(csv.lines().any(|line| line.contains("[heap]")), "{csv}");
+            let maps = same::<MapRow>(&header);
+            let calls = [
+                "4001,42,42,mmap,0x70000000,0x70004000,rw-p,0x0,anon,,2,0x70000000",
+                "5000,42,42,munmap,0x70001000,0x70002000,rw-p,,anon,,2,0",
+            ];
+            assert_eq!(maps.lines().skip(1).collect::<Vec<_>>(), calls);
+
+            let regions = same::<RegionSummary>(&header);
+            assert_eq!(regions.lines().skip(1).count(), 3, "the heap and two parts: {regions}");
         }
     }
 
     #[test]
     fn replay_counts_what_was_recorded() {
-        let (_, summary) = replayed(&recorded(&header(Detail::Full), &frames()));
+        let (_, summary) = replayed::<TimelineRow>(&recorded(&header(Detail::Full), &frames()));
 
         assert_eq!(summary.faults.completed, FaultCounts { minor: 40, major: 0 });
         assert_eq!(summary.heat, FaultCounts { minor: 40, major: 0 });
@@ -241,8 +298,8 @@ mod tests {
         while let Some(frame) = recording.next_frame().expect("a slice can be read") {
             prefix.push(frame);
         }
-        let (csv, summary) = replayed(torn);
-        assert_eq!(csv, live(&header, &prefix));
+        let (csv, summary) = replayed::<TimelineRow>(torn);
+        assert_eq!(csv, live::<TimelineRow>(&header, &prefix));
         assert_eq!(prefix[..prefix.len() - 1], frames[..prefix.len() - 1]);
         assert_eq!(summary.losses.len(), 1);
         assert_eq!(summary.losses[0].cause, LossCause::TornTail);

@@ -8,7 +8,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     decode::Frame,
-    event::{Cpu, HeatCell, HeatReading, Loss, LossCause, Observation, PageLook, Seen, SpaceId, Tgid, Vma},
+    event::{
+        Cpu, HeatCell, HeatReading, Landmarks, Loss, LossCause, MapsLook, Observation, PageLook, Seen,
+        SpaceId, Tgid, Vma,
+    },
     pagemap::{PageCategories, StateRun},
     units::{VirtAddr, VirtRange},
 };
@@ -27,6 +30,7 @@ fn header() -> Header {
             interval: Nanos::new(100_000_000),
             ring_bytes: 16 << 20,
             follow_forks: true,
+            follows_maps: true,
             gate: Some(FaultCounts { minor: 90, major: 1 }),
         },
         features: vec![Feature {
@@ -140,9 +144,15 @@ fn frame() -> impl Strategy<Value = Frame> {
     let vma = (range.clone(), any::<([u8; 4], u64, (u32, u32), u64)>(), any::<Vec<u8>>()).prop_map(
         |(range, (perms, offset, device, inode), name)| Vma { range, perms, offset, device, inode, name },
     );
+    let maps = (time.clone(), proptest::collection::vec(vma, 0..4), any::<[Option<u64>; 2]>()).prop_map(
+        |(began, vmas, landmarks)| {
+            let [start_brk, start_stack] = landmarks.map(|addr| addr.map(VirtAddr::from_raw));
+            Seen::Maps(MapsLook { began, vmas, landmarks: Landmarks { start_brk, start_stack } })
+        },
+    );
     let seen = prop_oneof![
         Just(Seen::Nothing),
-        proptest::collection::vec(vma, 0..4).prop_map(Seen::Maps),
+        maps,
         (range, proptest::collection::vec(run, 0..4)).prop_map(|(range, runs)| Seen::Pages(PageLook {
             range,
             told: PageCategories::all(),
@@ -163,6 +173,7 @@ fn frame() -> impl Strategy<Value = Frame> {
         faults,
         any::<Vec<u8>>().prop_map(Frame::Faults),
         any::<Vec<u8>>().prop_map(Frame::Control),
+        any::<Vec<u8>>().prop_map(Frame::SideBand),
         heat,
         observation,
         loss,
@@ -273,7 +284,7 @@ fn a_file_that_is_no_recording_is_told_from_a_torn_one() {
     assert!(matches!(read(b""), Err(RecordError::Empty)));
     assert!(matches!(read(b"#!/bin/sh\n"), Err(RecordError::NotARecording)));
     assert!(matches!(read(b"memt"), Err(RecordError::TornHeader)));
-    assert!(matches!(read(b"memtrace\x02\0\0\0"), Err(RecordError::Format { found: 2 })));
+    assert!(matches!(read(b"memtrace\xff\0\0\0"), Err(RecordError::Format { found: 255 })));
 }
 
 #[test]

@@ -4,14 +4,21 @@
 //! Keeps: keys stay; `null` is "not known", never 0.
 //! Not here: layout (`text`).
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
-use super::Report;
+use super::{
+    Report,
+    findings::{Finding, mean_lifetime},
+};
 use crate::{
-    event::{FaultCounts, LossCause},
+    event::{CallKind, FaultCounts, LossCause, Tgid},
     pipeline::Detail,
     record::{Availability, ExitReason},
-    timeline::{AccessCounts, FaultTotals, ProcessSummary, RegionSummary},
+    timeline::{
+        AccessCounts, Churn, FaultTotals, MapFlags, MappingProcess, ProcessSummary, RegionId, RegionSummary,
+    },
     units::PageCount,
 };
 
@@ -51,10 +58,19 @@ impl Report {
             "counters": self.counters_json(),
             "losses": self.losses_json(),
             "latency_ns": self.latency_json(),
-            "maps": null,
-            "map_identity": null,
+            "maps": self.followed(calls(&summary.maps.calls)),
+            "maps_failed": self.followed(calls(&summary.maps.failed)),
+            "churn": self.followed(self.churn().into_iter().map(churn).collect::<Vec<_>>()),
+            "mapping": self.followed(summary.maps.processes.iter().map(mapping).collect::<Vec<_>>()),
+            "advice": self.followed(summary.maps.advice.iter().map(advice).collect::<Vec<_>>()),
+            "map_identity": {
+                "checks": summary.maps.identity.checks,
+                "contradictions": summary.maps.identity.contradictions,
+                "learnt": summary.maps.identity.learnt,
+            },
+            "regions_born": summary.regions_born,
             "regions": summary.regions.iter().map(region).collect::<Vec<_>>(),
-            "findings": [],
+            "findings": self.findings().iter().map(finding).collect::<Vec<_>>(),
             "cost": self.cost_json(),
             "features": self.features_json(),
             "recovery": self.recovery,
@@ -84,6 +100,11 @@ impl Report {
         })
     }
 
+    /// What calls told, if they were followed.
+    fn followed<T>(&self, told: T) -> Option<T> {
+        self.header.capture.follows_maps.then_some(told)
+    }
+
     fn uncounted_json(&self) -> Option<Value> {
         let FaultCounts { minor, major } = self.uncounted()?;
         let by: Map<_, _> =
@@ -106,6 +127,7 @@ impl Report {
         json!({
             "events": self.lost(LossCause::EventsRing),
             "control": self.lost(LossCause::ControlRing),
+            "side_band": self.lost(LossCause::SideBand),
             "tasks": self.lost(LossCause::TaskTable),
             "late": self.lost(LossCause::Late),
             "unknown_kind": self.lost(LossCause::UnknownKind),
@@ -144,6 +166,35 @@ fn counts(FaultCounts { minor, major }: FaultCounts) -> Value {
     json!({ "minor": minor, "major": major })
 }
 
+/// Calls by name.
+fn calls(by_kind: &BTreeMap<CallKind, u64>) -> Map<String, Value> {
+    by_kind.iter().map(|(kind, count)| (kind.name().to_owned(), (*count).into())).collect()
+}
+
+fn churn((tgid, bytes, churn): (Tgid, u64, &Churn)) -> Value {
+    let Churn { count, lifetime_sum: _, shortest, longest } = churn;
+    json!({
+        "tgid": tgid.0,
+        "bytes": bytes,
+        "count": count,
+        "lifetime_ns": { "mean": mean_lifetime(churn), "min": shortest.get(), "max": longest.get() },
+    })
+}
+
+fn mapping((tgid, process): (&Tgid, &MappingProcess)) -> Value {
+    let MappingProcess { calls, mapped, unmapped } = process;
+    json!({ "tgid": tgid.0, "calls": calls, "mapped_bytes": mapped, "unmapped_bytes": unmapped })
+}
+
+fn advice(((tgid, advice), (calls, bytes)): (&(Tgid, u64), &(u64, u64))) -> Value {
+    let advice = MapFlags::Advice(*advice).to_string();
+    json!({ "tgid": tgid.0, "advice": advice, "calls": calls, "bytes": bytes })
+}
+
+fn finding(Finding { kind, tgid, seen, remedy }: &Finding) -> Value {
+    json!({ "kind": kind, "tgid": tgid.0, "text": format!("{seen}: {remedy}") })
+}
+
 fn exit(reason: ExitReason) -> Value {
     match reason {
         ExitReason::Code(code) => json!({ "code": code }),
@@ -163,7 +214,18 @@ fn process(process: &ProcessSummary) -> Value {
 }
 
 fn region(region: &RegionSummary) -> Value {
-    let RegionSummary { tgid, space, label, faults, latency_sum, peak_present, lower_bound } = region;
+    let RegionSummary {
+        tgid,
+        space,
+        label,
+        born: _,
+        died: _,
+        parent,
+        faults,
+        latency_sum,
+        peak_present,
+        lower_bound,
+    } = region;
     json!({
         "region": label.id.0,
         "tgid": tgid.0,
@@ -173,6 +235,7 @@ fn region(region: &RegionSummary) -> Value {
         "perms": String::from_utf8_lossy(&label.perms),
         "backing": label.backing.name(),
         "name": String::from_utf8_lossy(&label.name),
+        "parent_region": parent.map(|RegionId(id)| id),
         "minor_faults": faults.minor,
         "major_faults": faults.major,
         "latency_sum_ns": latency_sum.get(),

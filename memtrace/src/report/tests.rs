@@ -8,13 +8,16 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    event::{Account, Comm, HostFacts, SpaceId, Tgid, UncountedCause},
+    event::{Account, CallKind, Comm, HostFacts, SpaceId, Tgid, UncountedCause},
     record::{Availability, Capture, Cost, Ending, ExitReason, Feature, Totals},
     timeline::{
-        AccessCounts, Backing, FaultTotals, ProcessSummary, RegionId, RegionLabel, RegionSummary, TaskTotals,
+        AccessCounts, Backing, FaultTotals, MapIdentity, MapSummary, ProcessSummary, RegionId, RegionLabel,
+        RegionSummary, TaskTotals,
     },
     units::{PageCount, VirtAddr, VirtRange},
 };
+
+mod maps;
 
 const fn faults(minor: u64, major: u64) -> FaultCounts {
     FaultCounts { minor, major }
@@ -51,6 +54,7 @@ fn report() -> Report {
                 interval: Nanos::new(100_000_000),
                 ring_bytes: 16 << 20,
                 follow_forks: true,
+                follows_maps: true,
                 gate: Some(faults(90, 1)),
             },
             features: vec![Feature {
@@ -91,11 +95,20 @@ fn report() -> Report {
                 tgid: Tgid(42),
                 space: SpaceId(1),
                 label,
+                born: at(0),
+                died: None,
+                parent: Some(RegionId(2)),
                 faults: faults(100, 2),
                 latency_sum: Nanos::new(102_000),
                 peak_present: Some(PageCount::new(8)),
                 lower_bound: false,
             }],
+            regions_born: 6,
+            maps: MapSummary {
+                calls: [(CallKind::Mmap, 9), (CallKind::Munmap, 4)].into(),
+                identity: MapIdentity { checks: 3, contradictions: 1, learnt: 2 },
+                ..MapSummary::default()
+            },
             looks: 3,
             looked_pages: PageCount::new(512),
         },
@@ -163,6 +176,10 @@ fn json_has_the_contract() {
     assert_eq!(json["latency_ns"]["max"], 1_020);
     assert_eq!(json["regions"][0]["start_addr"], "0x1000");
     assert_eq!(json["regions"][0]["peak_present_pages"], 8);
+    assert_eq!(json["regions"][0]["parent_region"], 2);
+    assert_eq!(json["regions_born"], 6);
+    assert_eq!(json["maps"], json!({ "mmap": 9, "munmap": 4 }));
+    assert_eq!(json["map_identity"], json!({ "checks": 3, "contradictions": 1, "learnt": 2 }));
     assert_eq!(json["processes"][0]["kernel_counted"]["minor"], 130);
     let cost = json!({ "cpu_ns": 12_000_000, "lock_ns": 4_000, "looks": 3, "looked_pages": 512 });
     assert_eq!(json["cost"], cost);
@@ -182,18 +199,28 @@ fn counted_faults_are_those_of_the_heat_counters_and_their_kinds_are_unknown() {
 }
 
 #[test]
+fn calls_that_nobody_followed_are_unknown_and_not_zero() {
+    let mut report = report();
+    report.header.capture.follows_maps = false;
+
+    assert_eq!(report.to_json()["maps"], json!(null));
+}
+
+#[test]
 fn losses_are_summed_by_cause() {
     let mut report = report();
     report.summary.losses = vec![
         loss(LossCause::EventsRing, Some(7)),
         loss(LossCause::EventsRing, Some(5)),
         loss(LossCause::Late, Some(1)),
+        loss(LossCause::SideBand, Some(64)),
     ];
 
     let json = report.to_json();
     assert_eq!(json["complete"], false);
     assert_eq!(json["losses"]["events"], 12);
     assert_eq!(json["losses"]["late"], 1);
+    assert_eq!(json["losses"]["side_band"], 64);
     assert_eq!(json["losses"]["control"], 0);
     let text = report.to_string();
     assert!(text.contains("counts below are at least these"), "{text}");

@@ -8,14 +8,19 @@ use std::fmt::{self, Display, Formatter};
 
 use anstyle::Style;
 
-use super::Report;
+use super::{
+    Report,
+    numbers::{Difference, Share, Time},
+};
 use crate::{
-    event::{FaultCounts, Loss},
+    event::{FaultCounts, Loss, Tgid},
     pipeline::Detail,
     record::Availability,
     timeline::{AccessCounts, FaultTotals, ProcessSummary, RegionSummary},
     units::ByteSize,
 };
+
+mod maps;
 
 const HEADING: Style = Style::new().bold();
 const WARNING: Style = Style::new().bold().fg_color(Some(anstyle::Color::Ansi(anstyle::AnsiColor::Yellow)));
@@ -35,8 +40,13 @@ impl Display for Report {
         self.accounting(f)?;
         self.kinds(f)?;
         self.latency(f)?;
+        self.found(f)?;
         self.processes(f)?;
         self.regions(f)?;
+        self.address_spaces(f)?;
+        self.ping_pong(f)?;
+        self.mapping(f)?;
+        self.advice(f)?;
         self.cost(f)
     }
 }
@@ -213,8 +223,8 @@ impl Report {
         processes.sort_by_key(|process| {
             std::cmp::Reverse(process.faults.total() + process.uncounted.unwrap_or_default().total())
         });
-        for ProcessSummary { tgid, comm, faults, uncounted, account } in processes.iter().take(SHOWN) {
-            let label = format!("{} {}", tgid.0, printable(&comm.to_string()));
+        for ProcessSummary { tgid, comm: _, faults, uncounted, account } in processes.iter().take(SHOWN) {
+            let label = self.process_label(*tgid);
             let known = |count: Option<FaultCounts>| {
                 count.map_or("unknown".to_owned(), |count| count.total().to_string())
             };
@@ -225,13 +235,22 @@ impl Report {
         more(f, processes.len(), "report --json")
     }
 
+    /// The ID of a process and its name, if that is known.
+    fn process_label(&self, tgid: Tgid) -> String {
+        let processes = &self.summary.processes;
+        match processes.binary_search_by_key(&tgid, |process| process.tgid) {
+            Ok(index) => format!("{} {}", tgid.0, printable(&processes[index].comm.to_string())),
+            Err(_) => tgid.0.to_string(),
+        }
+    }
+
     fn regions(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let regions = &self.summary.regions;
         if regions.is_empty() && self.summary.without_region.total() == 0 {
             return Ok(());
         }
         heading(f, "Hottest regions", ["faults", "major", "mean", "present"])?;
-        for RegionSummary { tgid, space: _, label, faults, latency_sum, peak_present, lower_bound } in
+        for RegionSummary { tgid, label, faults, latency_sum, peak_present, lower_bound, .. } in
             regions.iter().take(SHOWN)
         {
             let place =
@@ -297,72 +316,5 @@ fn more(f: &mut Formatter<'_>, rows: usize, verb: &str) -> fmt::Result {
     match rows.saturating_sub(SHOWN) {
         0 => Ok(()),
         hidden => writeln!(f, "  … {hidden} more: memtrace {verb}"),
-    }
-}
-
-/// Nanoseconds, rounded to a unit that fits.
-struct Time(u64);
-
-impl Display for Time {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let (unit, nanos) = match self.0 {
-            0..10_000 => return f.pad(&format!("{} ns", self.0)),
-            10_000..1_000_000 => ("µs", 1_000),
-            1_000_000..1_000_000_000 => ("ms", 1_000_000),
-            _ => ("s", 1_000_000_000),
-        };
-        let tenths = rounded(self.0, 10, nanos);
-        f.pad(&format!("{}.{} {unit}", tenths / 10, tenths % 10))
-    }
-}
-
-/// `value` times `factor` divided by `divisor`, to the nearest; 0 if the divisor is.
-fn rounded(value: u64, factor: u128, divisor: u64) -> u128 {
-    let divisor = u128::from(divisor);
-    (u128::from(value) * factor + divisor / 2).checked_div(divisor).unwrap_or(0)
-}
-
-/// A part of a whole, in percent.
-struct Share(u64, u64);
-
-impl Display for Share {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let tenths = rounded(self.0, 1_000, self.1);
-        f.pad(&format!("{}.{}%", tenths / 10, tenths % 10))
-    }
-}
-
-/// How far the first is from the second, with its sign.
-struct Difference(u64, u64);
-
-impl Display for Difference {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let sign = if self.0 < self.1 { "-" } else { "+" };
-        write!(f, "{sign}{}", self.0.abs_diff(self.1))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_rounded_to_a_unit_that_fits() {
-        let text = |nanos| Time(nanos).to_string();
-
-        assert_eq!(text(0), "0 ns");
-        assert_eq!(text(9_999), "9999 ns");
-        assert_eq!(text(12_345), "12.3 µs");
-        assert_eq!(text(12_350), "12.4 µs");
-        assert_eq!(text(7_607_500), "7.6 ms");
-        assert_eq!(text(1_234_567_890), "1.2 s");
-        assert_eq!(text(60_000_000_000), "60.0 s");
-    }
-
-    #[test]
-    fn shares_are_of_the_whole() {
-        assert_eq!(Share(1, 3).to_string(), "33.3%");
-        assert_eq!(Share(2, 3).to_string(), "66.7%");
-        assert_eq!(Share(0, 0).to_string(), "0.0%");
     }
 }

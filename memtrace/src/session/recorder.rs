@@ -9,14 +9,14 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::Receiver,
+        mpsc::{Receiver, Sender, SyncSender, channel, sync_channel},
     },
     time::{Duration, Instant},
 };
 
 use crate::{
     decode::Frame,
-    event::{HostFacts, ProbeRequest},
+    event::{HostFacts, ProbeRequest, SpaceId, Tgid, Tid},
     export::{ExportError, csv::CsvTimeline},
     live::{Batch, HeatReader},
     pipeline::{Options, Pipeline},
@@ -53,6 +53,31 @@ pub(super) struct Recorded<W: Write> {
     pub(super) prober: Prober,
 }
 
+/// A process that stands still until its maps have been read.
+#[derive(Debug)]
+struct Still {
+    tgid: Tgid,
+    /// The thread that stands still.
+    tid: Tid,
+    /// Dropped when it may go.
+    _gate: SyncSender<()>,
+}
+
+/// By which others have the maps of a process read while it stands still.
+#[derive(Clone, Debug)]
+pub(super) struct StillLooks(Sender<Still>);
+
+impl StillLooks {
+    /// Waits until the maps of `process` have been read by its thread `thread`.
+    pub(super) fn take(&self, process: Tgid, thread: Tid) {
+        let (gate, taken) = sync_channel(0);
+        if self.0.send(Still { tgid: process, tid: thread, _gate: gate }).is_ok() {
+            // Nothing is ever sent; it ends when the other end is dropped.
+            let _taken = taken.recv();
+        }
+    }
+}
+
 /// Where frames go.
 pub(super) struct Recorder<W: Write, C: Write> {
     writer: Writer<W>,
@@ -64,6 +89,7 @@ pub(super) struct Recorder<W: Write, C: Write> {
     next_reading: Timestamp,
     flushed: Instant,
     look_now: Arc<AtomicBool>,
+    still: (Sender<Still>, Receiver<Still>),
     rows: Vec<Row>,
     requests: Vec<ProbeRequest>,
 }
@@ -89,6 +115,7 @@ impl<W: Write, C: Write> Recorder<W, C> {
             next_reading: host.start.after(interval),
             flushed: Instant::now(),
             look_now: Arc::default(),
+            still: channel(),
             rows: Vec::new(),
             requests: Vec::new(),
         }
@@ -97,6 +124,11 @@ impl<W: Write, C: Write> Recorder<W, C> {
     /// Set to true, it makes the recorder look at all regions once.
     pub(super) fn look_switch(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.look_now)
+    }
+
+    /// By which processes that stand still have their maps read.
+    pub(super) fn still_looks(&self) -> StillLooks {
+        StillLooks(self.still.0.clone())
     }
 
     /// Takes batches until their sender is gone, then closes the timeline.
@@ -116,6 +148,7 @@ impl<W: Write, C: Write> Recorder<W, C> {
                     self.answer()?;
                 }
             }
+            self.read_still()?;
             if self.flushed.elapsed() >= FLUSH_PERIOD {
                 self.writer.flush()?;
                 self.flushed = Instant::now();
@@ -128,6 +161,17 @@ impl<W: Write, C: Write> Recorder<W, C> {
             csv.finish()?;
         }
         Ok(Recorded { writer: self.writer, summary, prober: self.prober })
+    }
+
+    /// Reads the maps of processes that stand still, and lets them go on.
+    fn read_still(&mut self) -> Result<(), RecorderError> {
+        while let Ok(Still { tgid, tid, _gate }) = self.still.1.try_recv() {
+            // Which address space it is, the pipeline knows when it has come to that time.
+            if let Some(observation) = self.prober.still_look(tgid, tid, SpaceId(0)) {
+                self.take(&Frame::Observation(observation))?;
+            }
+        }
+        Ok(())
     }
 
     /// Reads the heat counters, and looks at what they make interesting.

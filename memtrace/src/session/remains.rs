@@ -14,7 +14,7 @@ pub(super) fn batch(states: &[(u32, TaskState)], is_charge_known: u64, now: Time
     let mut faults = Vec::new();
     let mut control = Vec::new();
     for (tid, state) in states {
-        let TaskState { task: _, space, tgid, flags, account, user, kernel_0, kernel_1, kernel_2 } = *state;
+        let TaskState { space, tgid, flags, account, user, kernel_0, kernel_1, kernel_2, .. } = *state;
         for pending in [user, kernel_0, kernel_1, kernel_2] {
             faults.extend(unfinished(*tid, pending, now).into_iter().flatten());
         }

@@ -1,9 +1,9 @@
-//! Opens an event of perf and attaches a program to it, to learn whether this process may.
+//! Opens events of perf, and attaches a program to one to learn whether this process may.
 //!
 //! Layer: shell. Input: an event, a program. Output: a descriptor, or the kernel's error.
 //! Source: `perf_event_open(2)`; `include/uapi/linux/perf_event.h`.
-//! Keeps: the event is disabled: it counts nothing and runs nothing.
-//! Not here: the events that programs are attached to (`live`).
+//! Keeps: the event of minor faults is disabled: it counts nothing and runs nothing.
+//! Not here: the events that programs are attached to (`live`), what events write (`sideband`).
 
 use std::{
     io,
@@ -15,53 +15,70 @@ use rustix::ioctl::{IntegerSetter, ioctl, opcode};
 
 use super::opened;
 
-/// `struct perf_event_attr` as first published: 64 bytes.
+/// `struct perf_event_attr` as of Linux 4.1, which made the clock a choice: 96 bytes.
 #[repr(C)]
 #[derive(Debug, Default)]
-struct EventAttr {
-    kind: u32,
-    size: u32,
-    config: u64,
-    sample_period: u64,
-    sample_type: u64,
-    read_format: u64,
-    flags: u64,
-    wakeup_events: u32,
-    bp_type: u32,
-    config1: u64,
+pub(super) struct EventAttr {
+    pub(super) kind: u32,
+    pub(super) size: u32,
+    pub(super) config: u64,
+    pub(super) sample_period: u64,
+    pub(super) sample_type: u64,
+    pub(super) read_format: u64,
+    pub(super) flags: u64,
+    /// Bytes, where the flag `watermark` is set.
+    pub(super) wakeup: u32,
+    pub(super) bp_type: u32,
+    pub(super) config1: u64,
+    pub(super) config2: u64,
+    pub(super) branch_sample_type: u64,
+    pub(super) sample_regs_user: u64,
+    pub(super) sample_stack_user: u32,
+    pub(super) clock: i32,
 }
 
-const _: () = assert!(size_of::<EventAttr>() == 64);
+const _: () = assert!(size_of::<EventAttr>() == EventAttr::SIZE as usize);
 
-const PERF_TYPE_SOFTWARE: u32 = 1;
+impl EventAttr {
+    /// What `size` must say.
+    pub(super) const SIZE: u32 = 96;
+}
+
+pub(super) const PERF_TYPE_SOFTWARE: u32 = 1;
 const PERF_COUNT_SW_PAGE_FAULTS_MIN: u64 = 5;
-const FLAG_DISABLED: u64 = 1 << 0;
-const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 1 << 3;
+pub(super) const FLAG_DISABLED: u64 = 1 << 0;
 
-/// Opens the minor faults of the calling thread, those in kernel mode included, disabled.
-pub fn open_minor_faults() -> io::Result<OwnedFd> {
-    let attr = EventAttr {
-        kind: PERF_TYPE_SOFTWARE,
-        size: 64,
-        config: PERF_COUNT_SW_PAGE_FAULTS_MIN,
-        sample_period: 1,
-        flags: FLAG_DISABLED,
-        ..EventAttr::default()
-    };
-    let (this_thread, any_cpu, no_group) = (0, -1, -1);
+/// Opens an event of the thread `tid` (0: the calling one; −1: every) on `cpu` (−1: any).
+pub(super) fn open(attr: &EventAttr, tid: libc::pid_t, cpu: libc::c_int) -> io::Result<OwnedFd> {
+    const NO_GROUP: libc::c_int = -1;
+    const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 1 << 3;
     // SAFETY: the kernel only reads `attr`, of the size that it says.
     let fd = unsafe {
         libc::syscall(
             libc::SYS_perf_event_open,
-            ptr::from_ref(&attr),
-            this_thread,
-            any_cpu,
-            no_group,
+            ptr::from_ref(attr),
+            tid,
+            cpu,
+            NO_GROUP,
             PERF_FLAG_FD_CLOEXEC,
         )
     };
     // SAFETY: the call returns a new descriptor.
     unsafe { opened(fd) }
+}
+
+/// Opens the minor faults of the calling thread, those in kernel mode included, disabled.
+pub fn open_minor_faults() -> io::Result<OwnedFd> {
+    let attr = EventAttr {
+        kind: PERF_TYPE_SOFTWARE,
+        size: EventAttr::SIZE,
+        config: PERF_COUNT_SW_PAGE_FAULTS_MIN,
+        sample_period: 1,
+        flags: FLAG_DISABLED,
+        ..EventAttr::default()
+    };
+    let (this_thread, any_cpu) = (0, -1);
+    open(&attr, this_thread, any_cpu)
 }
 
 /// Makes `program` run at each occurrence of `event`.

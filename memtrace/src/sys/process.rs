@@ -13,8 +13,11 @@ use std::{
 };
 
 use rustix::{
-    io::{FdFlags, fcntl_setfd},
-    process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit},
+    io::{Errno, FdFlags, fcntl_setfd},
+    process::{
+        DumpableBehavior, Pid, Resource, Rlimit, WaitId, WaitIdOptions, set_dumpable_behavior, setrlimit,
+        waitid,
+    },
 };
 
 use crate::event::{FaultCounts, Tgid};
@@ -38,8 +41,16 @@ pub struct Ended {
 }
 
 /// The end of the child `child`; `None` while it runs.
+///
+/// A ptrace stop of a child that another thread of this process has seized is left to that thread: `wait4` would
+/// take it for an end.
 pub fn try_wait(child: Tgid) -> io::Result<Option<Ended>> {
-    wait4(child, libc::WNOHANG)
+    let pid = Pid::from_raw(to_pid(child)?).ok_or(Errno::SRCH)?;
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    match waitid(WaitId::Pid(pid), look)? {
+        Some(found) if !found.trapped() => wait4(child, libc::WNOHANG),
+        _ => Ok(None),
+    }
 }
 
 fn wait4(child: Tgid, options: libc::c_int) -> io::Result<Option<Ended>> {

@@ -2,11 +2,10 @@
 
 use std::{fs, path::Path};
 
-use anyhow::Context as _;
 use serde_json::Value;
-use xshell::{Cmd, cmd};
+use xshell::cmd;
 
-use super::{Bench, median, number};
+use super::{Bench, ledger, median, number};
 
 /// Memory that each thread touches in one round of the storm, and how often.
 const BYTES: &str = "268435456";
@@ -51,12 +50,7 @@ pub(super) fn run(bench: &Bench) -> anyhow::Result<()> {
         variants.push(Variant::Bpftrace);
     }
     for threads in [1, 2] {
-        let mut samples: Vec<Vec<Sample>> = variants.iter().map(|_| Vec::new()).collect();
-        for _ in 0..bench.rounds {
-            for (variant, samples) in variants.iter().zip(&mut samples) {
-                samples.push(sample(bench, *variant, threads)?);
-            }
-        }
+        let samples = bench.in_turn(&variants, |variant| sample(bench, variant, threads))?;
         println!("\nfault storm, threads: {threads}");
         println!(
             "{:<36} {:>9} {:>9} {:>6} {:>8} {:>11}",
@@ -132,16 +126,6 @@ fn sample(bench: &Bench, variant: Variant, threads: u32) -> anyhow::Result<Sampl
             Ok(Sample { ns_per_fault: per_fault(&ledger, threads)?, lost: None, bytes_per_fault: None })
         }
     }
-}
-
-/// Runs `command` and reads the ledger that the storm prints on a line of its own.
-fn ledger(command: Cmd<'_>) -> anyhow::Result<Value> {
-    let output = command.quiet().ignore_stderr().read()?;
-    output
-        .lines()
-        .find(|line| line.starts_with('{'))
-        .and_then(|line| serde_json::from_str(line).ok())
-        .with_context(|| format!("no ledger in {output:?}"))
 }
 
 /// Wall time over the faults of one thread, in nanoseconds.

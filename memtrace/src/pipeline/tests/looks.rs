@@ -1,6 +1,7 @@
 //! Looks: what asks for them, and which interval and region gets what they saw.
 
 use super::*;
+use crate::event::{MapCall, MapRequest};
 
 /// A look at the first 2 MiB that could tell zero pages, and not huge ones.
 fn pages(runs: Vec<StateRun>) -> Seen {
@@ -27,7 +28,8 @@ fn hot_slots_ask_for_looks() {
 
     let ranges = vec![range(0x20_0000, 0x60_0000), range(0xa0_0000, 0xc0_0000)];
     let ask = |target| ProbeRequest { tgid: TGID, space: SPACE, target };
-    assert_eq!(requests, [ask(ProbeTarget::Maps), ask(ProbeTarget::Maps), ask(ProbeTarget::Pages(ranges))]);
+    // The maps when it joined, and then the pages.
+    assert_eq!(requests, [ask(ProbeTarget::Maps), ask(ProbeTarget::Pages(ranges))]);
 }
 
 #[test]
@@ -90,41 +92,46 @@ fn counts_alone_give_rows_between_readings() {
 
 #[test]
 fn each_fault_gives_a_row_when_asked_for() {
-    let mut pipeline = Pipeline::new(host(), Options { fault_rows: true, ..options(Detail::Full) });
-    let (mut rows, mut requests) = (Vec::new(), Vec::new());
-    for record in story() {
-        pipeline.push(record, &mut rows, &mut requests);
-    }
-    let _summary = pipeline.finish(&mut rows);
+    let (rows, ..) = run_with(Options { event_rows: true, ..options(Detail::Full) }, &story());
 
     let offsets: Vec<_> = rows
         .iter()
-        .filter_map(|row| if let Row::Fault(row) = row { row.region } else { None })
-        .map(|(_, offset)| offset)
+        .filter_map(|row| if let Row::Fault(row) = row { row.place.as_ref() } else { None })
+        .map(|place| place.offset)
         .collect();
     assert_eq!(offsets, [0, 0x1000, 0, 0x2000]);
 }
 
-#[test]
-fn region_that_a_look_finds_after_the_fault_gets_the_fault() {
-    let options = Options { fault_rows: true, ..options(Detail::Full) };
+/// The rows that are closed while `records` come.
+fn closed(options: Options, records: &[Record]) -> Vec<Row> {
     let mut pipeline = Pipeline::new(host(), options);
     let (mut rows, mut requests) = (Vec::new(), Vec::new());
+    for record in records {
+        pipeline.push(record.clone(), &mut rows, &mut requests);
+    }
+    rows
+}
+
+#[test]
+fn region_that_a_look_finds_after_the_fault_gets_the_fault() {
+    let options = Options { event_rows: true, ..options(Detail::Full) };
     let records = [
         join(1),
         fault(10, 0x3000),
         tick(100),
         heat(101, (0, 0x20_0000), 1),
         maps(102, SPACE, &[(0x1000, 0x9000)]),
-        tick(350),
+        tick(110),
+        // A quarter of a second after the look and the tick that followed it.
+        tick(361),
     ];
-    for record in records {
-        pipeline.push(record, &mut rows, &mut requests);
-    }
+
+    let rows = closed(options, &records);
 
     let [Row::Fault(fault), Row::Timeline(row)] = &rows[..] else { panic!("two rows: {rows:?}") };
     let region = row.region.as_ref().expect("the look came before the interval was closed");
-    assert_eq!(fault.region, Some((region.id, 0x2000)));
+    let place = fault.place.as_ref().expect("the same look tells of it");
+    assert_eq!((place.region, place.offset), (region.id, 0x2000));
     assert_eq!(row.faults.completed.minor, 1);
 }
 
@@ -134,14 +141,40 @@ fn look_is_waited_for_when_ticks_are_far_apart() {
     // One tick from 60 to 190: the interval to 100 is over before the reading at its end.
     records.truncate(6);
     records.extend([tick(190), heat(191, (0, 0x20_0000), 2), maps(192, SPACE, &[(0x1000, 0xa000)])]);
-    let (rows, ..) = run(Detail::Full, &records);
+    // By 440 all events before 190 have come, but not the look that the reading gave rise to.
+    records.extend([tick(200), tick(440)]);
+    assert_eq!(timeline(&closed(options(Detail::Full), &records)), Vec::<&TimelineRow>::new());
 
+    records.push(tick(450));
+    let rows = closed(options(Detail::Full), &records);
     let ends: Vec<_> = timeline(&rows)
         .iter()
         .filter_map(|row| row.region.as_ref())
         .map(|region| region.range.end().as_raw())
         .collect();
     assert_eq!(ends, [0xa000, 0x40_0000]);
+}
+
+#[test]
+fn look_takes_its_turn_among_events() {
+    let munmap = MapRequest::Munmap { addr: VirtAddr::from_raw(0x1000), length: 0x8000 };
+    let call = MapCall { request: munmap, result: Ok(0), may_have_resized: true };
+    let records = [
+        join(1),
+        maps(20, SPACE, &[(0x1000, 0x9000)]),
+        // It comes after the reading that still shows what it took away later.
+        map(30, MapAction::Call { space: SPACE, call }),
+        fault(10, 0x3000),
+        tick(40),
+        fault(25, 0x3000),
+        tick(400),
+    ];
+
+    let (rows, _, summary) = run(Detail::Full, &records);
+
+    assert_eq!(summary.regions[0].died, Some(at(30)));
+    assert_eq!(timeline(&rows).iter().map(|row| row.faults.completed.minor).sum::<u64>(), 2);
+    assert_eq!(summary.regions[0].faults.minor, 2);
 }
 
 #[test]
@@ -156,7 +189,13 @@ fn task_event_older_than_a_reading_is_in_time() {
 
 #[test]
 fn replaced_address_space_is_not_looked_at() {
-    let exec = TaskAction::Exec { space: SpaceId(9), old_tid: Tid(10), comm: Comm::from_text("next") };
+    let exec = TaskAction::Exec {
+        space: SpaceId(9),
+        old_tid: Tid(10),
+        comm: Comm::from_text("next"),
+        is_space_told: true,
+        landmarks: Landmarks::default(),
+    };
     let records = [join(1), task(5, 10, exec), heat(100, (0x20_0000, 0x40_0000), 3)];
 
     let (_, requests, _) = run(Detail::Full, &records);

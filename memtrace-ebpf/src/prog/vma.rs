@@ -1,0 +1,395 @@
+//! Calls that change an address space, and when each change took effect.
+//!
+//! Calls return in another order than they change the address space. The true order is that of the sections in which
+//! a task alone holds the memory map: they end with the release of the lock, or with its downgrade to a shared one, and
+//! both are seen while it is still held.
+
+use aya_ebpf::helpers::{
+    bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_user, bpf_probe_read_user_str_bytes,
+    bpf_task_pt_regs,
+};
+use memtrace_ebpf::{Call, CallEvent, EventKind, NameEvent, SectionEvent, SpaceEvent, TaskState, VmaName};
+
+use super::{config, current_ids, emit, filter, read_kernel};
+use crate::CALLS;
+
+/// `PR_SET_VMA` of `include/uapi/linux/prctl.h`.
+const PR_SET_VMA: u64 = 0x5356_4d41;
+/// `UFFDIO_REGISTER` and `UFFDIO_UNREGISTER` of `include/uapi/linux/userfaultfd.h`.
+const UFFDIO: [u64; 2] = [0xc020_aa00, 0x8010_aa01];
+/// `MADV_DONTFORK`, `MADV_DOFORK`, `MADV_WIPEONFORK` and `MADV_KEEPONFORK`: what a fork copies depends on them.
+const FORK_ADVICE: [u64; 4] = [10, 11, 18, 19];
+
+/// Time after which a call that populates memory is stamped with its return: the record would come too late to be put
+/// in order, and the kernel's own record of the new region has told of it.
+const STALE_NS: u64 = 100_000_000;
+
+/// A system call as the registers of its caller have it.
+#[derive(Clone, Copy)]
+struct Request {
+    /// Its number on the architecture of the caller.
+    number: u64,
+    call: Call,
+    /// The `pt_regs`.
+    regs: u64,
+    is_32_bit: bool,
+}
+
+/// The registers that the current task had in user mode; `None` if the kernel has no helper that tells.
+#[inline(always)]
+pub(crate) fn registers() -> Option<u64> {
+    if config!(has_task_pt_regs) == 0 {
+        return None;
+    }
+    // SAFETY: the first helper returns the current task, which is what the second one takes.
+    Some(unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64)
+}
+
+/// Which call `number` is: on this architecture, or for 32-bit programs.
+#[inline(always)]
+fn call_of(number: u64, is_32_bit: bool) -> Call {
+    if number >= Call::NUMBERS as u64 {
+        return Call(0);
+    }
+    let table = if is_32_bit { Call::NUMBERS } else { 0 };
+    let index = table + (number as usize & (Call::NUMBERS - 1));
+    // SAFETY: `index` is below the length of the static. Volatile, so that the compiler does not take the zeros of
+    // the build for constants.
+    Call(unsafe { core::ptr::read_volatile((&raw const CALLS).cast::<u8>().add(index)) })
+}
+
+/// The system call in the registers `regs`.
+#[inline(always)]
+fn request(regs: u64) -> Request {
+    let number: u64 = read_kernel(regs, config!(regs_syscall));
+    // Most numbers are nothing in either table, and every system call of every process comes here.
+    if call_of(number, false) == Call(0) && call_of(number, true) == Call(0) {
+        return Request { number, call: Call(0), regs, is_32_bit: false };
+    }
+    let is_32_bit = arch::is_32_bit(regs);
+    Request { number, call: call_of(number, is_32_bit), regs, is_32_bit }
+}
+
+impl Request {
+    /// Whether a change of the address space in this call is told by the call, or by others of its kind.
+    #[inline(always)]
+    fn explains(self) -> bool {
+        match self.call {
+            Call(0) => false,
+            Call::PRCTL | Call::IOCTL => self.is_told(),
+            _ => true,
+        }
+    }
+
+    /// Whether the end of this call is recorded.
+    #[inline(always)]
+    fn is_told(self) -> bool {
+        match self.call {
+            Call(0) | Call::EXPLAINED => false,
+            Call::PRCTL => self.argument(0) == PR_SET_VMA,
+            Call::IOCTL => UFFDIO.contains(&self.argument(1)),
+            _ => true,
+        }
+    }
+
+    #[inline(always)]
+    fn argument(self, index: usize) -> u64 {
+        arch::argument(self.regs, index, self.is_32_bit)
+    }
+
+    /// Records that the call ended.
+    #[inline(always)]
+    fn tell(self, state: *const TaskState, time_ns: u64, result: i64) {
+        let is_named = self.call == Call::PRCTL;
+        let (tid, tgid) = current_ids();
+        // SAFETY: `state` is the current task's own element.
+        let (space, flags) = unsafe { ((*state).space, (*state).flags) };
+        let (kind, len) =
+            if is_named { (EventKind::NAME, NameEvent::LEN) } else { (EventKind::CALL, CallEvent::LEN) };
+        let mut event = CallEvent {
+            header: emit::header(kind, len, tgid, tid),
+            space,
+            call: self.call,
+            may_have_resized: (config!(has_task_layout) == 0 || flags & TaskState::RESIZED != 0).into(),
+            pad: [0; 6],
+            result,
+            arg_0: self.argument(0),
+            arg_1: self.argument(1),
+            arg_2: self.argument(2),
+            arg_3: self.argument(3),
+            arg_4: self.argument(4),
+            arg_5: self.argument(5),
+        };
+        event.header.time_ns = time_ns;
+        if is_named {
+            tell_name(event);
+            return;
+        }
+        if self.call == Call::IOCTL {
+            // SAFETY: the helper checks the address and returns an error for a bad one.
+            let range = unsafe { bpf_probe_read_user(event.arg_2 as *const [u64; 3]) };
+            [event.arg_2, event.arg_3, event.arg_4] = range.unwrap_or_default();
+        }
+        if let Some(mut entry) = emit::control::<CallEvent>() {
+            entry.write(event);
+            entry.submit(emit::NO_WAKEUP);
+        }
+    }
+}
+
+/// Records `prctl(PR_SET_VMA)` with the name that it gave.
+#[inline(always)]
+fn tell_name(call: CallEvent) {
+    let Some(mut entry) = emit::control::<NameEvent>() else {
+        return;
+    };
+    let event = entry.as_mut_ptr();
+    // SAFETY: the ring gave room for the whole record.
+    unsafe {
+        (*event).call = call;
+        (*event).name = VmaName([0; 80]);
+    }
+    // SAFETY: as above; the helper checks the address and bounds the copy.
+    let _no_name = unsafe { bpf_probe_read_user_str_bytes(call.arg_4 as *const u8, &mut (*event).name.0) };
+    entry.submit(emit::NO_WAKEUP);
+}
+
+/// The current task returns from a system call.
+#[inline(always)]
+pub(crate) fn returned(regs: u64, result: i64) -> i32 {
+    let request = request(regs);
+    if !request.is_told() {
+        return 0;
+    }
+    let Some(state) = filter::traced() else {
+        return 0;
+    };
+    // SAFETY: `state` is the current task's own element.
+    let (section_ns, flags) = unsafe {
+        let seen = ((*state).section_ns, (*state).flags);
+        (*state).section_ns = 0;
+        seen
+    };
+    if flags & TaskState::CALL_TOLD == 0 {
+        request.tell(state, effective(request, section_ns, result), result);
+    }
+    // SAFETY: as above.
+    unsafe { (*state).flags &= !(TaskState::CALL_TOLD | TaskState::RESIZED) };
+    0
+}
+
+/// When a call that has just returned took effect, if the task's last section as the only holder of a memory map ended at
+/// `section_ns`.
+#[inline(always)]
+fn effective(request: Request, section_ns: u64, result: i64) -> u64 {
+    let now = emit::now();
+    let is_error = -4096 < result && result < 0;
+    let may_wait = match request.call {
+        Call::MUNMAP | Call::MREMAP | Call::BRK | Call::SHMDT | Call::PRCTL => true,
+        Call::MMAP
+        | Call::MMAP2
+        | Call::MPROTECT
+        | Call::PKEY_MPROTECT
+        | Call::SHMAT
+        | Call::REMAP_FILE_PAGES => now - section_ns < STALE_NS,
+        Call::MADVISE => FORK_ADVICE.contains(&request.argument(2)) && now - section_ns < STALE_NS,
+        _ => false,
+    };
+    if section_ns != 0 && !is_error && may_wait { section_ns } else { now }
+}
+
+/// The current task got a lock on the memory map `mm`. If it held it alone until now, that section ends here: `munmap`, and a
+/// shrinking `brk` or `mremap`, have done their work, and free the pages together with others.
+#[inline(always)]
+pub(crate) fn locked(mm: u64, alone: bool) -> i32 {
+    let Some(state) = filter::traced() else {
+        return 0;
+    };
+    let now = emit::now();
+    // SAFETY: `state` is the current task's own element.
+    let was_alone = unsafe {
+        (*state).locked_ns = now;
+        let was_alone = (*state).flags & TaskState::WRITING != 0;
+        if alone {
+            (*state).flags |= TaskState::WRITING;
+            (*state).total_vm = total_vm(mm);
+        } else {
+            (*state).flags &= !TaskState::WRITING;
+        }
+        was_alone
+    };
+    if alone || !was_alone {
+        return 0;
+    }
+    // SAFETY: as above.
+    unsafe { (*state).section_ns = now };
+    let Some(regs) = registers() else {
+        return 0;
+    };
+    let request = request(regs);
+    let result = match request.call {
+        Call::MUNMAP => 0,
+        Call::BRK | Call::MREMAP => request.argument(0) as i64,
+        _ => return 0,
+    };
+    // SAFETY: as above.
+    unsafe { (*state).flags |= TaskState::CALL_TOLD };
+    request.tell(state, now, result);
+    0
+}
+
+/// Pages that are mapped in `mm`; 0 if unknown.
+#[inline(always)]
+fn total_vm(mm: u64) -> u64 {
+    if config!(has_task_layout) == 0 { 0 } else { read_kernel(mm, config!(mm_total_vm)) }
+}
+
+/// The current task, which alone held the memory map `mm`, lets go of it.
+#[inline(always)]
+pub(crate) fn section_ends(state: *mut TaskState, mm: u64) {
+    let now = emit::now();
+    // SAFETY: `state` is the current task's own element.
+    let (space, flags) = unsafe {
+        (*state).section_ns = now;
+        (*state).flags &= !TaskState::WRITING;
+        if (*state).total_vm != total_vm(mm) {
+            (*state).flags |= TaskState::RESIZED;
+        }
+        ((*state).space, (*state).flags)
+    };
+    let Some(regs) = registers() else {
+        return;
+    };
+    let request = request(regs);
+    // Outside a system call, as in a fault that makes the stack grow, there is no number.
+    if flags & TaskState::EXITED != 0 || request.explains() || (request.number as i32) < 0 {
+        return;
+    }
+    if let Some(mut entry) = emit::control::<SectionEvent>() {
+        let (tid, tgid) = current_ids();
+        let header = emit::header(EventKind::SECTION, SectionEvent::LEN, tgid, tid);
+        entry.write(SectionEvent { header, space, syscall: request.number });
+        entry.submit(emit::NO_WAKEUP);
+    }
+}
+
+/// The current task got a new name. If it has another memory map than before, the kernel gave it that name because it
+/// is executing a program.
+#[inline(always)]
+pub(crate) fn renamed(state: *mut TaskState) {
+    if config!(has_task_layout) == 0 {
+        return;
+    }
+    // SAFETY: the helper has no preconditions.
+    let mm = mm_of(unsafe { bpf_get_current_task() });
+    // SAFETY: `state` is the current task's own element.
+    unsafe {
+        if (*state).mm == mm || (*state).mm == 0 {
+            (*state).mm = mm;
+            return;
+        }
+        (*state).mm = mm;
+        (*state).space = emit::new_space();
+        (*state).flags |= TaskState::SPACE_TOLD;
+    }
+    let (tid, tgid) = current_ids();
+    // SAFETY: as above.
+    let (space, locked_ns) = unsafe { ((*state).space, (*state).locked_ns) };
+    if config!(join_groups) != 0 || config!(whole_system) != 0 {
+        filter::track_group(tgid, space);
+    }
+    if let Some(mut entry) = emit::control::<SpaceEvent>() {
+        let mut header = emit::header(EventKind::SPACE, SpaceEvent::LEN, tgid, tid);
+        // The last lock was that on the old memory map, just before it was exchanged.
+        if locked_ns != 0 && header.time_ns - locked_ns < STALE_NS {
+            header.time_ns = locked_ns;
+        }
+        entry.write(SpaceEvent { header, space });
+        entry.submit(emit::NO_WAKEUP);
+    }
+}
+
+/// The `mm_struct` of `task`.
+#[inline(always)]
+pub(crate) fn mm_of(task: u64) -> u64 {
+    read_kernel(task, config!(task_mm))
+}
+
+/// Where the heap of `task` ends.
+#[inline(always)]
+pub(crate) fn brk_of(task: u64) -> u64 {
+    read_kernel(mm_of(task), config!(mm_brk))
+}
+
+/// Where the heap of `task` begins, and an address in its first stack; 0 if unknown.
+#[inline(always)]
+pub(crate) fn landmarks(task: u64) -> (u64, u64) {
+    if config!(has_task_layout) == 0 {
+        return (0, 0);
+    }
+    let mm = mm_of(task);
+    (read_kernel(mm, config!(mm_start_brk)), read_kernel(mm, config!(mm_start_stack)))
+}
+
+/// Where an architecture keeps the arguments of a system call.
+#[cfg(bpf_target_arch = "x86_64")]
+mod arch {
+    use core::mem::offset_of;
+
+    use aya_ebpf::bindings::pt_regs;
+
+    use super::read_kernel;
+
+    /// Code segment of 32-bit programs.
+    const USER32_CS: u64 = 0x23;
+
+    const NATIVE: [usize; 6] = [
+        offset_of!(pt_regs, rdi),
+        offset_of!(pt_regs, rsi),
+        offset_of!(pt_regs, rdx),
+        offset_of!(pt_regs, r10),
+        offset_of!(pt_regs, r8),
+        offset_of!(pt_regs, r9),
+    ];
+    const COMPAT: [usize; 6] = [
+        offset_of!(pt_regs, rbx),
+        offset_of!(pt_regs, rcx),
+        offset_of!(pt_regs, rdx),
+        offset_of!(pt_regs, rsi),
+        offset_of!(pt_regs, rdi),
+        offset_of!(pt_regs, rbp),
+    ];
+
+    #[inline(always)]
+    pub(super) fn is_32_bit(regs: u64) -> bool {
+        read_kernel::<u64>(regs, offset_of!(pt_regs, cs) as u64) == USER32_CS
+    }
+
+    #[inline(always)]
+    pub(super) fn argument(regs: u64, index: usize, is_32_bit: bool) -> u64 {
+        if is_32_bit {
+            read_kernel::<u64>(regs, COMPAT[index] as u64) & 0xffff_ffff
+        } else {
+            read_kernel(regs, NATIVE[index] as u64)
+        }
+    }
+}
+
+/// Where an architecture keeps the arguments of a system call.
+#[cfg(bpf_target_arch = "aarch64")]
+mod arch {
+    use super::read_kernel;
+
+    /// The first argument as it was before the result took its register: behind 31 registers, sp, pc and pstate.
+    const ORIG_X0: u64 = 34 * 8;
+
+    #[inline(always)]
+    pub(super) fn is_32_bit(_regs: u64) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    pub(super) fn argument(regs: u64, index: usize, _is_32_bit: bool) -> u64 {
+        read_kernel(regs, if index == 0 { ORIG_X0 } else { index as u64 * 8 })
+    }
+}

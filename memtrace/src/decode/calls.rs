@@ -1,0 +1,110 @@
+//! System calls in the words of [`event`](crate::event).
+
+use memtrace_ebpf::{Call, CallEvent};
+
+use crate::{
+    event::{MapCall, MapRequest},
+    units::VirtAddr,
+};
+
+/// Unit of the offset of `mmap2`, in bytes.
+const MMAP2_UNIT: u64 = 4096;
+
+/// `UFFDIO_REGISTER` of `include/uapi/linux/userfaultfd.h`.
+const UFFDIO_REGISTER: u64 = 0xc020_aa00;
+
+/// What the record `event` tells; `name` is that of `prctl(PR_SET_VMA)`. `None` if this build does not know the call.
+pub(super) fn call(event: &CallEvent, name: &[u8]) -> Option<MapCall> {
+    let CallEvent { call, result, arg_0, arg_1, arg_2, arg_3, arg_4, arg_5, .. } = *event;
+    let addr = VirtAddr::from_raw(arg_0);
+    let request = match call {
+        Call::MMAP => MapRequest::Mmap { addr, length: arg_1, prot: arg_2, flags: arg_3, offset: arg_5 },
+        Call::MMAP2 => {
+            let offset = arg_5.wrapping_mul(MMAP2_UNIT);
+            MapRequest::Mmap { addr, length: arg_1, prot: arg_2, flags: arg_3, offset }
+        }
+        Call::MUNMAP => MapRequest::Munmap { addr, length: arg_1 },
+        Call::MREMAP => MapRequest::Mremap {
+            old_addr: addr,
+            old_size: arg_1,
+            new_size: arg_2,
+            flags: arg_3,
+            new_addr: VirtAddr::from_raw(arg_4),
+        },
+        Call::BRK => MapRequest::Brk { addr },
+        Call::MPROTECT => MapRequest::Mprotect { addr, length: arg_1, prot: arg_2, pkey: None },
+        Call::PKEY_MPROTECT => MapRequest::Mprotect { addr, length: arg_1, prot: arg_2, pkey: Some(arg_3) },
+        Call::MADVISE => MapRequest::Madvise { addr, length: arg_1, advice: arg_2 },
+        Call::PROCESS_MADVISE => MapRequest::ProcessMadvise { advice: arg_3 },
+        Call::MLOCK => MapRequest::Mlock { addr, length: arg_1, flags: 0 },
+        Call::MLOCK2 => MapRequest::Mlock { addr, length: arg_1, flags: arg_2 },
+        Call::MUNLOCK => MapRequest::Munlock { addr, length: arg_1 },
+        Call::MLOCKALL => MapRequest::Mlockall { flags: arg_0 },
+        Call::MUNLOCKALL => MapRequest::Munlockall,
+        Call::SHMAT => MapRequest::Shmat { id: arg_0, addr: VirtAddr::from_raw(arg_1), flags: arg_2 },
+        Call::SHMDT => MapRequest::Shmdt { addr },
+        Call::REMAP_FILE_PAGES => MapRequest::RemapFilePages { addr, size: arg_1, flags: arg_4 },
+        Call::MSEAL => MapRequest::Mseal { addr, length: arg_1 },
+        Call::PRCTL => {
+            MapRequest::SetName { addr: VirtAddr::from_raw(arg_2), length: arg_3, name: name.to_vec() }
+        }
+        Call::IOCTL => {
+            let (addr, length) = (VirtAddr::from_raw(arg_2), arg_3);
+            if arg_1 == UFFDIO_REGISTER {
+                MapRequest::UffdRegister { addr, length, mode: arg_4 }
+            } else {
+                MapRequest::UffdUnregister { addr, length }
+            }
+        }
+        _ => return None,
+    };
+    let error = i32::try_from(result).ok().filter(|result| (-4095..0).contains(result));
+    let result = match error {
+        Some(error) => Err(-error),
+        None => Ok(result.cast_unsigned()),
+    };
+    Some(MapCall { request, result, may_have_resized: event.may_have_resized != 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(call: Call, result: i64) -> CallEvent {
+        CallEvent {
+            call,
+            result,
+            arg_0: 0x7000_0000,
+            arg_1: 0x3000,
+            arg_2: 3,
+            arg_3: 0x22,
+            arg_5: 2,
+            ..CallEvent::default()
+        }
+    }
+
+    #[test]
+    fn mmap_of_32_bit_programs_counts_its_offset_in_units() {
+        let call = call(&event(Call::MMAP2, 0x7000_0000), &[]).expect("a known call");
+
+        let addr = VirtAddr::from_raw(0x7000_0000);
+        let request = MapRequest::Mmap { addr, length: 0x3000, prot: 3, flags: 0x22, offset: 0x2000 };
+        assert_eq!(call, MapCall { request, result: Ok(0x7000_0000), may_have_resized: false });
+    }
+
+    #[test]
+    fn small_negative_results_are_errors() {
+        let result = |result| call(&event(Call::MUNMAP, result), &[]).expect("a known call").result;
+
+        assert_eq!(result(-22), Err(22));
+        assert_eq!(result(0), Ok(0));
+        // A break or mapping of a 32-bit program lies in the upper half of 32 bits.
+        assert_eq!(result(0xf7f0_0000), Ok(0xf7f0_0000));
+        assert_eq!(result(-4096), Ok(0xffff_ffff_ffff_f000));
+    }
+
+    #[test]
+    fn unknown_call_is_none() {
+        assert_eq!(call(&event(Call(99), 0), &[]), None);
+    }
+}

@@ -1,0 +1,210 @@
+//! Words for what happens to address spaces.
+
+use super::{SpaceId, Tgid, Tid, Vma};
+use crate::units::{Timestamp, VirtAddr};
+
+/// Something that changed an address space, or was meant to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapEvent {
+    /// When it took effect, as far as the kernel tells; else when the call returned.
+    pub time: Timestamp,
+    /// Thread group of the task that did it.
+    pub tgid: Tgid,
+    /// The task.
+    pub tid: Tid,
+    /// What happened.
+    pub action: MapAction,
+}
+
+/// What a [`MapEvent`] says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MapAction {
+    /// The kernel shows this VMA from now on, in the address space that the task lives in.
+    Shown(ShownVma),
+    /// A system call returned.
+    Call {
+        /// Address space of the caller.
+        space: SpaceId,
+        /// What was asked for, and what came of it.
+        call: MapCall,
+    },
+    /// A new address space is a copy of another one.
+    Copied {
+        /// The copied one.
+        parent: SpaceId,
+        /// The copy.
+        child: SpaceId,
+        /// The end of its heap, where the kernel tells: it is that of a moment before.
+        brk: Option<VirtAddr>,
+    },
+    /// The task lives in a new address space, which is empty and fills from now on.
+    Renewed {
+        /// The new one.
+        space: SpaceId,
+    },
+    /// Something changed that no other event tells of.
+    Unexplained {
+        /// The changed address space.
+        space: SpaceId,
+        /// Number of the system call in flight on the traced architecture.
+        syscall: u64,
+    },
+}
+
+/// A VMA as perf's `PERF_RECORD_MMAP2` shows it: after the kernel has merged it with its neighbours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShownVma {
+    /// As maps would show it.
+    pub vma: Vma,
+    /// Whether it is made of huge pages of hugetlbfs.
+    pub is_hugetlb: bool,
+}
+
+/// A system call that concerns an address space.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapCall {
+    /// What was asked for.
+    pub request: MapRequest,
+    /// What it returned: an address for calls that give one, else 0; or the error number.
+    pub result: Result<u64, i32>,
+    /// Whether other pages may be mapped than before, so that a call that failed did something all the same.
+    pub may_have_resized: bool,
+}
+
+/// What a [`MapCall`] asked for; lengths in bytes, flags and protections as the kernel's headers number them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the arguments have the names of the manual pages")]
+pub enum MapRequest {
+    /// `mmap(2)`
+    Mmap { addr: VirtAddr, length: u64, prot: u64, flags: u64, offset: u64 },
+    /// `munmap(2)`
+    Munmap { addr: VirtAddr, length: u64 },
+    /// `mremap(2)`
+    Mremap { old_addr: VirtAddr, old_size: u64, new_size: u64, flags: u64, new_addr: VirtAddr },
+    /// `brk(2)`
+    Brk { addr: VirtAddr },
+    /// `mprotect(2)`, or `pkey_mprotect(2)` with its key
+    Mprotect { addr: VirtAddr, length: u64, prot: u64, pkey: Option<u64> },
+    /// `madvise(2)`
+    Madvise { addr: VirtAddr, length: u64, advice: u64 },
+    /// `process_madvise(2)`: advice to the process behind a descriptor
+    ProcessMadvise { advice: u64 },
+    /// `mlock(2)` and `mlock2(2)`
+    Mlock { addr: VirtAddr, length: u64, flags: u64 },
+    /// `munlock(2)`
+    Munlock { addr: VirtAddr, length: u64 },
+    /// `mlockall(2)`
+    Mlockall { flags: u64 },
+    /// `munlockall(2)`
+    Munlockall,
+    /// `shmat(2)`
+    Shmat { id: u64, addr: VirtAddr, flags: u64 },
+    /// `shmdt(2)`
+    Shmdt { addr: VirtAddr },
+    /// `remap_file_pages(2)`
+    RemapFilePages { addr: VirtAddr, size: u64, flags: u64 },
+    /// `mseal(2)`
+    Mseal { addr: VirtAddr, length: u64 },
+    /// `prctl(PR_SET_VMA)`; an empty name takes one away
+    SetName { addr: VirtAddr, length: u64, name: Vec<u8> },
+    /// `ioctl(UFFDIO_REGISTER)`
+    UffdRegister { addr: VirtAddr, length: u64, mode: u64 },
+    /// `ioctl(UFFDIO_UNREGISTER)`
+    UffdUnregister { addr: VirtAddr, length: u64 },
+}
+
+/// Kinds of calls, in the order in which reports list them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "each has the name of its system call")]
+pub enum CallKind {
+    Mmap,
+    Munmap,
+    Mremap,
+    Brk,
+    Mprotect,
+    PkeyMprotect,
+    Madvise,
+    ProcessMadvise,
+    Mlock,
+    Munlock,
+    Mlockall,
+    Munlockall,
+    Shmat,
+    Shmdt,
+    RemapFilePages,
+    Mseal,
+    Prctl,
+    Userfaultfd,
+}
+
+impl CallKind {
+    /// The name of the system call; `mlock2` counts as `mlock`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mmap => "mmap",
+            Self::Munmap => "munmap",
+            Self::Mremap => "mremap",
+            Self::Brk => "brk",
+            Self::Mprotect => "mprotect",
+            Self::PkeyMprotect => "pkey_mprotect",
+            Self::Madvise => "madvise",
+            Self::ProcessMadvise => "process_madvise",
+            Self::Mlock => "mlock",
+            Self::Munlock => "munlock",
+            Self::Mlockall => "mlockall",
+            Self::Munlockall => "munlockall",
+            Self::Shmat => "shmat",
+            Self::Shmdt => "shmdt",
+            Self::RemapFilePages => "remap_file_pages",
+            Self::Mseal => "mseal",
+            Self::Prctl => "prctl",
+            Self::Userfaultfd => "userfaultfd",
+        }
+    }
+}
+
+impl MapRequest {
+    /// Which call it is.
+    #[must_use]
+    pub const fn kind(&self) -> CallKind {
+        match self {
+            Self::Mmap { .. } => CallKind::Mmap,
+            Self::Munmap { .. } => CallKind::Munmap,
+            Self::Mremap { .. } => CallKind::Mremap,
+            Self::Brk { .. } => CallKind::Brk,
+            Self::Mprotect { pkey: None, .. } => CallKind::Mprotect,
+            Self::Mprotect { pkey: Some(_), .. } => CallKind::PkeyMprotect,
+            Self::Madvise { .. } => CallKind::Madvise,
+            Self::ProcessMadvise { .. } => CallKind::ProcessMadvise,
+            Self::Mlock { .. } => CallKind::Mlock,
+            Self::Munlock { .. } => CallKind::Munlock,
+            Self::Mlockall { .. } => CallKind::Mlockall,
+            Self::Munlockall => CallKind::Munlockall,
+            Self::Shmat { .. } => CallKind::Shmat,
+            Self::Shmdt { .. } => CallKind::Shmdt,
+            Self::RemapFilePages { .. } => CallKind::RemapFilePages,
+            Self::Mseal { .. } => CallKind::Mseal,
+            Self::SetName { .. } => CallKind::Prctl,
+            Self::UffdRegister { .. } | Self::UffdUnregister { .. } => CallKind::Userfaultfd,
+        }
+    }
+}
+
+/// Numbers of `include/uapi/asm-generic/mman-common.h` and `mman.h` on which regions depend.
+pub mod flags {
+    /// `MAP_FIXED`
+    pub const MAP_FIXED: u64 = 0x10;
+    /// `MAP_STACK`: glibc marks the stacks of threads with it.
+    pub const MAP_STACK: u64 = 0x2_0000;
+    /// `MAP_HUGETLB`
+    pub const MAP_HUGETLB: u64 = 0x4_0000;
+    /// `MREMAP_FIXED`
+    pub const MREMAP_FIXED: u64 = 2;
+    /// `MREMAP_DONTUNMAP`
+    pub const MREMAP_DONTUNMAP: u64 = 4;
+    /// `MADV_DONTFORK`
+    pub const MADV_DONTFORK: u64 = 10;
+    /// `MADV_DOFORK`
+    pub const MADV_DOFORK: u64 = 11;
+}

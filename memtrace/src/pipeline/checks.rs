@@ -1,0 +1,80 @@
+//! When to compare the regions of an address space with its maps.
+//!
+//! Reading maps costs in proportion to the number of VMAs, and holds up the process while it lasts. So each address space is
+//! read every second, or less often where a reading takes longer than a hundredth of that.
+
+use std::collections::BTreeMap;
+
+use super::{directory::Directory, tasks::Tasks};
+use crate::{
+    event::{MapsLook, ProbeRequest, ProbeTarget, SpaceId, Tgid},
+    region::Comparison,
+    units::{Nanos, Timestamp},
+};
+
+/// Time between two readings of one address space.
+const PERIOD: Nanos = Nanos::new(1_000_000_000);
+/// The same where the regions are not known: at least this, and otherwise as many times shorter.
+const SOON: Nanos = Nanos::new(50_000_000);
+const SOONER: u64 = 20;
+/// How many times its own duration a reading is away from the next.
+const SPARING: u64 = 100;
+
+/// The next reading of each address space.
+#[derive(Debug, Default)]
+pub(super) struct Checks {
+    due: BTreeMap<SpaceId, Due>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Due {
+    asked: Timestamp,
+    period: Nanos,
+}
+
+impl Checks {
+    /// Asks for a reading now.
+    pub(super) fn ask(
+        &mut self,
+        now: Timestamp,
+        tgid: Tgid,
+        space: SpaceId,
+        requests: &mut Vec<ProbeRequest>,
+    ) {
+        let due = self.due.entry(space).or_insert(Due { asked: now, period: PERIOD });
+        due.asked = now;
+        requests.push(ProbeRequest { tgid, space, target: ProbeTarget::Maps });
+    }
+
+    /// Asks for the readings that are due.
+    pub(super) fn tick(
+        &mut self,
+        now: Timestamp,
+        directory: &Directory,
+        tasks: &Tasks,
+        requests: &mut Vec<ProbeRequest>,
+    ) {
+        for (space, tgid) in directory.iter() {
+            let Due { asked, period } = *self.due.entry(space).or_insert(Due { asked: now, period: PERIOD });
+            let soon = SOON.max(Nanos::new(period.get() / SOONER));
+            let period = if tasks.is_doubtful(space) { soon } else { period };
+            if asked.after(period) <= now {
+                self.ask(now, tgid, space, requests);
+            }
+        }
+        self.due.retain(|space, _| directory.process_of(*space).is_some());
+    }
+
+    /// Notes how long a reading that ended at `time` took.
+    pub(super) fn compared(
+        &mut self,
+        time: Timestamp,
+        look: &MapsLook,
+        compared: Option<&(SpaceId, Comparison)>,
+    ) {
+        let took = time.since(look.began).get().saturating_mul(SPARING);
+        if let Some(due) = compared.and_then(|(space, _)| self.due.get_mut(space)) {
+            due.period = PERIOD.max(Nanos::new(took));
+        }
+    }
+}

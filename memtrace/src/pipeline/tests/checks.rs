@@ -1,0 +1,65 @@
+//! When readings of maps are asked for.
+
+use super::*;
+
+/// Ticks, 10 ms apart, at which a reading of maps is asked for while `records` come before the tick of their time.
+fn asked(records: &[(u64, Record)], until: u64) -> Vec<u64> {
+    let mut pipeline = Pipeline::new(host(), options(Detail::Full));
+    let (mut rows, mut asked) = (Vec::new(), Vec::new());
+    let mut records = records.iter().peekable();
+    for millis in (10..=until).step_by(10) {
+        let mut requests = Vec::new();
+        while let Some((_, record)) = records.next_if(|(time, _)| *time < millis) {
+            pipeline.push(record.clone(), &mut rows, &mut requests);
+        }
+        pipeline.push(tick(millis), &mut rows, &mut requests);
+        let ask = ProbeRequest { tgid: TGID, space: SPACE, target: ProbeTarget::Maps };
+        asked.extend(requests.iter().filter(|request| **request == ask).map(|_| millis));
+    }
+    asked
+}
+
+/// A reading that took from `began` to `ended`, in milliseconds.
+fn reading(began: u64, ended: u64) -> (u64, Record) {
+    let vmas = vec![anon((0x1000, 0x9000))];
+    let seen = Seen::Maps(MapsLook { began: at(began), vmas, landmarks: Landmarks::default() });
+    (ended, Record::Observation(Observation { time: at(ended), tgid: TGID, space: SPACE, seen }))
+}
+
+#[test]
+fn space_that_nobody_has_read_is_asked_for_soon() {
+    // At once, and then every 50 ms.
+    assert_eq!(asked(&[(1, join(1))], 200), [10, 60, 110, 160]);
+}
+
+#[test]
+fn known_space_is_asked_for_every_second() {
+    let asked = asked(&[(1, join(1)), reading(2, 3)], 3_500);
+
+    // The reading takes effect once nothing earlier can come: at the first tick after 253 ms.
+    assert_eq!(asked, [10, 60, 110, 160, 210, 1_210, 2_210, 3_210]);
+}
+
+#[test]
+fn space_that_is_slow_to_read_is_asked_for_more_rarely() {
+    let asked = asked(&[(1, join(1)), reading(2, 32)], 7_000);
+
+    // 30 ms are a hundredth of 3 s.
+    let later: Vec<_> = asked.into_iter().filter(|millis| *millis > 300).collect();
+    assert_eq!(later, [3_260, 6_260]);
+}
+
+#[test]
+fn loss_makes_a_known_space_asked_for_soon() {
+    let records = [(1, join(1)), reading(2, 3), (520, loss_of(LossCause::ControlRing, 500, 510))];
+
+    let asked = asked(&records, 700);
+
+    let later: Vec<_> = asked.into_iter().filter(|millis| *millis > 300).collect();
+    assert_eq!(later, [530, 580, 630, 680]);
+}
+
+#[test]
+fn process_that_ended_is_asked_for_no_more() {
+    assert_eq!(asked(&[(1, join(1)), (70, exit(70))], 300), [10, 60]);
+}

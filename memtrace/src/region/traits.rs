@@ -1,0 +1,232 @@
+//! What the pages of a region have in common.
+
+use std::sync::Arc;
+
+use super::Name;
+use crate::{
+    event::{Landmarks, ShownVma, Vma},
+    timeline::Backing,
+    units::{VirtAddr, VirtRange},
+};
+
+/// What maps shows of a stretch of pages besides its place, and what only events tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Traits {
+    perms: [u8; 4],
+    content: Content,
+    /// Path, or name in brackets, as maps prints it; not `[heap]` and `[stack]`, which follow from the place.
+    name: Name,
+    is_hugetlb: bool,
+    /// The pages were mapped for the stack of a thread.
+    is_thread_stack: bool,
+    /// `MADV_DONTFORK`
+    is_kept_from_forks: bool,
+}
+
+/// What stands behind pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    /// No file.
+    Plain,
+    /// A file, at a fixed distance between address and offset.
+    File { device: (u32, u32), inode: u64, distance: u64 },
+}
+
+impl Traits {
+    /// What maps shows of `vma`.
+    #[must_use]
+    pub fn of(vma: &Vma) -> Self {
+        // The first System V segment has the inode 0.
+        let has_file = vma.inode != 0 || vma.device != (0, 0);
+        let distance = vma.range.start().as_raw().wrapping_sub(vma.offset);
+        let content = if has_file {
+            Content::File { device: vma.device, inode: vma.inode, distance }
+        } else {
+            Content::Plain
+        };
+        let follows_from_place = matches!(vma.name.as_slice(), b"[heap]" | b"[stack]");
+        let name: Name = if follows_from_place { Arc::default() } else { Arc::from(&vma.name[..]) };
+        Self {
+            perms: vma.perms,
+            content,
+            name,
+            is_hugetlb: false,
+            is_thread_stack: false,
+            is_kept_from_forks: false,
+        }
+    }
+
+    /// What perf shows.
+    pub(super) fn of_shown(shown: &ShownVma) -> Self {
+        Self { is_hugetlb: shown.is_hugetlb, ..Self::of(&shown.vma) }
+    }
+
+    /// The four characters of maps.
+    #[must_use]
+    pub const fn perms(&self) -> [u8; 4] {
+        self.perms
+    }
+
+    /// Whether pages of both, side by side, are one region. A path may have changed in between; the file has not.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        self.looks_like(other)
+            && self.is_thread_stack == other.is_thread_stack
+            && self.is_kept_from_forks == other.is_kept_from_forks
+    }
+
+    /// Whether maps shows both alike.
+    pub(super) fn looks_like(&self, other: &Self) -> bool {
+        self.perms == other.perms && self.has_content_of(other)
+    }
+
+    /// Whether both have the same behind them, whoever may access it.
+    pub(super) fn has_content_of(&self, other: &Self) -> bool {
+        self.content == other.content && (self.content != Content::Plain || self.name == other.name)
+    }
+
+    /// Whether they would look alike but for a name that `PR_SET_VMA` gave, which perf does not show.
+    pub(super) fn differs_by_given_name(&self, other: &Self) -> bool {
+        let is_plain = self.content == Content::Plain && other.content == Content::Plain;
+        is_plain && self.name.starts_with(b"[anon:") && other.name.is_empty()
+    }
+
+    pub(super) const fn is_kept_from_forks(&self) -> bool {
+        self.is_kept_from_forks
+    }
+
+    /// Whether it is no part of the address space, though maps lists it.
+    pub(super) fn is_vsyscall(&self) -> bool {
+        *self.name == *b"[vsyscall]"
+    }
+
+    /// Whether it is memory without a file and without a name.
+    pub(super) fn is_nameless(&self) -> bool {
+        self.content == Content::Plain && self.name.is_empty()
+    }
+
+    /// Whether perf could not tell what file it is.
+    pub(super) fn is_unreadable(&self) -> bool {
+        matches!(&*self.name, b"//toolong" | b"//enomem")
+    }
+
+    /// Whether it is a System V segment attached at `addr`.
+    pub(super) fn is_segment_at(&self, addr: VirtAddr) -> bool {
+        let is_here = matches!(self.content, Content::File { distance, .. } if distance == addr.as_raw());
+        is_here && self.name.starts_with(b"/SYSV")
+    }
+
+    /// The same with another protection.
+    pub(super) fn with_perms_of(&self, other: &Self) -> Self {
+        Self { perms: other.perms, ..self.clone() }
+    }
+
+    /// The same as the stack of a thread, or not.
+    pub(super) fn with_thread_stack(self, is_thread_stack: bool) -> Self {
+        Self { is_thread_stack, ..self }
+    }
+
+    /// The same after `MADV_DONTFORK` or `MADV_DOFORK`.
+    pub(super) fn with_fork(self, is_kept_from_forks: bool) -> Self {
+        Self { is_kept_from_forks, ..self }
+    }
+
+    /// Whether `PR_SET_VMA` may name it: there is no file that has a name of its own.
+    pub(super) fn may_be_named(&self) -> bool {
+        self.content == Content::Plain || is_shared_anon(&self.name)
+    }
+
+    /// The same with the name `name`, if it may be named; an empty one takes the name away.
+    pub(super) fn with_given_name(self, name: &[u8]) -> Self {
+        let (brackets, unnamed) = match self.content {
+            Content::Plain => ("[anon:", ""),
+            Content::File { .. } => ("[anon_shmem:", "/dev/zero (deleted)"),
+        };
+        let name = match name {
+            _ if !self.may_be_named() => return self,
+            b"" => Arc::from(unnamed.as_bytes()),
+            name => [brackets.as_bytes(), name, b"]"].concat().into(),
+        };
+        Self { name, ..self }
+    }
+
+    /// The same under the name that maps shows now, if it is of a file.
+    pub(super) fn with_path_of(&self, other: &Self) -> Option<Self> {
+        let is_file = self.content != Content::Plain && self.name != other.name;
+        is_file.then(|| Self { name: other.name.clone(), ..self.clone() })
+    }
+
+    /// The same at a place that is `by` bytes higher, modulo 2^64.
+    pub(super) fn moved(&self, by: u64) -> Self {
+        let content = match self.content {
+            Content::Plain => Content::Plain,
+            Content::File { device, inode, distance } => {
+                Content::File { device, inode, distance: distance.wrapping_add(by) }
+            }
+        };
+        Self { content, ..self.clone() }
+    }
+
+    /// Offset in the file of the page at `addr`, in bytes; `None` if there is no file.
+    #[must_use]
+    pub const fn file_offset(&self, addr: VirtAddr) -> Option<u64> {
+        match self.content {
+            Content::Plain => None,
+            Content::File { distance, .. } => Some(addr.as_raw().wrapping_sub(distance)),
+        }
+    }
+
+    /// Backing and name of pages with these traits in `range`.
+    pub(super) fn shown(
+        &self,
+        range: VirtRange,
+        landmarks: &Landmarks,
+        brk: Option<VirtAddr>,
+    ) -> (Backing, Name) {
+        if self.content == Content::Plain && self.perms[3] == b'p' {
+            // As `get_vma_name` of `fs/proc/task_mmu.c` has it; the heap is what touches it.
+            let is_heap = landmarks
+                .start_brk
+                .zip(brk)
+                .is_some_and(|(start, end)| start < end && range.start() <= end && range.end() > start);
+            if is_heap && !self.name.starts_with(b"[v") {
+                return (Backing::Heap, Arc::from(*b"[heap]"));
+            }
+            if landmarks.start_stack.is_some_and(|stack| range.contains(stack)) {
+                return (Backing::Stack, Arc::from(*b"[stack]"));
+            }
+        }
+        (self.backing(), self.name.clone())
+    }
+
+    fn backing(&self) -> Backing {
+        if self.is_hugetlb {
+            return Backing::Hugetlb;
+        }
+        match &*self.name {
+            b"" if self.perms[3] == b's' => Backing::Shmem,
+            b"[vdso]" => Backing::Vdso,
+            name if name.starts_with(b"[vvar") => Backing::Vvar,
+            name if name.is_empty() || name.starts_with(b"[anon:") => {
+                if self.is_thread_stack {
+                    Backing::ThreadStack
+                } else {
+                    Backing::Anon
+                }
+            }
+            name if is_shared_anon(name) || name.starts_with(b"/dev/shm/") => Backing::Shmem,
+            name if name.starts_with(b"[stack:") => Backing::ThreadStack,
+            name if name.starts_with(b"/memfd:") => Backing::Memfd,
+            name if name.starts_with(b"/SYSV") => Backing::Sysv,
+            name if name.starts_with(b"/anon_hugepage") || name.starts_with(b"/dev/hugepages/") => {
+                Backing::Hugetlb
+            }
+            name if name.starts_with(b"/") => Backing::File,
+            _ => Backing::Other,
+        }
+    }
+}
+
+/// Whether maps shows shared memory without a file of its own under this name.
+fn is_shared_anon(name: &[u8]) -> bool {
+    name.starts_with(b"/dev/zero") || name.starts_with(b"[anon_shmem:")
+}

@@ -1,0 +1,150 @@
+//! What became of address spaces, for people.
+
+use std::{
+    cmp::Reverse,
+    collections::BTreeSet,
+    fmt::{self, Formatter},
+};
+
+use super::{SHOWN, WARNING, heading, more};
+use crate::{
+    event::LossCause,
+    report::{
+        Report,
+        findings::{Finding, mean_lifetime},
+        numbers::{Difference, Size, Time},
+    },
+    timeline::{Churn, MapFlags, MapIdentity, MappingProcess},
+};
+
+/// Fewer mappings of one size come and go wherever a program starts, loads libraries and reads files; a line is worth
+/// what a loop does.
+const LOOPED: u64 = 16;
+
+impl Report {
+    pub(super) fn address_spaces(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let maps = &self.summary.maps;
+        if self.header.capture.follows_maps {
+            heading(f, "Address spaces", ["done", "failed"])?;
+            let kinds: BTreeSet<_> = maps.calls.keys().chain(maps.failed.keys()).collect();
+            for kind in kinds {
+                let [done, failed] = [&maps.calls, &maps.failed].map(|by| by.get(kind).copied().unwrap_or(0));
+                writeln!(f, "  {:<24}{done:>12}{failed:>12}", kind.name())?;
+            }
+        } else {
+            heading(f, "Address spaces", [])?;
+            writeln!(f, "  changes were not followed: regions are those of readings of maps")?;
+        }
+        writeln!(f, "  {:<24}{:>12}", "regions that came to be", self.summary.regions_born)?;
+        self.identity(f)
+    }
+
+    fn identity(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let MapIdentity { checks, contradictions, learnt } = self.summary.maps.identity;
+        let plural = |count: u64| if count == 1 { "" } else { "s" };
+        let outcome = format!(
+            "{checks} check{}, {contradictions} contradiction{}",
+            plural(checks),
+            plural(contradictions)
+        );
+        if contradictions == 0 {
+            writeln!(f, "  {:<24}{outcome}", "compared with maps")?;
+        } else {
+            writeln!(f, "  {WARNING}{:<24}{outcome}{WARNING:#}", "compared with maps")?;
+            writeln!(
+                f,
+                "    there maps showed something else than the events had told, and were believed: see the rows \
+                 'contradiction' of memtrace export --table maps"
+            )?;
+        }
+        match learnt {
+            0 => Ok(()),
+            _ => writeln!(f, "  {:<24}{learnt} reading{} of maps", "regions learnt from", plural(learnt)),
+        }
+    }
+
+    pub(super) fn ping_pong(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let mut churn = self.churn();
+        churn.retain(|(_, _, churn)| churn.count >= LOOPED);
+        if churn.is_empty() {
+            return Ok(());
+        }
+        heading(f, "Mapped and unmapped again", ["size", "times", "mean life", "shortest", "longest"])?;
+        for (tgid, bytes, churn) in churn.iter().take(SHOWN) {
+            let Churn { count, lifetime_sum: _, shortest, longest } = churn;
+            let process = self.process_label(*tgid);
+            write!(f, "  {process:<24}{:>12}{count:>12}", Size(*bytes))?;
+            for nanos in [mean_lifetime(churn), shortest.get(), longest.get()] {
+                write!(f, "{:>12}", Time(nanos))?;
+            }
+            writeln!(f)?;
+        }
+        more(f, churn.len(), "report --json")
+    }
+
+    pub(super) fn mapping(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let mut processes: Vec<_> = self.summary.maps.processes.iter().collect();
+        if processes.is_empty() {
+            return Ok(());
+        }
+        processes.sort_by_key(|(_, process)| Reverse(process.mapped));
+        heading(f, "Who maps most", ["calls", "mapped", "unmapped", "net"])?;
+        let misses_calls = self.misses_calls();
+        for (tgid, MappingProcess { calls, mapped, unmapped }) in processes.iter().take(SHOWN) {
+            let process = self.process_label(**tgid);
+            let net = Difference(*mapped, *unmapped);
+            let net = match net.size() {
+                _ if misses_calls => "unknown".to_owned(),
+                0 => "0 B".to_owned(),
+                size => format!("{}{}", net.sign(), Size(size)),
+            };
+            writeln!(f, "  {process:<24}{calls:>12}{:>12}{:>12}{net:>12}", Size(*mapped), Size(*unmapped))?;
+        }
+        more(f, processes.len(), "report --json")?;
+        writeln!(
+            f,
+            "  as calls asked: unmapped is not what MAP_FIXED replaced, nor what exec and exit took away"
+        )
+    }
+
+    /// Whether a loss may have taken calls that change address spaces: then a difference of their sums says nothing.
+    fn misses_calls(&self) -> bool {
+        let touches_calls = |cause| match cause {
+            LossCause::EventsRing | LossCause::SideBand => false,
+            LossCause::ControlRing
+            | LossCause::TaskTable
+            | LossCause::Late
+            | LossCause::TornTail
+            | LossCause::UnknownKind => true,
+        };
+        !self.recovery.complete || self.summary.losses.iter().any(|loss| touches_calls(loss.cause))
+    }
+
+    pub(super) fn advice(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let mut advice: Vec<_> = self.summary.maps.advice.iter().collect();
+        if advice.is_empty() {
+            return Ok(());
+        }
+        advice.sort_by_key(|(_, (calls, _))| Reverse(*calls));
+        heading(f, "Advice by madvise", ["calls", "bytes"])?;
+        for ((tgid, advice), (calls, bytes)) in advice.iter().take(SHOWN) {
+            let process = self.process_label(*tgid);
+            let advice = MapFlags::Advice(*advice);
+            writeln!(f, "  {process:<24}{calls:>12}{:>12}  {advice}", Size(*bytes))?;
+        }
+        more(f, advice.len(), "report --json")
+    }
+
+    pub(super) fn found(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let findings = self.findings();
+        if findings.is_empty() {
+            return Ok(());
+        }
+        heading(f, "Findings", [])?;
+        for Finding { kind, tgid, seen, remedy } in findings.iter().take(SHOWN) {
+            writeln!(f, "  {WARNING}{kind}{WARNING:#} in {}: {seen}", self.process_label(*tgid))?;
+            writeln!(f, "    {remedy}")?;
+        }
+        more(f, findings.len(), "report --json")
+    }
+}

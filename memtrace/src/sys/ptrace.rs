@@ -1,0 +1,157 @@
+//! Follows tasks with ptrace: seizes them, tells where they stopped, lets them go on.
+//!
+//! Layer: shell. Input: thread IDs. Output: [`Report`]s of the tasks that the calling thread has seized.
+//! Source: `ptrace(2)`; `kernel/ptrace.c`; `kernel/exit.c`, where `wait_consider_task` reports a stop of a traced
+//! child to every wait of its tracer's process, and `exit_ptrace` lets go what a thread has seized when it ends.
+//! Keeps: the end of a child is looked at, not taken, so it stays for whoever waits for that child.
+//! Not here: how to answer a report (`session::hold`).
+
+use std::{io, mem::MaybeUninit};
+
+use crate::event::Tid;
+
+/// What a seized task reports. It stands still until it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// It is about to exit; its address space is still whole.
+    Exiting,
+    /// It has become another program, and is now the only thread of its process, under the ID of the leader.
+    Execed,
+    /// It was just made by a seized task, or has just made one, or leaves a stop of its process.
+    Passing,
+    /// It stopped together with its process, until SIGCONT.
+    GroupStop,
+    /// It is about to get this signal.
+    Signal(i32),
+    /// It ended, killed before it could report that; it waits to be reaped.
+    Dead,
+}
+
+/// Seizes a running task, and by it every thread and process that it makes; it does not stop for this.
+pub fn seize(tid: Tid) -> io::Result<()> {
+    let options = libc::PTRACE_O_TRACEEXIT
+        | libc::PTRACE_O_TRACEEXEC
+        | libc::PTRACE_O_TRACEFORK
+        | libc::PTRACE_O_TRACEVFORK
+        | libc::PTRACE_O_TRACECLONE;
+    request(libc::PTRACE_SEIZE.into(), tid, options)
+}
+
+/// A task seized by the calling thread that has stopped or died, and why; `None` if there is none now.
+///
+/// A stop is told once, a death until it is reaped.
+///
+/// # Errors
+///
+/// `ECHILD` if the calling thread has no seized task left.
+pub fn report() -> io::Result<Option<(Tid, Report)>> {
+    let found = wait(libc::P_ALL, 0, libc::WSTOPPED | libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)?;
+    // SAFETY: `waitid` fills the fields of a child, or leaves them zero if it finds none.
+    let (pid, status) = unsafe { (found.si_pid(), found.si_status()) };
+    let Some(tid) = u32::try_from(pid).ok().filter(|pid| *pid != 0).map(Tid) else { return Ok(None) };
+    let report = decode(found.si_code, status);
+    if report != Report::Dead {
+        // Until it is taken, a stop at exec cannot be answered (`looks_like_a_spurious_pid`, since 5.13).
+        wait(libc::P_PID, tid.0, libc::WSTOPPED | libc::WNOHANG)?;
+    }
+    Ok(Some((tid, report)))
+}
+
+/// Lets a stopped task go on, with `signal` delivered to it unless that is 0.
+pub fn resume(tid: Tid, signal: i32) -> io::Result<()> {
+    answer(libc::PTRACE_CONT.into(), tid, signal)
+}
+
+/// Leaves a task in the stop of its process, and reports when that ends.
+pub fn listen(tid: Tid) -> io::Result<()> {
+    answer(libc::PTRACE_LISTEN.into(), tid, 0)
+}
+
+/// Lets a stopped task go on, seized no longer.
+pub fn detach(tid: Tid) -> io::Result<()> {
+    answer(libc::PTRACE_DETACH.into(), tid, 0)
+}
+
+/// Reaps a dead task; if it is a process of another parent, that one learns of its end now.
+pub fn reap(tid: Tid) -> io::Result<()> {
+    wait(libc::P_PID, tid.0, libc::WEXITED | libc::WNOHANG).map(drop)
+}
+
+/// What `waitid` says of a task of the calling thread.
+fn wait(which: libc::idtype_t, id: u32, options: libc::c_int) -> io::Result<libc::siginfo_t> {
+    let mut found = MaybeUninit::<libc::siginfo_t>::zeroed();
+    // Without __WNOTHREAD it would see children of other threads; without __WALL it would not see threads.
+    let options = options | libc::__WALL | libc::__WNOTHREAD;
+    // SAFETY: the pointer is to a local of the type that the call fills.
+    if unsafe { libc::waitid(which, id, found.as_mut_ptr(), options) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was zeroed, which is a valid `siginfo_t`.
+    Ok(unsafe { found.assume_init() })
+}
+
+/// What `si_code` and `si_status` of a traced task mean: a signal, and above its 8 bits a `PTRACE_EVENT_*`.
+fn decode(code: i32, status: i32) -> Report {
+    if code != libc::CLD_TRAPPED {
+        return Report::Dead;
+    }
+    match (status >> 8, status & 0xff) {
+        (0, signal) => Report::Signal(signal),
+        (libc::PTRACE_EVENT_EXIT, _) => Report::Exiting,
+        (libc::PTRACE_EVENT_EXEC, _) => Report::Execed,
+        (libc::PTRACE_EVENT_STOP, libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU) => {
+            Report::GroupStop
+        }
+        _ => Report::Passing,
+    }
+}
+
+/// A request that a stopped task go on in some way; one that was killed meanwhile needs none.
+fn answer(operation: libc::c_long, tid: Tid, data: i32) -> io::Result<()> {
+    match request(operation, tid, data) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        result => result,
+    }
+}
+
+/// The system call itself: the type of the operation is not the same in all C libraries.
+fn request(operation: libc::c_long, tid: Tid, data: i32) -> io::Result<()> {
+    let address = 0_usize;
+    // SAFETY: none of the requests made here reads or writes memory of this process.
+    let result = unsafe { libc::syscall(libc::SYS_ptrace, operation, tid.0, address, i64::from(data)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Numbers from include/uapi/linux/ptrace.h and asm-generic/{siginfo,signal}.h.
+    const TRAPPED: i32 = 4;
+    const SIGTRAP: i32 = 5;
+    const SIGSTOP: i32 = 19;
+
+    #[test]
+    fn events_stand_above_the_signal() {
+        assert_eq!(decode(TRAPPED, 6 << 8 | SIGTRAP), Report::Exiting);
+        assert_eq!(decode(TRAPPED, 4 << 8 | SIGTRAP), Report::Execed);
+        assert_eq!(decode(TRAPPED, 3 << 8 | SIGTRAP), Report::Passing);
+        assert_eq!(decode(TRAPPED, 15), Report::Signal(15));
+    }
+
+    #[test]
+    fn only_stop_signals_make_a_group_stop() {
+        assert_eq!(decode(TRAPPED, 128 << 8 | SIGSTOP), Report::GroupStop);
+        assert_eq!(decode(TRAPPED, 128 << 8 | SIGTRAP), Report::Passing);
+    }
+
+    #[test]
+    fn killed_task_is_dead() {
+        assert_eq!(decode(2, 9), Report::Dead);
+    }
+
+    #[test]
+    fn thread_that_seized_nothing_has_nothing_to_report() {
+        assert_eq!(report().expect_err("no tasks").raw_os_error(), Some(libc::ECHILD));
+    }
+}

@@ -1,0 +1,177 @@
+//! What rows and totals say of changes of address spaces.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{Backing, RegionId, RegionLabel};
+use crate::{
+    event::{CallKind, Tgid, Tid},
+    units::{Nanos, Timestamp, VirtRange},
+};
+
+/// Something that changed an address space, or was meant to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapRow {
+    /// When it took effect, as far as the kernel tells; else when the call returned.
+    pub time: Timestamp,
+    /// Process.
+    pub tgid: Tgid,
+    /// Thread.
+    pub tid: Tid,
+    /// The system call; or `exec` for a mapping that the kernel made for a new program, `stack` for growth by a fault,
+    /// `fork`, `exit`, `unexplained`, `contradiction`.
+    pub action: &'static str,
+    /// Where; what the call gave, if it gave something.
+    pub range: Option<VirtRange>,
+    /// The four characters of maps, of the region that came of it, or that went.
+    pub perms: Option<[u8; 4]>,
+    /// Flags, mode or advice of the call.
+    pub flags: Option<MapFlags>,
+    /// What stands behind the region.
+    pub backing: Option<Backing>,
+    /// Path or bracketed name of the region.
+    pub name: Option<Arc<[u8]>>,
+    /// The region; of several, the first.
+    pub region: Option<RegionId>,
+    /// What the call returned, or its error number; `None` if it was no call.
+    pub result: Option<Result<u64, i32>>,
+    /// Whether a result that is no error is an address.
+    pub gives_address: bool,
+}
+
+impl MapRow {
+    /// A row that says no more than this.
+    #[must_use]
+    pub const fn new(time: Timestamp, task: (Tgid, Tid), action: &'static str) -> Self {
+        Self {
+            time,
+            tgid: task.0,
+            tid: task.1,
+            action,
+            range: None,
+            perms: None,
+            flags: None,
+            backing: None,
+            name: None,
+            region: None,
+            result: None,
+            gives_address: false,
+        }
+    }
+
+    /// The same about the region with this label.
+    #[must_use]
+    pub fn with_label(self, label: Option<RegionLabel>) -> Self {
+        let Some(RegionLabel { id, range: _, perms, backing, name }) = label else { return self };
+        Self { perms: Some(perms), backing: Some(backing), name: Some(name), region: Some(id), ..self }
+    }
+}
+
+/// Numbers that a call was given, by the headers that name their bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapFlags {
+    /// `MAP_*`
+    Map(u64),
+    /// `MREMAP_*`
+    Remap(u64),
+    /// One of `MADV_*`
+    Advice(u64),
+    /// `MLOCK_*`
+    Lock(u64),
+    /// `MCL_*`
+    LockAll(u64),
+    /// `SHM_*`
+    Attach(u64),
+    /// `UFFDIO_REGISTER_MODE_*`
+    Watch(u64),
+}
+
+/// Successful calls in one row of the timeline.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each counts calls of that name")]
+pub struct MapTally {
+    pub mmap: u64,
+    pub munmap: u64,
+    pub mremap: u64,
+    pub mprotect: u64,
+    pub madvise: u64,
+    pub brk: u64,
+    /// All others that concern address spaces.
+    pub other: u64,
+}
+
+impl MapTally {
+    /// Counts a successful call.
+    pub const fn add(&mut self, kind: CallKind) {
+        let count = match kind {
+            CallKind::Mmap => &mut self.mmap,
+            CallKind::Munmap => &mut self.munmap,
+            CallKind::Mremap => &mut self.mremap,
+            CallKind::Mprotect | CallKind::PkeyMprotect => &mut self.mprotect,
+            CallKind::Madvise | CallKind::ProcessMadvise => &mut self.madvise,
+            CallKind::Brk => &mut self.brk,
+            CallKind::Mlock
+            | CallKind::Munlock
+            | CallKind::Mlockall
+            | CallKind::Munlockall
+            | CallKind::Shmat
+            | CallKind::Shmdt
+            | CallKind::RemapFilePages
+            | CallKind::Mseal
+            | CallKind::Prctl
+            | CallKind::Userfaultfd => &mut self.other,
+        };
+        *count += 1;
+    }
+}
+
+/// What became of address spaces over the whole session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MapSummary {
+    /// Successful calls by kind.
+    pub calls: BTreeMap<CallKind, u64>,
+    /// Failed calls by kind.
+    pub failed: BTreeMap<CallKind, u64>,
+    /// Comparisons with maps.
+    pub identity: MapIdentity,
+    /// By process.
+    pub processes: BTreeMap<Tgid, MappingProcess>,
+    /// Calls of `madvise` by process and advice, with the bytes that they were about.
+    pub advice: BTreeMap<(Tgid, u64), (u64, u64)>,
+    /// Mappings of one size that went by `munmap` as they had come by `mmap`, by process and size in bytes.
+    pub churn: BTreeMap<(Tgid, u64), Churn>,
+}
+
+/// How often the regions were compared with what the kernel shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MapIdentity {
+    /// Comparisons of which the outcome could have been a contradiction.
+    pub checks: u64,
+    /// Stretches of pages at which maps showed something else.
+    pub contradictions: u64,
+    /// Readings from which regions were learnt: at the start, after losses and after changes that nothing explains.
+    pub learnt: u64,
+}
+
+/// What one process mapped and unmapped, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MappingProcess {
+    /// Successful calls.
+    pub calls: u64,
+    /// By `mmap`, and by the growth of `mremap` and `brk`.
+    pub mapped: u64,
+    /// By `munmap`, and by the shrinking of `mremap` and `brk`.
+    pub unmapped: u64,
+}
+
+/// Mappings of one size that a process made and took away again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Churn {
+    /// How many.
+    pub count: u64,
+    /// Sum of their lifetimes.
+    pub lifetime_sum: Nanos,
+    /// The shortest lifetime.
+    pub shortest: Nanos,
+    /// The longest lifetime.
+    pub longest: Nanos,
+}
