@@ -125,6 +125,8 @@ pub struct AddressSpace {
     forgotten: Timestamp,
     /// Since when the regions may differ from what the kernel has, without contradicting any event.
     doubtful: Option<Timestamp>,
+    /// Whether events told of all advice on which forks depend: maps does not show it.
+    is_advice_known: bool,
     /// Readings that began before saw only part of it.
     complete: Timestamp,
     /// The kernel is loading a program into it.
@@ -145,6 +147,7 @@ impl AddressSpace {
             changes: VecDeque::new(),
             forgotten: Timestamp::default(),
             doubtful: doubtful.then_some(time),
+            is_advice_known: !doubtful,
             complete: time,
             is_loading: false,
         }
@@ -165,6 +168,7 @@ impl AddressSpace {
     /// From `time` on the regions may differ from the kernel's: records are missing.
     pub fn doubt(&mut self, time: Timestamp) {
         self.doubtful = self.doubtful.max(Some(time));
+        self.is_advice_known = false;
     }
 
     /// Whether a reading of maps is needed to know the regions.
@@ -201,7 +205,7 @@ impl AddressSpace {
             live: copied.map(copy).collect(),
             landmarks: self.landmarks,
             brk: brk.map(|brk| self.page_up(brk)).or(self.brk),
-            ..Self::new(self.page, time, self.is_doubtful())
+            ..Self::new(self.page, time, !self.is_advice_known)
         }
     }
 
@@ -342,6 +346,8 @@ impl AddressSpace {
         {
             self.forgotten = time;
         }
+        // A VMA that waited for its call comes after what happened meanwhile; the order of times is kept all the same.
+        let time = self.changes.back().map_or(time, |(last, _)| time.max(*last));
         self.changes.push_back((time, range));
     }
 

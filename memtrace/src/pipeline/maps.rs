@@ -27,7 +27,10 @@ pub(super) fn apply(event: &MapEvent, tasks: &mut Tasks) -> Done {
     let row = |action| MapRow::new(*time, (*tgid, *tid), action);
     match action {
         MapAction::Shown(shown) => apply_shown(event, shown, tasks).unwrap_or_default(),
-        MapAction::Call { space, call } => apply_call(event, *space, call, tasks),
+        MapAction::Call { space, call } => {
+            tasks.witness(*time, *tgid, *tid, *space);
+            apply_call(event, *space, call, tasks)
+        }
         MapAction::Copied { parent, child, brk } => {
             tasks.copy(*time, *parent, *child, *brk);
             Done { row: Some(row("fork")), ..Done::default() }

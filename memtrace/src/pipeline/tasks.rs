@@ -37,6 +37,8 @@ pub(super) struct Tasks {
     by_tid: HashMap<Tid, Task>,
     names: BTreeMap<Tgid, Comm>,
     spaces: BTreeMap<SpaceId, Space>,
+    /// Records of the time before are missing.
+    lost_until: Timestamp,
     pub(super) ids: RegionIds,
     /// Tasks that ended and are not forgotten, in order of their ends.
     ended: VecDeque<(Timestamp, Tid)>,
@@ -92,6 +94,7 @@ impl Tasks {
             by_tid: HashMap::new(),
             names: BTreeMap::new(),
             spaces: BTreeMap::new(),
+            lost_until: Timestamp::default(),
             ids: RegionIds::default(),
             ended: VecDeque::new(),
             recent: [None; RECENT],
@@ -173,6 +176,23 @@ impl Tasks {
         Some(task.space)
     }
 
+    /// An event says that `thread` of `process` lives in `space`. If that is news, the record of its birth or of its exec is
+    /// missing; all threads of a process live in one address space.
+    pub(super) fn witness(&mut self, time: Timestamp, process: Tgid, thread: Tid, space: SpaceId) {
+        let lives_here = |task: &Task| task.space == space && task.ended.is_none();
+        if self.by_tid.get(&thread).is_some_and(lives_here) {
+            return;
+        }
+        let others = self.by_tid.iter().filter(|(_, task)| task.tgid == process && task.ended.is_none());
+        let mut threads: Vec<Tid> = others.map(|(tid, _)| *tid).chain([thread, Tid(process.0)]).collect();
+        threads.sort_unstable();
+        threads.dedup();
+        let comm = self.name(process);
+        for tid in threads {
+            self.enter(time, tid, Task { tgid: process, space, comm, ended: None });
+        }
+    }
+
     /// Compares the regions of the process `tgid` with a reading of its maps that ended at `time`; tells of which
     /// address space it is.
     pub(super) fn compare(
@@ -193,6 +213,7 @@ impl Tasks {
 
     /// Regions may have changed unseen: records of the time up to `time` are missing.
     pub(super) fn doubt(&mut self, time: Timestamp) {
+        self.lost_until = self.lost_until.max(time);
         self.spaces.values_mut().for_each(|space| space.regions.doubt(time));
     }
 
@@ -207,12 +228,20 @@ impl Tasks {
             Some(parent) => parent.regions.fork(time, brk, &mut self.ids),
             None => AddressSpace::new(self.page, time, true),
         };
-        self.spaces.insert(child, Space::of(copy));
+        self.add_space(time, child, copy);
+    }
+
+    /// There is a new address space; what happened in it may be among what is missing.
+    fn add_space(&mut self, time: Timestamp, id: SpaceId, mut regions: AddressSpace) {
+        if time <= self.lost_until {
+            regions.doubt(self.lost_until);
+        }
+        self.spaces.insert(id, Space::of(regions));
     }
 
     /// The thread `tid` lives in `space` from now on, which is empty.
     pub(super) fn renew(&mut self, time: Timestamp, tid: Tid, space: SpaceId) {
-        self.spaces.insert(space, Space::of(AddressSpace::loading(self.page, time)));
+        self.add_space(time, space, AddressSpace::loading(self.page, time));
         if let Some(task) = self.by_tid.get(&tid).copied() {
             self.enter(time, tid, Task { space, ended: None, ..task });
         }

@@ -299,7 +299,6 @@ impl AddressSpace {
 
     /// `brk` returned `result`: the end of the heap, moved or not.
     fn broken(&mut self, time: Timestamp, result: VirtAddr, ids: &mut RegionIds) {
-        self.landmarks.start_brk.get_or_insert(result);
         let end = self.page_up(result);
         if let Some(freed) = self.brk.and_then(|before| VirtRange::new(end, before)) {
             self.unmap(time, freed, ids);
