@@ -1,8 +1,10 @@
 //! The address space over time of targets that are large, of others, or of another word size.
 
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
-use memtrace_tests::{directory, ledger::Zoo, memtrace, program, recording::MapRow, require, run::Run};
+use memtrace_tests::{
+    directory, ledger::Zoo, maps::successful_calls, memtrace, program, recording::MapRow, require, run::Run,
+};
 
 #[test]
 fn as_many_vmas_as_the_kernel_allows() {
@@ -108,4 +110,72 @@ fn calls_of_a_32_bit_program_have_their_lengths() {
     assert_eq!(lengths("mmap"), [0x3000]);
     assert_eq!(lengths("munmap"), [0x1000]);
     assert!(lengths("brk").contains(&0x2000), "{rows:#x?}");
+}
+
+/// Makes each rare call once, and prints the names of those that succeeded.
+#[cfg(target_arch = "x86_64")]
+const RARE_CALLS: &str = r#"
+import ctypes, os
+libc = ctypes.CDLL(None)
+libc.syscall.restype = ctypes.c_long
+ALL = 2 ** 64 - 1
+def call(name, number, *args):
+    result = libc.syscall(ctypes.c_long(number), *[ctypes.c_ulong(arg) for arg in args])
+    if name and result >= 0:
+        print(name)
+    return result
+page = call(None, 9, 0, 0x10000, 3, 0x22, ALL, 0)
+call("mlock", 149, page, 0x1000)
+call("mlock", 325, page, 0x1000, 1)
+call("munlock", 150, page, 0x1000)
+call("mlockall", 151, 1)
+call("munlockall", 152)
+call("pkey_mprotect", 329, page, 0x2000, 1, ALL)
+file = os.memfd_create("rare")
+os.ftruncate(file, 0x4000)
+shared = call(None, 9, 0, 0x4000, 3, 1, file, 0)
+call("remap_file_pages", 216, shared, 0x1000, 0, 2, 0)
+call("mseal", 462, page + 0x8000, 0x1000, 0)
+vector = (ctypes.c_ulong * 2)(page, 0x1000)
+call("process_madvise", 440, os.pidfd_open(os.getpid()), ctypes.addressof(vector), 1, 20, 0)
+watch = call(None, 323, 0x80001)
+greeting = (ctypes.c_ulong * 3)(0xaa, 0, 0)
+call(None, 16, watch, 0xc018aa3f, ctypes.addressof(greeting))
+place = (ctypes.c_ulong * 4)(page + 0x4000, 0x2000, 1, 0)
+call("userfaultfd", 16, watch, 0xc020aa00, ctypes.addressof(place))
+call("userfaultfd", 16, watch, 0x8010aa01, ctypes.addressof(place))
+ring = ctypes.c_ulong(0)
+call(None, 206, 8, ctypes.addressof(ring))
+call(None, 207, ring.value)
+segment = call(None, 29, 0, 0x5000, 0o1600)
+one, other = [call("shmat", 30, segment, 0, 0) for _ in range(2)]
+call("shmdt", 67, one)
+call("shmat", 30, segment, other, 0o40000)
+call("shmdt", 67, other)
+call(None, 31, segment, 0, 0)
+"#;
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn rare_calls_are_rows_and_leave_the_map_equal_to_the_kernels() {
+    require!(root);
+    require!(bpf);
+    require!(program "python3" of "python3");
+    require!(@ (Run::new("python3").args(["-c", "import ctypes"]).finish().code() != Some(0))
+        .then(|| "needs a python3 that has ctypes".to_owned()));
+    let recording = memtrace!().record(&["--verify"], &["python3", "-c", RARE_CALLS]).expect_code(0);
+
+    recording.expect_map_identity(1);
+    let rows = recording.maps();
+    let found = successful_calls(&rows);
+    let mut told: BTreeMap<&str, u64> = BTreeMap::new();
+    for name in recording.run.stdout.lines() {
+        *told.entry(name).or_default() += 1;
+    }
+    assert!(told["shmat"] == 3 && told.len() > 6, "{told:?}");
+    for (name, count) in told {
+        assert_eq!(found.get(name), Some(&count), "{name}: {found:?}");
+    }
+    // The kernel unmaps the ring of io_setup(2) with no call of munmap.
+    assert!(rows.iter().any(|row| row.action == "unexplained"), "{rows:#x?}");
 }

@@ -7,15 +7,14 @@
 
 use std::fmt;
 
+mod look;
 mod map;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    pagemap::{PageCategories, StateRun},
-    units::{Nanos, PageSize, Timestamp, VirtAddr, VirtRange},
-};
+use crate::units::{Nanos, PageSize, Timestamp, VirtAddr, VirtRange};
 
+pub use look::{MapsLook, Observation, PageLook, ProbeRequest, ProbeTarget, Seen, Vma};
 pub use map::{CallKind, MapAction, MapCall, MapEvent, MapRequest, ShownVma, flags};
 
 /// A thread-group ID in the initial PID namespace: what the command line calls a PID.
@@ -343,69 +342,6 @@ pub struct HeatCell {
     pub faults: FaultCounts,
 }
 
-/// A look at a traced process, or why there is none.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Observation {
-    /// When the look ended.
-    pub time: Timestamp,
-    /// The process that was looked at.
-    pub tgid: Tgid,
-    /// The address space it was expected to have.
-    pub space: SpaceId,
-    /// What was seen.
-    pub seen: Seen,
-}
-
-/// What a look saw.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Seen {
-    /// All its VMAs.
-    Maps(MapsLook),
-    /// Page state of a range.
-    Pages(PageLook),
-    /// The process is gone, or could not be read.
-    Nothing,
-}
-
-/// A reading of `/proc/PID/maps`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MapsLook {
-    /// When the reading began: what changed since may or may not show.
-    pub began: Timestamp,
-    /// In address order.
-    pub vmas: Vec<Vma>,
-    /// From `/proc/PID/stat`.
-    pub landmarks: Landmarks,
-}
-
-/// Page state of a range; pages in no run are absent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PageLook {
-    /// What was looked at.
-    pub range: VirtRange,
-    /// What the look could tell: without a category here, its absence from a run means nothing.
-    pub told: PageCategories,
-    /// Runs of pages that are not absent, in address order.
-    pub runs: Vec<StateRun>,
-}
-
-/// One row of `/proc/PID/maps`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Vma {
-    /// Addresses.
-    pub range: VirtRange,
-    /// The four characters of maps, such as `rw-p`.
-    pub perms: [u8; 4],
-    /// Offset in the file, in bytes.
-    pub offset: u64,
-    /// Major and minor number of the file's device.
-    pub device: (u32, u32),
-    /// Inode of the file; 0 if there is none, as in maps.
-    pub inode: u64,
-    /// Path or bracketed name as maps prints it; may be empty, may be no UTF-8.
-    pub name: Vec<u8>,
-}
-
 /// Records known to be missing. Never silent: totals across it are lower bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loss {
@@ -462,28 +398,6 @@ impl LossCause {
             Self::UnknownKind => "unknown_kind",
         }
     }
-}
-
-/// A look that the core would like the shell to take.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProbeRequest {
-    /// Process to look at.
-    pub tgid: Tgid,
-    /// Address space it is expected to have.
-    pub space: SpaceId,
-    /// What to look at.
-    pub target: ProbeTarget,
-}
-
-/// What a [`ProbeRequest`] asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ProbeTarget {
-    /// Its VMAs.
-    Maps,
-    /// Page state of these ranges, ascending and apart.
-    Pages(Vec<VirtRange>),
-    /// Its VMAs, and the page state of all of them that some access is allowed to.
-    Everything,
 }
 
 /// Facts about the traced host without which records mean nothing.

@@ -22,6 +22,7 @@ mod checks;
 mod directory;
 mod intervals;
 mod maps;
+mod pages;
 mod tasks;
 mod totals;
 

@@ -18,7 +18,7 @@ use crate::{
     timeline::{FaultRow, MapRow, RegionSummary, TimelineRow},
 };
 
-/// Records what programs do to memory: every page fault, and what the kernel gave for it
+/// Records every page fault and every change of an address space, and what the kernel gave for it
 #[derive(Debug, Parser)]
 #[command(name = "memtrace", version, arg_required_else_help = true)]
 #[command(after_help = "\
@@ -92,7 +92,7 @@ pub(super) struct InputArgs {
     pub(super) strict: bool,
 }
 
-/// Say what a recording holds: totals, latencies, losses, hottest regions
+/// Say what a recording holds: totals, latencies, losses, hottest regions, who maps what
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -184,7 +184,8 @@ const EXPORT_EXAMPLES: &str = "\
 Examples:
   memtrace export memtrace.mtrace -f csv                    the timeline on stdout
   memtrace export memtrace.mtrace -f csv -o timeline.csv    into a file
-  memtrace export memtrace.mtrace -f csv --table faults     every fault";
+  memtrace export memtrace.mtrace -f csv --table faults     every fault
+  memtrace export memtrace.mtrace -f csv --table maps       every change of an address space";
 
 /// The columns of every table, then the examples.
 fn export_details() -> String {

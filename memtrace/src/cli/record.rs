@@ -39,7 +39,7 @@ const NOT_FOUND: u8 = 127;
 /// Exit code when `--duration --kill` ended the command.
 const KILLED: u8 = 124;
 
-/// Trace page faults and page state into a recording.
+/// Trace page faults, changes of address spaces and page state into a recording.
 #[derive(Args, Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "flags that people can give independently")]
 #[command(after_help = "\
@@ -47,6 +47,7 @@ Examples:
   memtrace record -- python3 train.py       trace a command, its threads and its children
   memtrace record -p 4242 --duration 30s    trace a running process for half a minute
   memtrace record --csv live.csv -- make    write the timeline as CSV while recording
+  memtrace record --verify -- make          compare regions with the kernel's at each exit too
 
 Exit codes:
   that of the command, or death by its signal; 125 memtrace failed; 126 the command cannot be
@@ -54,7 +55,7 @@ Exit codes:
 
 Signals:
   ^C stops and writes, a second one does not wait for the command; SIGTERM and SIGHUP go to the
-  command too; SIGUSR2 looks at all regions now
+  command too; SIGUSR2 compares all regions with the kernel's, and looks at their pages
 
 MEMTRACE_DISABLE=fault_tracepoints,pagemap_scan treats these features as missing.")]
 pub(super) struct RecordArgs {
@@ -102,7 +103,8 @@ pub(super) struct RecordArgs {
     #[arg(long, requires = "duration", help_heading = "Limits")]
     kill: bool,
 
-    /// Hold each process at its exit until its maps are compared a last time; while memtrace is stopped, so are they
+    /// With a command or -p: hold each process at its exit until its maps are compared a last time; while memtrace is
+    /// stopped, so are they
     #[arg(long, help_heading = "Limits")]
     verify: bool,
 

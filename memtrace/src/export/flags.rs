@@ -87,6 +87,7 @@ impl fmt::Display for MapFlags {
             Self::LockAll(flags) => write_bits(f, flags, LOCK_ALL),
             Self::Attach(flags) => write_bits(f, flags, ATTACH),
             Self::Watch(mode) => write_bits(f, mode, WATCH),
+            Self::During(number) => write!(f, "syscall_{number}"),
         }
     }
 }

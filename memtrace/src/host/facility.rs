@@ -159,7 +159,7 @@ impl Facility {
                 name: "syscall_names",
                 purpose: "the name of the call that took faults without events",
                 since: "Linux 5.15",
-                without: "the call is unknown",
+                without: "the call is unknown; a change of an address space that nothing explains shows only when maps is next read",
             },
             Self::Pagemap => Description {
                 name: "pagemap",

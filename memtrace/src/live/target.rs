@@ -2,8 +2,8 @@
 //!
 //! Layer: shell. Input: [`Target`], loaded [`Probes`]. Output: armed probes, and [`Armed`].
 //! Source: `perf_event_open(2)`: an inherited event covers tasks that are made after it was opened.
-//! Keeps: what changes address spaces is armed before their maps are read; task events are armed before the list of tasks is read, and the list is read again until it
-//! is stable; no task is counted by two events. Completions are armed before
+//! Keeps: what changes address spaces is armed before their maps are read; task events are armed before the list of tasks
+//! is read, and the list is read again until it is stable; no task is counted by two events. Completions are armed before
 //! entries: a fault in between is recorded without a latency, rather than taken for one that failed.
 //! Not here: launching a command (`session::launch`).
 

@@ -39,12 +39,13 @@ pub(super) fn apply(event: &MapEvent, tasks: &mut Tasks) -> Done {
             tasks.renew(*time, *tid, *space);
             Done::default()
         }
-        MapAction::Unexplained { space, syscall: _ } => {
+        MapAction::Unexplained { space, syscall } => {
             if let Some((regions, _)) = tasks.regions_mut(*space) {
                 regions.doubt(*time);
             }
             let place = Some((*tgid, *space, None));
-            Done { place, row: Some(row("unexplained")), ..Done::default() }
+            let row = MapRow { flags: Some(MapFlags::During(*syscall)), ..row("unexplained") };
+            Done { place, row: Some(row), ..Done::default() }
         }
     }
 }
@@ -90,6 +91,10 @@ fn apply_call(event: &MapEvent, space: SpaceId, call: &MapCall, tasks: &mut Task
         }
         if !goes && result.is_ok() {
             label = label_at(regions, range);
+        }
+        if matches!(request, MapRequest::Shmat { .. }) {
+            // How long a segment is only the region tells.
+            range = label.as_ref().map(|label| label.range).or(range);
         }
     }
     let place = Some((tgid, space, label.as_ref().map(|label: &RegionLabel| label.id)));

@@ -83,6 +83,8 @@ pub enum MapFlags {
     Attach(u64),
     /// `UFFDIO_REGISTER_MODE_*`
     Watch(u64),
+    /// Number of the system call during which something happened that nothing explains.
+    During(u64),
 }
 
 /// Successful calls in one row of the timeline.
