@@ -179,3 +179,23 @@ fn rare_calls_are_rows_and_leave_the_map_equal_to_the_kernels() {
     // The kernel unmaps the ring of io_setup(2) with no call of munmap.
     assert!(rows.iter().any(|row| row.action == "unexplained"), "{rows:#x?}");
 }
+
+#[test]
+fn program_that_perf_may_not_follow_is_a_loss() {
+    require!(root);
+    require!(bpf);
+    require!(btf);
+    let scratch = directory();
+    let hidden = scratch.path().join("hidden");
+    let copy = "cp \"$(command -v sleep)\" \"$0\" && chown 65534 \"$0\" && chmod 4755 \"$0\"";
+    let path = hidden.to_str().expect("a temporary path is text");
+    let _copied = Run::new("sh").args(["-c", copy, path]).finish().expect_code(0);
+
+    let recording = memtrace!().record(&["--verify"], &[path, "0.2"]).expect_code(0);
+
+    let report = recording.report();
+    assert_eq!(report.number("/map_identity/contradictions"), 0, "{}", report.at("/map_identity"));
+    assert_eq!(report.at("/complete"), &serde_json::Value::Bool(false));
+    let losses = recording.losses();
+    assert!(losses.iter().any(|loss| loss.cause == "hidden_program" && loss.count.is_none()), "{losses:?}");
+}

@@ -185,18 +185,7 @@ fn control(header: EventHeader, bytes: &[u8]) -> Option<Record> {
                 comm: Comm::from_raw(comm),
             }))
         }
-        EventKind::EXEC => {
-            let ExecEvent { header: _, space, old_tid, is_space_told, comm, start_brk, start_stack } =
-                ExecEvent::from_bytes(bytes)?;
-            let known = |addr: u64| (addr != 0).then_some(VirtAddr::from_raw(addr));
-            Some(task(TaskAction::Exec {
-                space: SpaceId(space),
-                old_tid: Tid(old_tid),
-                comm: Comm::from_raw(comm),
-                is_space_told: is_space_told != 0,
-                landmarks: Landmarks { start_brk: known(start_brk), start_stack: known(start_stack) },
-            }))
-        }
+        EventKind::EXEC => Some(task(exec(bytes)?)),
         EventKind::EXIT | EventKind::ALIVE | EventKind::LATE => {
             let ExitEvent { header: _, space, group_dead, is_charge_known, account: raw } =
                 ExitEvent::from_bytes(bytes)?;
@@ -254,6 +243,21 @@ fn control(header: EventHeader, bytes: &[u8]) -> Option<Record> {
         }
         _ => None,
     }
+}
+
+/// A program begins to be executed.
+fn exec(bytes: &[u8]) -> Option<TaskAction> {
+    let ExecEvent { header: _, space, old_tid, is_space_told, comm, start_brk, start_stack, is_hidden } =
+        ExecEvent::from_bytes(bytes)?;
+    let known = |addr: u64| (addr != 0).then_some(VirtAddr::from_raw(addr));
+    Some(TaskAction::Exec {
+        space: SpaceId(space),
+        old_tid: Tid(old_tid),
+        comm: Comm::from_raw(comm),
+        is_space_told: is_space_told != 0,
+        landmarks: Landmarks { start_brk: known(start_brk), start_stack: known(start_stack) },
+        is_hidden: is_hidden != 0,
+    })
 }
 
 /// An event in an address space, done by the task in the header at its time.

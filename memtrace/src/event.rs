@@ -198,6 +198,8 @@ pub enum TaskAction {
         is_space_told: bool,
         /// Where its heap begins and its stack is, as far as known.
         landmarks: Landmarks,
+        /// Whether the kernel took the events of perf away that follow the task: completions of faults, and new VMAs.
+        is_hidden: bool,
     },
     /// It ended.
     Exit {
@@ -376,6 +378,8 @@ pub enum LossCause {
     SideBand,
     /// The table of traced tasks was full: new tasks go untraced.
     TaskTable,
+    /// A program that runs with the privileges of another user, or may not be read, is hidden from the events of perf.
+    HiddenProgram,
     /// A record arrived after the reordering window had closed.
     Late,
     /// The recording ends without its end mark, or part of it cannot be read.
@@ -393,6 +397,7 @@ impl LossCause {
             Self::ControlRing => "control_ring",
             Self::SideBand => "side_band",
             Self::TaskTable => "task_table",
+            Self::HiddenProgram => "hidden_program",
             Self::Late => "late",
             Self::TornTail => "torn_tail",
             Self::UnknownKind => "unknown_kind",

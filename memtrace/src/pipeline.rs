@@ -164,6 +164,7 @@ impl Pipeline {
             self.lose(late, rows);
         }
         let Self { order, checks, tasks, intervals, totals, event_rows, .. } = self;
+        let mut hidden = Vec::new();
         for event in order.release(tick) {
             match event {
                 Event::Fault(fault) => {
@@ -174,6 +175,9 @@ impl Pipeline {
                 Event::Task(task) => {
                     totals.task(&task);
                     tasks.apply(&task);
+                    if matches!(task.action, TaskAction::Exec { is_hidden: true, .. }) {
+                        hidden.push(task.time);
+                    }
                     if *event_rows && matches!(task.action, TaskAction::Exit { group_dead: true, .. }) {
                         rows.push(Row::Map(maps::exit_row(&task)));
                     }
@@ -192,7 +196,7 @@ impl Pipeline {
                     let Observation { time, tgid, space, seen } = *look;
                     match seen {
                         Seen::Maps(look) => {
-                            let compared = tasks.compare(time, tgid, &look);
+                            let compared = tasks.compare(time, (tgid, space), &look);
                             checks.compared(time, &look, compared.as_ref());
                             if let Some((_, compared)) = compared {
                                 rows.extend(totals.compared(time, tgid, compared).into_iter().map(Row::Map));
@@ -203,6 +207,10 @@ impl Pipeline {
                     }
                 }
             }
+        }
+        for start in hidden {
+            let cause = LossCause::HiddenProgram;
+            self.lose(Loss { start, end: None, cpu: None, cause, count: None }, rows);
         }
     }
 
@@ -231,6 +239,7 @@ impl Pipeline {
             LossCause::ControlRing
             | LossCause::SideBand
             | LossCause::TaskTable
+            | LossCause::HiddenProgram
             | LossCause::Late
             | LossCause::TornTail
             | LossCause::UnknownKind => true,

@@ -10,7 +10,7 @@ pub mod maps;
 pub mod pages;
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read as _},
     os::unix::fs::FileExt as _,
     time::Instant,
@@ -81,7 +81,7 @@ impl Prober {
             observations.push(Observation { time: clock::boottime(), tgid: *tgid, space: *space, seen });
         };
         let result = match target {
-            ProbeTarget::Maps => self.look_at_maps(Tid(tgid.0)).map(|look| observe(Seen::Maps(look))),
+            ProbeTarget::Maps => self.look_at_maps_of(*tgid).map(|look| observe(Seen::Maps(look))),
             ProbeTarget::Pages(ranges) => self.look_at_pages(*tgid, ranges, observe),
             ProbeTarget::Everything => self.look_at_everything(*tgid, observe),
         };
@@ -115,6 +115,17 @@ impl Prober {
         }
     }
 
+    /// The maps of a process by its leader, or by another thread if that has ended before.
+    fn look_at_maps_of(&mut self, tgid: Tgid) -> Result<MapsLook, ProbeError> {
+        let by_leader = self.look_at_maps(Tid(tgid.0));
+        if !matches!(by_leader, Err(ProbeError::Gone)) {
+            return by_leader;
+        }
+        let threads = fs::read_dir(format!("/proc/{}/task", tgid.0))?;
+        let mut tids = threads.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        tids.find_map(|tid| self.look_at_maps(Tid(tid)).ok()).ok_or(ProbeError::Gone)
+    }
+
     fn look_at_maps(&mut self, tid: Tid) -> Result<MapsLook, ProbeError> {
         let began = clock::boottime();
         let text = self.timed(|_| read_maps(tid))?;
@@ -122,7 +133,7 @@ impl Prober {
     }
 
     fn look_at_everything(&mut self, tgid: Tgid, mut observe: impl FnMut(Seen)) -> Result<(), ProbeError> {
-        let look = self.look_at_maps(Tid(tgid.0))?;
+        let look = self.look_at_maps_of(tgid)?;
         let open = look.vmas.iter().filter(|vma| !vma.perms.starts_with(b"---") && vma.name != b"[vsyscall]");
         let ranges: Vec<VirtRange> = open.map(|vma| vma.range).collect();
         observe(Seen::Maps(look));
@@ -185,7 +196,7 @@ fn landmarks(tid: Tid) -> Landmarks {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, process::Command};
+    use std::process::Command;
 
     use super::*;
     use crate::units::VirtAddr;

@@ -13,7 +13,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -277,7 +277,7 @@ impl AddressSpace {
         let after =
             window.iter().filter_map(|region| clip(region, range.end(), VirtAddr::from_raw(u64::MAX)));
         let pieces: Vec<Piece> = before.chain(pieces).chain(after).collect();
-        let mut taken: Vec<RegionId> = Vec::new();
+        let mut taken = BTreeSet::new();
         for run in pieces
             .chunk_by(|one, next| one.range.end() == next.range.start() && one.traits.is_like(&next.traits))
         {
@@ -304,7 +304,7 @@ impl AddressSpace {
         ids: &mut RegionIds,
         range: VirtRange,
         run: &[Piece],
-        taken: &mut Vec<RegionId>,
+        taken: &mut BTreeSet<RegionId>,
     ) {
         let known = run.iter().filter_map(|piece| match piece.origin {
             Origin::Region { id, born, parent } => Some((id, born, parent)),
@@ -318,7 +318,7 @@ impl AddressSpace {
             });
             (ids.next(), time, parent)
         });
-        taken.push(id);
+        taken.insert(id);
         let Some(traits) = run.first().map(|piece| piece.traits.clone()) else { return };
         self.live.insert(range.start(), Region { id, range, traits, born, parent });
     }
@@ -355,6 +355,13 @@ impl AddressSpace {
     #[must_use]
     pub const fn heap_end(&self) -> Option<VirtAddr> {
         self.brk
+    }
+
+    /// Forgets changes before `time`: readings that began earlier have been compared.
+    fn forget_before(&mut self, time: Timestamp) {
+        while let Some((forgotten, _)) = self.changes.pop_front_if(|(changed, _)| *changed < time) {
+            self.forgotten = forgotten;
+        }
     }
 
     /// `addr`, rounded up to the next page.

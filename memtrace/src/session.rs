@@ -294,7 +294,10 @@ fn plan(
             Entry::Software
         },
         sees_lock: features.is_usable(Facility::LockTracepoint),
-        follows_maps: features.is_usable(Facility::CallTracepoint) && features.is_usable(Facility::SideBand),
+        follows_maps: features.is_usable(Facility::CallTracepoint)
+            && features.is_usable(Facility::SideBand)
+            // What the other threads of the process do is not seen.
+            && !matches!(options.subject, Subject::Running(Target::Threads(_))),
         ring_bytes: u32::try_from(ring.get()).map_err(|_| SessionError::Ring(ring))?,
         possible_cpus,
         verbose: options.verbose,

@@ -5,7 +5,7 @@ record! {
     ///
     /// Offsets are in bytes: into kernel structs from the running kernel's BTF, into records of tracepoints from their
     /// `format` files. Of the two kinds of offsets of tasks only the one that the loaded programs use is set.
-    pub struct Config = 272 {
+    pub struct Config = 280 {
         /// 1 if the offsets into `task_struct` are known; without them what the kernel charged to a task cannot be read.
         pub has_task_layout: u64,
         /// Offset of `min_flt` in `task_struct`.
@@ -22,6 +22,8 @@ record! {
         pub task_mm: u64,
         /// Offset of `total_vm` in `mm_struct`.
         pub mm_total_vm: u64,
+        /// Offset of `flags` in `mm_struct`.
+        pub mm_flags: u64,
         /// Offset of `start_brk` in `mm_struct`.
         pub mm_start_brk: u64,
         /// Offset of `brk` in `mm_struct`.
@@ -93,6 +95,7 @@ impl Config {
         task_signal: 0,
         task_mm: 0,
         mm_total_vm: 0,
+        mm_flags: 0,
         mm_start_brk: 0,
         mm_brk: 0,
         mm_start_stack: 0,

@@ -233,7 +233,7 @@ record! {
 
 record! {
     /// A traced process replaced its address space; the header names the task after it.
-    pub struct ExecEvent = 72 {
+    pub struct ExecEvent = 80 {
         /// Common fields.
         pub header: EventHeader,
         /// The new address space.
@@ -248,6 +248,9 @@ record! {
         pub start_brk: u64,
         /// An address in the stack of the main thread; 0 if unknown.
         pub start_stack: u64,
+        /// 1 if the kernel took the events of perf that follow this task away from it: the program runs with the privileges
+        /// of another user, or may not be read.
+        pub is_hidden: u64,
     }
 }
 

@@ -130,6 +130,7 @@ pub(crate) fn exec(ctx: &impl EbpfContext, task: u64, old_tid: u64) -> i32 {
             comm: bpf_get_current_comm().unwrap_or_default(),
             start_brk,
             start_stack,
+            is_hidden: vma::is_hidden(task).into(),
         });
         entry.submit(emit::NO_WAKEUP);
     }

@@ -185,12 +185,13 @@ fn effective(request: Request, section_ns: u64, result: i64) -> u64 {
     let now = emit::now();
     let is_error = -4096 < result && result < 0;
     let may_wait = match request.call {
-        Call::MUNMAP | Call::MREMAP | Call::BRK | Call::SHMDT | Call::PRCTL => true,
+        Call::MUNMAP | Call::MREMAP | Call::BRK | Call::SHMDT => true,
         Call::MMAP
         | Call::MMAP2
         | Call::MPROTECT
         | Call::PKEY_MPROTECT
         | Call::SHMAT
+        | Call::PRCTL
         | Call::REMAP_FILE_PAGES => now - section_ns < STALE_NS,
         Call::MADVISE => FORK_ADVICE.contains(&request.argument(2)) && now - section_ns < STALE_NS,
         _ => false,
@@ -230,7 +231,10 @@ pub(crate) fn locked(mm: u64, alone: bool) -> i32 {
     let result = match request.call {
         Call::MUNMAP => 0,
         Call::BRK | Call::MREMAP => request.argument(0) as i64,
-        _ => return 0,
+        _ => {
+            tell_unexplained(state, request);
+            return 0;
+        }
     };
     // SAFETY: as above.
     unsafe { (*state).flags |= TaskState::CALL_TOLD };
@@ -249,18 +253,23 @@ fn total_vm(mm: u64) -> u64 {
 pub(crate) fn section_ends(state: *mut TaskState, mm: u64) {
     let now = emit::now();
     // SAFETY: `state` is the current task's own element.
-    let (space, flags) = unsafe {
+    unsafe {
         (*state).section_ns = now;
         (*state).flags &= !TaskState::WRITING;
         if (*state).total_vm != total_vm(mm) {
             (*state).flags |= TaskState::RESIZED;
         }
-        ((*state).space, (*state).flags)
-    };
-    let Some(regs) = registers() else {
-        return;
-    };
-    let request = request(regs);
+    }
+    if let Some(regs) = registers() {
+        tell_unexplained(state, request(regs));
+    }
+}
+
+/// Records that the current task changed a memory map, unless `request`, the call in flight, tells of it.
+#[inline(always)]
+fn tell_unexplained(state: *const TaskState, request: Request) {
+    // SAFETY: `state` is the current task's own element.
+    let (space, flags) = unsafe { ((*state).space, (*state).flags) };
     // Outside a system call, as in a fault that makes the stack grow, there is no number.
     if flags & TaskState::EXITED != 0 || request.explains() || (request.number as i32) < 0 {
         return;
@@ -319,6 +328,18 @@ pub(crate) fn mm_of(task: u64) -> u64 {
 #[inline(always)]
 pub(crate) fn brk_of(task: u64) -> u64 {
     read_kernel(mm_of(task), config!(mm_brk))
+}
+
+/// Whether the kernel took the events of perf away from `task` because the program that it executes is not its user's to
+/// look into: `get_dumpable(mm)` is not `SUID_DUMP_USER` (`begin_new_exec` of `fs/exec.c`).
+#[inline(always)]
+pub(crate) fn is_hidden(task: u64) -> bool {
+    const DUMPABLE_MASK: u64 = 3;
+    const SUID_DUMP_USER: u64 = 1;
+    let follows_tasks = config!(join_groups) == 0 && config!(whole_system) == 0;
+    follows_tasks
+        && config!(has_task_layout) != 0
+        && read_kernel::<u64>(mm_of(task), config!(mm_flags)) & DUMPABLE_MASK != SUID_DUMP_USER
 }
 
 /// Where the heap of `task` begins, and an address in its first stack; 0 if unknown.

@@ -61,6 +61,7 @@ fn offsets(bytes: &[u8]) -> Result<Config, BtfError> {
         task_signal: btf.offset(task, &["signal"])?,
         task_mm: btf.offset(task, &["mm"])?,
         mm_total_vm: btf.offset(mm, &["total_vm"])?,
+        mm_flags: btf.offset(mm, &["flags"])?,
         mm_start_brk: btf.offset(mm, &["start_brk"])?,
         mm_brk: btf.offset(mm, &["brk"])?,
         mm_start_stack: btf.offset(mm, &["start_stack"])?,

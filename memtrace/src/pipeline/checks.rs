@@ -1,7 +1,7 @@
 //! When to compare the regions of an address space with its maps.
 //!
 //! Reading maps costs in proportion to the number of VMAs, and holds up the process while it lasts. So each address space is
-//! read every second, or less often where a reading takes longer than a hundredth of that.
+//! read every second, or less often where all readings together take longer than a hundredth of that.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ const PERIOD: Nanos = Nanos::new(1_000_000_000);
 /// The same where the regions are not known: at least this, and otherwise as many times shorter.
 const SOON: Nanos = Nanos::new(50_000_000);
 const SOONER: u64 = 20;
-/// How many times its own duration a reading is away from the next.
+/// How many times as long as all readings together is the time between two of one address space.
 const SPARING: u64 = 100;
 
 /// The next reading of each address space.
@@ -29,7 +29,8 @@ pub(super) struct Checks {
 #[derive(Clone, Copy, Debug)]
 struct Due {
     asked: Timestamp,
-    period: Nanos,
+    /// How long the last reading took.
+    took: Nanos,
 }
 
 impl Checks {
@@ -41,7 +42,7 @@ impl Checks {
         space: SpaceId,
         requests: &mut Vec<ProbeRequest>,
     ) {
-        let due = self.due.entry(space).or_insert(Due { asked: now, period: PERIOD });
+        let due = self.due.entry(space).or_insert(Due { asked: now, took: Nanos::default() });
         due.asked = now;
         requests.push(ProbeRequest { tgid, space, target: ProbeTarget::Maps });
     }
@@ -54,9 +55,12 @@ impl Checks {
         tasks: &Tasks,
         requests: &mut Vec<ProbeRequest>,
     ) {
+        let all = self.due.values().fold(0, |sum: u64, due| sum.saturating_add(due.took.get()));
+        let period = PERIOD.max(Nanos::new(all.saturating_mul(SPARING)));
+        let soon = SOON.max(Nanos::new(period.get() / SOONER));
         for (space, tgid) in directory.iter() {
-            let Due { asked, period } = *self.due.entry(space).or_insert(Due { asked: now, period: PERIOD });
-            let soon = SOON.max(Nanos::new(period.get() / SOONER));
+            let unknown = Due { asked: now, took: Nanos::default() };
+            let Due { asked, .. } = *self.due.entry(space).or_insert(unknown);
             let period = if tasks.is_doubtful(space) { soon } else { period };
             if asked.after(period) <= now {
                 self.ask(now, tgid, space, requests);
@@ -72,9 +76,8 @@ impl Checks {
         look: &MapsLook,
         compared: Option<&(SpaceId, Comparison)>,
     ) {
-        let took = time.since(look.began).get().saturating_mul(SPARING);
         if let Some(due) = compared.and_then(|(space, _)| self.due.get_mut(space)) {
-            due.period = PERIOD.max(Nanos::new(took));
+            due.took = time.since(look.began);
         }
     }
 }

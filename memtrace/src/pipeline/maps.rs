@@ -201,9 +201,8 @@ impl MapTotals {
         match *request {
             MapRequest::Mmap { length, .. } => {
                 grown = length;
-                self.mapped.insert((space, result), (length, event.time));
-                if self.mapped.len() > REMEMBERED {
-                    self.mapped.pop_first();
+                if self.mapped.len() < REMEMBERED {
+                    self.mapped.insert((space, result), (length, event.time));
                 }
             }
             MapRequest::Munmap { addr, length } => {

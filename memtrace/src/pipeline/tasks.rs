@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use super::END_OF_TIME;
 use crate::{
     event::{Comm, Fault, MapsLook, SpaceId, TaskAction, TaskEvent, Tgid, Tid},
     region::{AddressSpace, Comparison, RegionIds, Retired},
@@ -194,14 +195,16 @@ impl Tasks {
     }
 
     /// Compares the regions of the process `tgid` with a reading of its maps that ended at `time`; tells of which
-    /// address space it is.
+    /// address space it is. When it was asked for, that was `asked_for`.
     pub(super) fn compare(
         &mut self,
         time: Timestamp,
-        tgid: Tgid,
+        (tgid, asked_for): (Tgid, SpaceId),
         look: &MapsLook,
     ) -> Option<(SpaceId, Comparison)> {
-        let id = self.space_of(tgid, Tid(tgid.0))?;
+        // Of single threads that are traced, none may lead its process.
+        let asked_for = self.spaces.contains_key(&asked_for).then_some(asked_for);
+        let id = self.space_of(tgid, Tid(tgid.0)).or(asked_for)?;
         self.spaces.get(&id).filter(|space| space.died.is_none())?;
         let (regions, ids) = self.regions_mut(id)?;
         let comparison = regions.compare(time, look, ids);
@@ -259,7 +262,7 @@ impl Tasks {
             TaskAction::Join { space, comm, parent: _ } => {
                 self.enter(time, tid, Task { tgid, space, comm, ended: None });
             }
-            TaskAction::Exec { space, old_tid, comm, is_space_told, landmarks } => {
+            TaskAction::Exec { space, old_tid, comm, is_space_told, landmarks, is_hidden } => {
                 if old_tid != tid {
                     self.leave(time, old_tid);
                 }
@@ -268,6 +271,9 @@ impl Tasks {
                     regions.complete(time, landmarks);
                     if !is_space_told || !follows_maps {
                         regions.doubt(time);
+                    }
+                    if is_hidden {
+                        regions.doubt(END_OF_TIME);
                     }
                 }
             }

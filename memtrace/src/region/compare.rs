@@ -74,6 +74,7 @@ impl AddressSpace {
             self.replace(time, ids, range, corrected.into_iter().collect(), &[]);
         }
         self.rename(&seen);
+        self.forget_before(*began);
         if self.doubtful.is_some_and(|since| *began >= since) {
             self.doubtful = None;
         }

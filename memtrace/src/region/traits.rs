@@ -149,9 +149,10 @@ impl Traits {
         Self { name, ..self }
     }
 
-    /// The same under the name that maps shows now, if it is of a file.
+    /// The same under the name that maps shows now, if it is of a file. For a target with another root directory maps shows
+    /// more of the path than the target sees.
     pub(super) fn with_path_of(&self, other: &Self) -> Option<Self> {
-        let is_file = self.content != Content::Plain && self.name != other.name;
+        let is_file = self.content != Content::Plain && !other.name.ends_with(&self.name);
         is_file.then(|| Self { name: other.name.clone(), ..self.clone() })
     }
 

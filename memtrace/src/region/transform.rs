@@ -161,7 +161,7 @@ impl AddressSpace {
     ) {
         let range = shown.vma.range;
         let traits = Traits::of_shown(shown);
-        if new.is_none() && traits.is_nameless() && self.is_top(range.end()) {
+        if new.is_none() && traits.is_nameless() && self.is_top(range.end()) && self.is_free_or_stack(range) {
             // Here the kernel builds the stack of a program that it is about to execute, in an address space that nobody
             // lives in yet (`bprm_mm_init` of `fs/exec.c`); it shows it if it grows there.
             return;
@@ -208,11 +208,18 @@ impl AddressSpace {
         }
     }
 
+    /// Whether nothing is mapped in `range` but the stack, which lies there if addresses are not randomised.
+    fn is_free_or_stack(&self, range: VirtRange) -> bool {
+        let start_stack = self.landmarks.start_stack;
+        self.overlapping(range).all(|held| start_stack.is_some_and(|stack| held.range.contains(stack)))
+    }
+
     /// Whether no address of user space is as high as `end`: a power of two bounds it, on x86-64 less a page.
     fn is_top(&self, end: VirtAddr) -> bool {
         const LEAST: u64 = 1 << 36;
         let end = end.as_raw();
-        end >= LEAST && (end.is_power_of_two() || (end + self.page.bytes()).is_power_of_two())
+        let behind = end.saturating_add(self.page.bytes());
+        end >= LEAST && (end.is_power_of_two() || behind.is_power_of_two())
     }
 
     /// Nothing is mapped in `range` any more.
@@ -234,8 +241,8 @@ impl AddressSpace {
     ) {
         let Some(new) = self.span(new_addr, new_size) else { return };
         let old = self.span(old_addr, old_size);
-        if new_addr == old_addr {
-            let end = old.map_or(old_addr, VirtRange::end);
+        if let Some(old) = old.filter(|_| new_addr == old_addr) {
+            let end = old.end();
             if let Some(rest) = VirtRange::new(new.end(), end) {
                 self.unmap(time, rest, ids);
             } else if let Some(added) = VirtRange::new(end, new.end()) {

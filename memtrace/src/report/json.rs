@@ -129,6 +129,7 @@ impl Report {
             "control": self.lost(LossCause::ControlRing),
             "side_band": self.lost(LossCause::SideBand),
             "tasks": self.lost(LossCause::TaskTable),
+            "hidden_programs": self.lost(LossCause::HiddenProgram),
             "late": self.lost(LossCause::Late),
             "unknown_kind": self.lost(LossCause::UnknownKind),
             "gaps": self.summary.losses.len(),

@@ -77,7 +77,14 @@ fn events(time: Timestamp, number: u64, step: &Step) -> Vec<Record> {
             let (is_space_told, landmarks) = (true, Landmarks::default());
             vec![
                 map(MapAction::Renewed { space }),
-                task(TaskAction::Exec { space, old_tid: tid, comm, is_space_told, landmarks }),
+                task(TaskAction::Exec {
+                    space,
+                    old_tid: tid,
+                    comm,
+                    is_space_told,
+                    landmarks,
+                    is_hidden: false,
+                }),
                 shown(),
             ]
         }

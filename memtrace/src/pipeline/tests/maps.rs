@@ -53,6 +53,7 @@ fn exec_action() -> TaskAction {
         old_tid: Tid(TGID.0),
         comm: Comm::from_text("next"),
         is_space_told: true,
+        is_hidden: false,
         landmarks: Landmarks { start_brk: None, start_stack: Some(addr(0x7_7ff0)) },
     }
 }

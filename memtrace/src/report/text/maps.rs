@@ -113,6 +113,7 @@ impl Report {
             LossCause::EventsRing | LossCause::SideBand => false,
             LossCause::ControlRing
             | LossCause::TaskTable
+            | LossCause::HiddenProgram
             | LossCause::Late
             | LossCause::TornTail
             | LossCause::UnknownKind => true,
