@@ -63,6 +63,8 @@ fn stressed(options: &[&str], fight: &Fight, args: &[&str]) -> (Recording, Stres
 fn fights_over_addresses_leave_the_map_equal_to_the_kernels() {
     require!(root);
     require!(bpf);
+    // Without the tracepoints of the memory-map lock changes are in the order in which calls return.
+    require!(kernel "5.11");
     let fight = fight();
     let (recording, _) = stressed(&[], &fight, &[]);
 
@@ -74,6 +76,7 @@ fn fights_over_addresses_leave_the_map_equal_to_the_kernels() {
 fn every_successful_call_of_a_fight_is_a_row() {
     require!(root);
     require!(bpf);
+    require!(kernel "5.11");
     let (recording, ledger) = stressed(&[], &SHORT, &[]);
 
     let rows = recording.maps();
@@ -90,6 +93,7 @@ fn every_successful_call_of_a_fight_is_a_row() {
 fn storm_that_overflows_the_ring_of_faults_costs_no_region() {
     require!(root);
     require!(bpf);
+    require!(kernel "5.11");
     let fight = fight();
     let (recording, ledger) = stressed(&["--ring-size", "64K"], &fight, &["--storm-threads", "2"]);
 
@@ -102,6 +106,7 @@ fn storm_that_overflows_the_ring_of_faults_costs_no_region() {
 fn regions_are_learnt_anew_after_a_loss_of_map_events() {
     require!(root);
     require!(bpf);
+    require!(kernel "5.11");
     require!(@ is_slow().then(|| "needs a machine that makes 200,000 calls in seconds".to_owned()));
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     // More calls than the ring of map events holds while nobody reads it, and then more of them.

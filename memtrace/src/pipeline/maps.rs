@@ -63,9 +63,9 @@ fn apply_shown(event: &MapEvent, shown: &ShownVma, tasks: &mut Tasks) -> Option<
     let action = if regions.is_loading() { "exec" } else { "stack" };
     regions.settle(ids);
     let range = shown.vma.range;
-    let label = regions.find(range.start()).map(|region| regions.label(region));
-    let place = Some((tgid, space, label.as_ref().map(|label| label.id)));
-    let row = MapRow { range: Some(range), ..MapRow::new(time, (tgid, tid), action) }.with_label(label);
+    let label = regions.label(regions.find(range.start())?);
+    let place = Some((tgid, space, Some(label.id)));
+    let row = MapRow { range: Some(range), ..MapRow::new(time, (tgid, tid), action) }.with_label(Some(label));
     Some(Done { place, succeeded: None, row: Some(row) })
 }
 
