@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fs};
 
 use memtrace_tests::{
     ledger::{Ledger, Stretch, Zoo},
+    maps::emulated,
     memtrace, program,
     recording::{MapRow, RegionRow},
     require,
@@ -57,6 +58,7 @@ impl Visit {
 fn regions_are_called_what_they_are() {
     require!(root);
     require!(bpf);
+    require!(@ emulated());
     let visit = Visit::new();
 
     visit.expect("thread_stack", "thread-stack", &[]);
@@ -95,6 +97,7 @@ impl Drop for Pool {
 fn hugetlb_mapping_is_hugetlb() {
     require!(root);
     require!(bpf);
+    require!(@ emulated());
     let _pool = Pool::fill();
     let visit = Visit::new();
 
@@ -106,6 +109,7 @@ fn hugetlb_mapping_is_hugetlb() {
 fn stack_grows_as_one_region() {
     require!(root);
     require!(bpf);
+    require!(@ emulated());
     let visit = Visit::new();
     let grown = visit.region(visit.zoo.things["stack"]);
 
@@ -122,6 +126,7 @@ fn stack_grows_as_one_region() {
 fn moved_region_keeps_its_number() {
     require!(root);
     require!(bpf);
+    require!(@ emulated());
     let visit = Visit::new();
     let (from, to) = (visit.zoo.things["moved_from"], visit.zoo.things["moved"]);
 
@@ -139,6 +144,7 @@ fn moved_region_keeps_its_number() {
 fn munmap_in_the_middle_leaves_two_related_regions() {
     require!(root);
     require!(bpf);
+    require!(@ emulated());
     let visit = Visit::new();
     let [low, high] = ["split_low", "split_high"].map(|what| {
         let place = visit.zoo.things[what];
@@ -155,6 +161,7 @@ fn munmap_in_the_middle_leaves_two_related_regions() {
 fn each_flip_of_a_page_of_code_is_a_row() {
     require!(root);
     require!(bpf);
+    require!(@ emulated());
     let visit = Visit::new();
     let page = visit.zoo.things["jit"];
 
@@ -172,6 +179,7 @@ fn each_flip_of_a_page_of_code_is_a_row() {
 fn fork_copies_the_map_but_for_what_is_kept_from_it() {
     require!(root);
     require!(bpf);
+    require!(@ emulated());
     let visit = Visit::new();
     let child = visit.zoo.child.expect("the zoo forks");
     let is_copied = |what: &str| {
@@ -189,6 +197,7 @@ fn fork_copies_the_map_but_for_what_is_kept_from_it() {
 fn every_fault_knows_its_region_and_offset() {
     require!(root);
     require!(bpf);
+    require!(@ emulated());
     let recording = memtrace!().record(&[], &[program!("touch"), "write"]).expect_code(0);
     let _complete = recording.expect_complete();
     let ledger: Ledger = recording.run.last_line();

@@ -7,7 +7,12 @@ use std::{
 };
 
 use memtrace_tests::{
-    ledger::Stress, maps::successful_calls, memtrace, program, recording::Recording, require, run::Run,
+    ledger::Stress,
+    maps::{emulated, successful_calls},
+    memtrace, program,
+    recording::Recording,
+    require,
+    run::Run,
 };
 use rustix::process::Signal;
 
@@ -63,6 +68,7 @@ fn stressed(options: &[&str], fight: &Fight, args: &[&str]) -> (Recording, Stres
 fn fights_over_addresses_leave_the_map_equal_to_the_kernels() {
     require!(root);
     require!(bpf);
+    require!(@ emulated());
     // Without the tracepoints of the memory-map lock changes are in the order in which calls return.
     require!(kernel "5.11");
     let fight = fight();
@@ -76,6 +82,7 @@ fn fights_over_addresses_leave_the_map_equal_to_the_kernels() {
 fn every_successful_call_of_a_fight_is_a_row() {
     require!(root);
     require!(bpf);
+    require!(@ emulated());
     require!(kernel "5.11");
     let (recording, ledger) = stressed(&[], &SHORT, &[]);
 
@@ -93,6 +100,7 @@ fn every_successful_call_of_a_fight_is_a_row() {
 fn storm_that_overflows_the_ring_of_faults_costs_no_region() {
     require!(root);
     require!(bpf);
+    require!(@ emulated());
     require!(kernel "5.11");
     let fight = fight();
     let (recording, ledger) = stressed(&["--ring-size", "64K"], &fight, &["--storm-threads", "2"]);
@@ -106,6 +114,7 @@ fn storm_that_overflows_the_ring_of_faults_costs_no_region() {
 fn regions_are_learnt_anew_after_a_loss_of_map_events() {
     require!(root);
     require!(bpf);
+    require!(@ emulated());
     require!(kernel "5.11");
     require!(@ is_slow().then(|| "needs a machine that makes 200,000 calls in seconds".to_owned()));
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);

@@ -19,7 +19,7 @@ const BUDGET: u32 = 20_000;
 /// The plans that sessions make here, and some that they make on kernels with less.
 fn plans(features: &Features) -> Vec<Plan> {
     let here = features.offsets().expect("this host can record");
-    let syscalls = features.is_usable(Facility::SyscallNames).into();
+    let syscalls = u64::from(features.is_usable(Facility::SyscallNames));
     // Offsets are numbers to the verifier; which programs there are depends on the first field alone.
     let layouts = if here.has_task_layout == 1 { vec![1, 0] } else { vec![0] };
     let mut plans = Vec::new();
@@ -37,7 +37,7 @@ fn plans(features: &Features) -> Vec<Plan> {
                         follow_forks: 1,
                         page_size: 4096,
                         cgroup_path_len: 8 * join_groups,
-                        has_task_pt_regs: syscalls,
+                        has_task_pt_regs: syscalls * has_task_layout,
                         ..here
                     },
                     cgroup_path: if join_groups == 1 { "/a/group".to_owned() } else { String::new() },

@@ -282,7 +282,8 @@ fn plan(
         cgroup_hierarchy: cgroup.map_or(0, |cgroup| cgroup.hierarchy.into()),
         cgroup_path_len: cgroup.map_or(0, |cgroup| cgroup.path.len() as u64),
         page_size: rustix::param::page_size() as u64,
-        has_task_pt_regs: features.is_usable(Facility::SyscallNames).into(),
+        // The helper takes a typed pointer, which the verifier knows from BTF.
+        has_task_pt_regs: (offsets.has_task_layout != 0 && features.is_usable(Facility::SyscallNames)).into(),
         ..offsets
     };
     Ok(Plan {
