@@ -1,6 +1,8 @@
 //! What the entry points do, one concern per file.
 
-use aya_ebpf::programs::TracePointContext;
+use core::ffi::c_void;
+
+use aya_ebpf::{helpers::generated, programs::TracePointContext};
 
 pub(crate) mod account;
 pub(crate) mod cgroup;
@@ -24,11 +26,17 @@ macro_rules! config {
 pub(crate) use config;
 
 /// Reads a `T` at `offset` bytes from the kernel object at `base`; zero if it cannot be read.
+///
+/// What the helper returns is not looked at: it fills the value with zeros when it fails, and a branch for each read
+/// would multiply the paths that the verifier walks.
 #[inline(always)]
 pub(crate) fn read_kernel<T: Copy + Default>(base: u64, offset: u64) -> T {
-    let source = base.wrapping_add(offset) as *const T;
-    // SAFETY: the helper checks the address and returns an error for a bad one.
-    unsafe { aya_ebpf::helpers::bpf_probe_read_kernel(source) }.unwrap_or_default()
+    let source = base.wrapping_add(offset) as *const c_void;
+    let mut value = T::default();
+    // SAFETY: `value` has room for the length; the helper checks the address.
+    let _unreadable =
+        unsafe { generated::bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, source) };
+    value
 }
 
 /// Reads a `T` at `offset` bytes of the record of a classic tracepoint; zero if it cannot be read.
