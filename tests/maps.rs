@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, fs};
 
 use memtrace_tests::{
     ledger::{Ledger, Stretch, Zoo},
-    maps::emulated,
     memtrace, program,
     recording::{MapRow, RegionRow},
     require,
@@ -58,7 +57,6 @@ impl Visit {
 fn regions_are_called_what_they_are() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     let visit = Visit::new();
 
     visit.expect("thread_stack", "thread-stack", &[]);
@@ -97,7 +95,6 @@ impl Drop for Pool {
 fn hugetlb_mapping_is_hugetlb() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     let _pool = Pool::fill();
     let visit = Visit::new();
 
@@ -109,7 +106,6 @@ fn hugetlb_mapping_is_hugetlb() {
 fn stack_grows_as_one_region() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     let visit = Visit::new();
     let grown = visit.region(visit.zoo.things["stack"]);
 
@@ -126,7 +122,6 @@ fn stack_grows_as_one_region() {
 fn moved_region_keeps_its_number() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     let visit = Visit::new();
     let (from, to) = (visit.zoo.things["moved_from"], visit.zoo.things["moved"]);
 
@@ -144,7 +139,6 @@ fn moved_region_keeps_its_number() {
 fn munmap_in_the_middle_leaves_two_related_regions() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     let visit = Visit::new();
     let [low, high] = ["split_low", "split_high"].map(|what| {
         let place = visit.zoo.things[what];
@@ -161,7 +155,6 @@ fn munmap_in_the_middle_leaves_two_related_regions() {
 fn each_flip_of_a_page_of_code_is_a_row() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     let visit = Visit::new();
     let page = visit.zoo.things["jit"];
 
@@ -179,7 +172,6 @@ fn each_flip_of_a_page_of_code_is_a_row() {
 fn fork_copies_the_map_but_for_what_is_kept_from_it() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     let visit = Visit::new();
     let child = visit.zoo.child.expect("the zoo forks");
     let is_copied = |what: &str| {
@@ -197,7 +189,6 @@ fn fork_copies_the_map_but_for_what_is_kept_from_it() {
 fn every_fault_knows_its_region_and_offset() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     let recording = memtrace!().record(&[], &[program!("touch"), "write"]).expect_code(0);
     let _complete = recording.expect_complete();
     let ledger: Ledger = recording.run.last_line();

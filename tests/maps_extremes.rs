@@ -3,20 +3,13 @@
 use std::{collections::BTreeMap, fs};
 
 use memtrace_tests::{
-    directory,
-    ledger::Zoo,
-    maps::{emulated, successful_calls},
-    memtrace, program,
-    recording::MapRow,
-    require,
-    run::Run,
+    directory, ledger::Zoo, maps::successful_calls, memtrace, program, recording::MapRow, require, run::Run,
 };
 
 #[test]
 fn as_many_vmas_as_the_kernel_allows() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     let recording =
         memtrace!().record(&["--verify"], &[program!("mapzoo"), "--vmas", "65000"]).expect_code(0);
 
@@ -35,7 +28,6 @@ fn as_many_vmas_as_the_kernel_allows() {
 fn target_of_another_user() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     require!(program "setpriv" of "util-linux");
     let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
     let recording = memtrace!().record(&["--verify"], &[&nobody[..], &["ls", "/"]].concat()).expect_code(0);
@@ -47,7 +39,6 @@ fn target_of_another_user() {
 fn target_in_namespaces_of_its_own() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     require!(program "unshare" of "util-linux");
     // A file that only the target sees under this name.
     let script = "mkdir m && mount -t tmpfs none m && cp \"$(command -v sleep)\" m/hidden && m/hidden 0.3";
@@ -95,7 +86,6 @@ _start:
 fn calls_of_a_32_bit_program_have_their_lengths() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     require!(program "as" of "binutils");
     require!(program "ld" of "binutils");
     let scratch = directory();
@@ -170,7 +160,6 @@ call(None, 31, segment, 0, 0)
 fn rare_calls_are_rows_and_leave_the_map_equal_to_the_kernels() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     require!(program "python3" of "python3");
     require!(@ (Run::new("python3").args(["-c", "import ctypes"]).finish().code() != Some(0))
         .then(|| "needs a python3 that has ctypes".to_owned()));
@@ -195,7 +184,6 @@ fn rare_calls_are_rows_and_leave_the_map_equal_to_the_kernels() {
 fn program_that_perf_may_not_follow_is_a_loss() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     require!(btf);
     let scratch = directory();
     let hidden = scratch.path().join("hidden");

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use memtrace_tests::{directory, maps::emulated, memtrace, recording::Recording, require, run::Run};
+use memtrace_tests::{directory, memtrace, recording::Recording, require, run::Run};
 
 /// Records `script` in a shell, with its maps compared at the end of every process; all comparisons must agree.
 #[track_caller]
@@ -38,7 +38,6 @@ const HELLO: &str = "int puts(const char *);\nint main(void) { return puts(\"hel
 fn python_with_many_modules() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     require!(program "python3" of "python3");
     // Not every installation has all of them.
     let _recording = expect_identity(
@@ -52,7 +51,6 @@ fn python_with_many_modules() {
 fn python_with_numpy() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     require!(program "python3" of "python3");
     // The distribution's package is for the distribution's Python.
     let has_numpy = |python: &&str| {
@@ -69,7 +67,6 @@ fn python_with_numpy() {
 fn java() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     require!(program "java" of "default-jre-headless");
     let _recording = expect_identity("java -version");
 }
@@ -78,7 +75,6 @@ fn java() {
 fn node() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     require!(program "node" of "nodejs");
     let _recording = expect_identity("node -e 'console.log([...Array(1000).keys()].map(String).join())'");
 }
@@ -87,7 +83,6 @@ fn node() {
 fn compiler_and_its_children() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     require!(program "gcc" of "gcc");
     let recording = expect_identity(
         "printf 'int puts(const char *);\\nint main(void) { return puts(\"\") < 0; }\\n' >a.c && gcc -O2 -o a a.c",
@@ -101,7 +96,6 @@ fn compiler_and_its_children() {
 fn redis_that_forks_to_save() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     require!(program "redis-server" of "redis-server");
     require!(program "redis-cli" of "redis-tools");
     let script = r#"
@@ -120,7 +114,6 @@ fn redis_that_forks_to_save() {
 fn position_independent_program() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     require!(program "gcc" of "gcc");
     expect_identity_of_c(&["-pie", "-fPIE"]);
 }
@@ -129,7 +122,6 @@ fn position_independent_program() {
 fn program_at_fixed_addresses() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     require!(program "gcc" of "gcc");
     expect_identity_of_c(&["-no-pie"]);
 }
@@ -138,7 +130,6 @@ fn program_at_fixed_addresses() {
 fn static_program() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     require!(program "gcc" of "gcc");
     expect_identity_of_c(&["-static"]);
 }
@@ -147,7 +138,6 @@ fn static_program() {
 fn static_position_independent_program() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     require!(program "gcc" of "gcc");
     expect_identity_of_c(&["-static-pie"]);
 }

@@ -7,12 +7,7 @@ use std::{
 };
 
 use memtrace_tests::{
-    ledger::Stress,
-    maps::{emulated, successful_calls},
-    memtrace, program,
-    recording::Recording,
-    require,
-    run::Run,
+    ledger::Stress, maps::successful_calls, memtrace, program, recording::Recording, require, run::Run,
 };
 use rustix::process::Signal;
 
@@ -39,11 +34,17 @@ fn fight() -> Fight {
     if is_slow() { SHORT } else { LONG }
 }
 
-/// Whether this machine is many times slower than any that people work on, as an emulated one is.
+/// Whether this machine is many times slower than any that people work on, as an emulated one is: 2,000 calls take those
+/// a hundredth of a second.
 fn is_slow() -> bool {
-    let began = Instant::now();
-    let _done = Run::new(program!("mapstress")).args(["--calls", "2000"]).finish().expect_code(0);
-    began.elapsed() > Duration::from_secs(1)
+    const SLOW: Duration = Duration::from_millis(100);
+    let fight = || {
+        let began = Instant::now();
+        let _done = Run::new(program!("mapstress")).args(["--calls", "2000"]).finish().expect_code(0);
+        began.elapsed()
+    };
+    // The fastest of several: others may have had the CPUs.
+    (0..5).map(|_| fight()).all(|took| took > SLOW)
 }
 
 /// Records a fight, and asks for full looks all the while.
@@ -68,7 +69,6 @@ fn stressed(options: &[&str], fight: &Fight, args: &[&str]) -> (Recording, Stres
 fn fights_over_addresses_leave_the_map_equal_to_the_kernels() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     // Without the tracepoints of the memory-map lock changes are in the order in which calls return.
     require!(kernel "5.11");
     let fight = fight();
@@ -82,7 +82,6 @@ fn fights_over_addresses_leave_the_map_equal_to_the_kernels() {
 fn every_successful_call_of_a_fight_is_a_row() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     require!(kernel "5.11");
     let (recording, ledger) = stressed(&[], &SHORT, &[]);
 
@@ -100,10 +99,9 @@ fn every_successful_call_of_a_fight_is_a_row() {
 fn storm_that_overflows_the_ring_of_faults_costs_no_region() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     require!(kernel "5.11");
     let fight = fight();
-    let (recording, ledger) = stressed(&["--ring-size", "64K"], &fight, &["--storm-threads", "2"]);
+    let (recording, ledger) = stressed(&["--ring-size", "4K"], &fight, &["--storm-threads", "2"]);
 
     recording.expect_map_identity(fight.checks);
     assert!(ledger.storm_faults > 0);
@@ -114,7 +112,6 @@ fn storm_that_overflows_the_ring_of_faults_costs_no_region() {
 fn regions_are_learnt_anew_after_a_loss_of_map_events() {
     require!(root);
     require!(bpf);
-    require!(@ emulated());
     require!(kernel "5.11");
     require!(@ is_slow().then(|| "needs a machine that makes 200,000 calls in seconds".to_owned()));
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);

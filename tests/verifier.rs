@@ -42,7 +42,7 @@ fn plans(features: &Features) -> Vec<Plan> {
                     },
                     cgroup_path: if join_groups == 1 { "/a/group".to_owned() } else { String::new() },
                     entry,
-                    sees_lock: features.is_usable(Facility::LockTracepoint),
+                    lock: features.lock_arguments(),
                     follows_maps: features.is_usable(Facility::CallTracepoint),
                     ring_bytes: 1 << 20,
                     possible_cpus: 2,

@@ -68,6 +68,12 @@ static CGROUP_PATH: [u8; memtrace_ebpf::CGROUP_PATH_MAX] = [0; memtrace_ebpf::CG
 #[unsafe(no_mangle)]
 static CALLS: [u8; 2 * Call::NUMBERS] = [0; 2 * Call::NUMBERS];
 
+/// An argument that is a `bool`: only its low byte is defined.
+#[inline(always)]
+fn truth(argument: u64) -> bool {
+    argument as u8 != 0
+}
+
 /// Entry of a user-mode fault: `page_fault_user(address, regs, error_code)`.
 #[raw_tracepoint(tracepoint = "page_fault_user")]
 fn fault_enter_user(ctx: RawTracePointContext) -> i32 {
@@ -109,19 +115,26 @@ fn fault_major(ctx: PerfEventContext) -> i32 {
 /// one that it held alone.
 #[raw_tracepoint(tracepoint = "mmap_lock_acquire_returned")]
 fn lock_acquired(ctx: RawTracePointContext) -> i32 {
-    let (write, success): (u64, u64) = (ctx.arg(1), ctx.arg(2));
-    if success as u8 == 0 {
-        return 0;
-    }
-    prog::vma::locked(ctx.arg(0), write as u8 != 0)
+    prog::vma::locked(ctx.arg(0), truth(ctx.arg(1)), truth(ctx.arg(2)))
+}
+
+/// As [`lock_acquired`] before Linux 6.14: `mmap_lock_acquire_returned(mm, memcg_path, write, success)`.
+#[raw_tracepoint(tracepoint = "mmap_lock_acquire_returned")]
+fn lock_acquired_path(ctx: RawTracePointContext) -> i32 {
+    prog::vma::locked(ctx.arg(0), truth(ctx.arg(2)), truth(ctx.arg(3)))
 }
 
 /// A task lets go of a memory map: `mmap_lock_released(mm, write)`. Whatever populates memory without
 /// an event holds this lock, and this is the first thing that happens afterwards.
 #[raw_tracepoint(tracepoint = "mmap_lock_released")]
 fn lock_released(ctx: RawTracePointContext) -> i32 {
-    let write: u64 = ctx.arg(1);
-    prog::fault::unlocked(ctx.arg(0), write as u8 != 0)
+    prog::fault::unlocked(ctx.arg(0), truth(ctx.arg(1)))
+}
+
+/// As [`lock_released`] before Linux 6.14: `mmap_lock_released(mm, memcg_path, write)`.
+#[raw_tracepoint(tracepoint = "mmap_lock_released")]
+fn lock_released_path(ctx: RawTracePointContext) -> i32 {
+    prog::fault::unlocked(ctx.arg(0), truth(ctx.arg(2)))
 }
 
 /// The end of a system call: `sys_exit(regs, ret)`.
@@ -165,8 +178,7 @@ fn task_rename(ctx: RawTracePointContext) -> i32 {
 /// stays with its group.
 #[raw_tracepoint(tracepoint = "cgroup_attach_task")]
 fn cgroup_attach(ctx: RawTracePointContext) -> i32 {
-    let whole_group: u64 = ctx.arg(3);
-    if whole_group as u8 == 0 {
+    if !truth(ctx.arg(3)) {
         return 0;
     }
     prog::cgroup::attach(

@@ -125,8 +125,24 @@ impl Level {
 #[derive(Debug)]
 pub struct Features {
     states: Vec<(Facility, Availability)>,
+    found: Found,
+}
+
+/// What was learnt of the kernel by trying.
+#[derive(Debug, Default)]
+struct Found {
     /// From BTF, or else from the records of tracepoints.
     offsets: Option<Config>,
+    lock: Option<LockArguments>,
+}
+
+/// What the tracepoints of the lock of memory maps tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockArguments {
+    /// The memory map, then how it is locked.
+    Plain,
+    /// The memory map, the path of its memory cgroup, then how it is locked (before Linux 6.14).
+    WithPath,
 }
 
 impl Features {
@@ -135,12 +151,12 @@ impl Features {
     pub fn probe() -> Self {
         let _lifted = memlock::lift();
         let disabled = env::var(DISABLE).unwrap_or_default();
-        let mut features = Self { states: Vec::new(), offsets: None };
+        let mut features = Self { states: Vec::new(), found: Found::default() };
         for facility in Facility::ALL {
             let state = if disabled.split(',').any(|name| name.trim() == facility.name()) {
                 Availability::Missing { since: format!("disabled by {DISABLE}") }
             } else {
-                facility.attempt(&mut features.offsets)
+                facility.attempt(&mut features.found)
             };
             features.states.push((facility, state));
         }
@@ -170,10 +186,16 @@ impl Features {
             .blockers()
             .filter_map(|facility| Some(format!("{} is {}", facility.name(), self.state(facility)?)))
             .collect();
-        match self.offsets {
+        match self.found.offsets {
             Some(offsets) if reasons.is_empty() => Ok(offsets),
             _ => Err(reasons.join("; ")),
         }
+    }
+
+    /// What the tracepoints of the lock of memory maps tell; `None` if they cannot be used.
+    #[must_use]
+    pub fn lock_arguments(&self) -> Option<LockArguments> {
+        self.found.lock.filter(|_| self.is_usable(Facility::LockTracepoint))
     }
 
     /// How much works with the privileges of this process.

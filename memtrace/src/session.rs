@@ -294,7 +294,7 @@ fn plan(
         } else {
             Entry::Software
         },
-        sees_lock: features.is_usable(Facility::LockTracepoint),
+        lock: features.lock_arguments(),
         follows_maps: features.is_usable(Facility::CallTracepoint)
             && features.is_usable(Facility::SideBand)
             // What the other threads of the process do is not seen.

@@ -3,7 +3,7 @@
 //! Input: a [`Recording`]. Output: panics where memtrace's map was not the kernel's; counts of calls.
 //! Not here: ground truth (`ledger`), the rows (`recording`).
 
-use std::{collections::BTreeMap, fs};
+use std::collections::BTreeMap;
 
 use crate::recording::{MapRow, Recording};
 
@@ -38,14 +38,6 @@ fn story<'a>(contradiction: &MapRow, rows: &'a [MapRow]) -> Vec<&'a MapRow> {
     let mut story: Vec<_> = rows.iter().rev().filter(touches).take(LAST).collect();
     story.reverse();
     story
-}
-
-/// Why comparisons with the kernel's maps say nothing here: an emulator lets a CPU stand still, and its clock with it, for
-/// up to 100 ms, so that changes get times after the readings that show them.
-#[must_use]
-pub fn emulated() -> Option<String> {
-    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    cpus.contains("QEMU TCG").then(|| "needs CPUs that are not emulated (QEMU TCG)".to_owned())
 }
 
 /// Successful system calls among `rows`, by kind.

@@ -199,10 +199,13 @@ fn effective(request: Request, section_ns: u64, result: i64) -> u64 {
     if section_ns != 0 && !is_error && may_wait { section_ns } else { now }
 }
 
-/// The current task got a lock on the memory map `mm`. If it held it alone until now, that section ends here: `munmap`, and a
-/// shrinking `brk` or `mremap`, have done their work, and free the pages together with others.
+/// The current task tried to lock the memory map `mm`, and may have got it. If it held it alone until now, that section ends
+/// here: `munmap`, and a shrinking `brk` or `mremap`, have done their work, and free the pages together with others.
 #[inline(always)]
-pub(crate) fn locked(mm: u64, alone: bool) -> i32 {
+pub(crate) fn locked(mm: u64, alone: bool, success: bool) -> i32 {
+    if !success {
+        return 0;
+    }
     let Some(state) = filter::traced() else {
         return 0;
     };

@@ -23,11 +23,10 @@ use aya::{
     programs::ProgramError,
     sys::{BpfHelper, SyscallError, is_helper_supported, is_map_supported},
 };
-use memtrace_ebpf::Config;
 use rustix::thread::{CapabilitySet, capabilities};
 
 use super::{
-    Facility, PARANOID,
+    Facility, Found, LockArguments, PARANOID,
     btf::{self, BtfError},
     lockdown, own_page_size,
     tracepoint::{self, RecordError},
@@ -52,18 +51,16 @@ const SMALL_RING: usize = 64 << 10;
 const AS_ROOT: &str = "sudo memtrace …";
 
 impl Facility {
-    /// Tries it. What follows tasks, `Btf` or else `TracepointRecords`, leaves the offsets that it found in `offsets`.
-    pub(super) fn attempt(self, offsets: &mut Option<Config>) -> Availability {
+    /// Tries it, and keeps what it learns of the kernel in `found`.
+    pub(super) fn attempt(self, found: &mut Found) -> Availability {
         match self {
             Self::Bpf => self.loading(),
             Self::RingBuffer => self.ring_buffer(),
             Self::FaultEvents => self.fault_events(),
-            Self::Btf => self.types(offsets),
-            Self::TracepointRecords => self.tracepoint_records(offsets),
+            Self::Btf => self.types(found),
+            Self::TracepointRecords => self.tracepoint_records(found),
             Self::FaultTracepoints => self.raw_tracepoints(&[c"page_fault_user", c"page_fault_kernel"]),
-            Self::LockTracepoint => {
-                self.raw_tracepoints(&[c"mmap_lock_acquire_returned", c"mmap_lock_released"])
-            }
+            Self::LockTracepoint => self.lock_tracepoints(found),
             Self::CallTracepoint => self.raw_tracepoints(&[c"sys_exit"]),
             Self::SideBand => self.programs(Ring::new(0, SMALL_RING).map(drop)),
             Self::SyscallNames => self.syscall_names(),
@@ -133,10 +130,18 @@ impl Facility {
         )
     }
 
-    fn types(self, offsets: &mut Option<Config>) -> Availability {
+    /// The tracepoints of the lock of memory maps, the second of which has two arguments, or three before Linux 6.14.
+    fn lock_tracepoints(self, found: &mut Found) -> Availability {
+        let has_third = EmptyProgram::load_with_argument(2)
+            .is_ok_and(|program| program.attach_raw(c"mmap_lock_released").is_ok());
+        found.lock = Some(if has_third { LockArguments::WithPath } else { LockArguments::Plain });
+        self.raw_tracepoints(&[c"mmap_lock_acquire_returned", c"mmap_lock_released"])
+    }
+
+    fn types(self, found: &mut Found) -> Availability {
         match btf::kernel_offsets() {
-            Ok(found) => {
-                offsets.get_or_insert(found);
+            Ok(offsets) => {
+                found.offsets.get_or_insert(offsets);
                 Availability::Usable
             }
             Err(BtfError::Read(error)) if error.kind() == ErrorKind::PermissionDenied => {
@@ -151,9 +156,9 @@ impl Facility {
     }
 
     /// Programs at classic tracepoints. None is attached: to detach it takes the kernel 80 ms.
-    fn tracepoint_records(self, offsets: &mut Option<Config>) -> Availability {
-        let found = match tracepoint::record_offsets() {
-            Ok(found) => found,
+    fn tracepoint_records(self, found: &mut Found) -> Availability {
+        let offsets = match tracepoint::record_offsets() {
+            Ok(offsets) => offsets,
             Err(RecordError::Read { path, source }) => {
                 return self.unreadable(&path.display().to_string(), &source);
             }
@@ -163,7 +168,7 @@ impl Facility {
         };
         let loaded = EmptyProgram::load(ProgramType::Tracepoint);
         if loaded.is_ok() {
-            offsets.get_or_insert(found);
+            found.offsets.get_or_insert(offsets);
         }
         self.programs(loaded.map(drop))
     }

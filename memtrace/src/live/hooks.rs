@@ -10,6 +10,7 @@ use std::fmt;
 use aya::programs::perf_event::SoftwareEvent;
 
 use super::{Entry, Plan};
+use crate::host::LockArguments;
 
 /// What a program is attached to.
 #[derive(Clone, Copy, Debug)]
@@ -90,9 +91,13 @@ impl Hooks {
             }
         }
         let mut maps = Vec::new();
-        if plan.sees_lock {
-            maps.push(("lock_released", Hook::Raw("mmap_lock_released")));
-            maps.push(("lock_acquired", Hook::Raw("mmap_lock_acquire_returned")));
+        if let Some(arguments) = plan.lock {
+            let (released, acquired) = match arguments {
+                LockArguments::Plain => ("lock_released", "lock_acquired"),
+                LockArguments::WithPath => ("lock_released_path", "lock_acquired_path"),
+            };
+            maps.push((released, Hook::Raw("mmap_lock_released")));
+            maps.push((acquired, Hook::Raw("mmap_lock_acquire_returned")));
         }
         if plan.follows_maps {
             maps.push(("call_returned", Hook::Raw("sys_exit")));

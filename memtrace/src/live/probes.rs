@@ -23,7 +23,10 @@ use super::{
     hooks::{Hook, Hooked, Hooks},
     syscalls,
 };
-use crate::sys::{memlock, shared::SharedWords};
+use crate::{
+    host::LockArguments,
+    sys::{memlock, shared::SharedWords},
+};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/memtrace.bpf.o"));
 
@@ -54,8 +57,8 @@ pub struct Plan {
     pub cgroup_path: String,
     /// How the entry of a fault is seen.
     pub entry: Entry,
-    /// Whether the kernel tells when a task takes a memory map and lets go of it.
-    pub sees_lock: bool,
+    /// How the kernel tells that a task locks a memory map and lets go of it; `None` if it does not.
+    pub lock: Option<LockArguments>,
     /// Whether calls that change address spaces are followed.
     pub follows_maps: bool,
     /// Size of all rings of faults together in bytes: a power of two, at least a page.
@@ -129,7 +132,7 @@ impl Probes {
             config,
             cgroup_path,
             entry: _,
-            sees_lock: _,
+            lock: _,
             follows_maps: _,
             ring_bytes,
             possible_cpus,

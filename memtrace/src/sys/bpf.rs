@@ -1,4 +1,4 @@
-//! Loads and attaches a program that does nothing, to learn whether the kernel lets this process.
+//! Loads and attaches programs that do nothing, to learn what the kernel lets this process do and how it calls them.
 //!
 //! Layer: shell. Input: a type of program, the name of a raw tracepoint. Output: descriptors, or the kernel's error.
 //! Source: `bpf(2)`; `union bpf_attr` of `include/uapi/linux/bpf.h`.
@@ -38,11 +38,17 @@ struct Instruction {
     immediate: i32,
 }
 
-/// `return 0`: a 64-bit move of 0 to r0 (0xb7), and exit (0x95).
-static RETURN_ZERO: [Instruction; 2] = [
-    Instruction { code: 0xb7, registers: 0, offset: 0, immediate: 0 },
-    Instruction { code: 0x95, registers: 0, offset: 0, immediate: 0 },
-];
+/// `r0 = 0`: a move of 64 bits.
+const ZERO: Instruction = Instruction { code: 0xb7, registers: 0, offset: 0, immediate: 0 };
+/// `return r0`.
+const EXIT: Instruction = Instruction { code: 0x95, registers: 0, offset: 0, immediate: 0 };
+/// Bytes of each argument in the context of a raw tracepoint.
+const ARGUMENT_LEN: i16 = 8;
+
+/// `r0 = *(u64 *)(r1 + offset)`, with r1 the context.
+const fn load_argument(index: u8) -> Instruction {
+    Instruction { code: 0x79, registers: 1 << 4, offset: index as i16 * ARGUMENT_LEN, immediate: 0 }
+}
 
 /// The part of `union bpf_attr` for `BPF_PROG_LOAD` that every kernel since 4.17 knows.
 #[repr(C)]
@@ -70,21 +76,30 @@ struct AttachAttr {
 const _: () = assert!(size_of::<LoadAttr>() == 48);
 const _: () = assert!(size_of::<AttachAttr>() == 16);
 
-/// A loaded program that does nothing.
+/// A loaded program that returns 0, and does nothing else of interest.
 #[derive(Debug)]
 pub struct EmptyProgram(OwnedFd);
 
 impl EmptyProgram {
     /// Loads one of type `ty`.
     pub fn load(ty: ProgramType) -> io::Result<Self> {
+        Self::load_instructions(ty, &[ZERO, EXIT])
+    }
+
+    /// Loads one for raw tracepoints that have an argument `index`, from 0: those with fewer refuse it with `EINVAL`.
+    pub fn load_with_argument(index: u8) -> io::Result<Self> {
+        Self::load_instructions(ProgramType::RawTracepoint, &[load_argument(index), ZERO, EXIT])
+    }
+
+    fn load_instructions(ty: ProgramType, instructions: &[Instruction]) -> io::Result<Self> {
         let attr = LoadAttr {
             prog_type: ty as u32,
-            insn_cnt: 2,
-            insns: RETURN_ZERO.as_ptr().expose_provenance() as u64,
+            insn_cnt: u32::try_from(instructions.len()).unwrap_or(u32::MAX),
+            insns: instructions.as_ptr().expose_provenance() as u64,
             license: c"GPL".as_ptr().expose_provenance() as u64,
             ..LoadAttr::default()
         };
-        // SAFETY: the kernel only reads `attr`, the two instructions and the licence, all of which outlive the call.
+        // SAFETY: the kernel only reads `attr`, the instructions and the licence, all of which outlive the call.
         let fd = unsafe {
             libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, ptr::from_ref(&attr), size_of::<LoadAttr>())
         };
