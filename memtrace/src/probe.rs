@@ -6,8 +6,10 @@
 //! to the target; no smaps.
 //! Not here: what to look at and when (`pipeline`).
 
+pub mod frames;
 pub mod maps;
 pub mod pages;
+pub mod walk;
 
 use std::{
     fs::{self, File},
@@ -24,7 +26,7 @@ use crate::{
         Landmarks, MapsLook, Observation, PageLook, ProbeRequest, ProbeTarget, Seen, SpaceId, Tgid, Tid,
     },
     record::Cost,
-    sys::clock,
+    sys::{clock, scan::ScanError},
     units::{Nanos, PageSize, VirtAddr, VirtRange},
 };
 
@@ -41,6 +43,16 @@ pub enum ProbeError {
     /// Anything else the kernel said.
     #[error("the kernel refused: {0}")]
     Io(io::Error),
+}
+
+impl From<ScanError> for ProbeError {
+    fn from(error: ScanError) -> Self {
+        match error {
+            ScanError::Gone => Self::Gone,
+            ScanError::Missing => Self::Io(io::ErrorKind::Unsupported.into()),
+            ScanError::Io(error) => error.into(),
+        }
+    }
 }
 
 impl From<io::Error> for ProbeError {

@@ -68,6 +68,12 @@ impl fmt::Display for VirtAddr {
 pub struct Vpn(u64);
 
 impl Vpn {
+    /// The page of this number.
+    #[must_use]
+    pub const fn from_raw(number: u64) -> Self {
+        Self(number)
+    }
+
     /// Address of the first byte of the page.
     #[must_use]
     pub const fn start(self, page: PageSize) -> VirtAddr {

@@ -158,6 +158,17 @@ impl Pace {
     }
 }
 
+/// How fast the state of pages was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scan {
+    /// Pages that were there.
+    pub pages: u64,
+    /// Wall time in nanoseconds.
+    pub ns: u64,
+    /// The most memory that the reader had at once, in bytes.
+    pub peak_bytes: u64,
+}
+
 /// Prints `entry` as one line of JSON on stdout.
 pub fn print(entry: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(entry)?;

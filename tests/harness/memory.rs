@@ -64,6 +64,13 @@ impl Mapping {
         Self::map_anonymous(pages * page_bytes(), MapFlags::PRIVATE | MapFlags::POPULATE)
     }
 
+    /// As [`Self::anonymous`], but more than the machine need have (`MAP_NORESERVE`).
+    pub fn reserved(pages: usize) -> io::Result<Self> {
+        let mapping = Self::map_anonymous(pages * page_bytes(), MapFlags::PRIVATE | MapFlags::NORESERVE)?;
+        mapping.advise(Advice::LinuxNoHugepage)?;
+        Ok(mapping)
+    }
+
     /// Private anonymous memory of `count` huge pages of 2 MiB, aligned to them, where the kernel has such.
     pub fn huge(count: usize) -> io::Result<Self> {
         const HUGE: usize = 2 << 20;

@@ -6,6 +6,7 @@
 
 mod latency;
 mod maps;
+mod scan;
 mod storm;
 
 use std::{fs, path::PathBuf};
@@ -26,6 +27,8 @@ pub(crate) enum Suite {
     Latency,
     /// Time per pair of mmap and munmap, and per other call, under each tracer
     Maps,
+    /// Time to read the state of each page, against one read for each and against long reads that nobody decodes
+    Scan,
 }
 
 /// Runs `suite`, or all of them, with `rounds` rounds.
@@ -42,10 +45,12 @@ pub(crate) fn bench(suite: Option<Suite>, rounds: usize) -> anyhow::Result<()> {
         Some(Suite::Storm) => storm::run(&bench),
         Some(Suite::Latency) => latency::run(&bench),
         Some(Suite::Maps) => maps::run(&bench),
+        Some(Suite::Scan) => scan::run(&bench),
         None => {
             storm::run(&bench)?;
             latency::run(&bench)?;
-            maps::run(&bench)
+            maps::run(&bench)?;
+            scan::run(&bench)
         }
     }
 }
@@ -58,6 +63,7 @@ struct Bench {
     storm: PathBuf,
     mapping: PathBuf,
     getppid: PathBuf,
+    scan: PathBuf,
     scratch: PathBuf,
 }
 
@@ -73,6 +79,7 @@ impl Bench {
             storm: target.join("release/storm"),
             mapping: target.join("release/mapping"),
             getppid: target.join("release/getppid"),
+            scan: target.join("release/scan"),
             scratch,
         })
     }

@@ -16,6 +16,7 @@ use std::{
             fs::{FileExt, MetadataExt},
         },
     },
+    time::Duration,
 };
 
 use aya::{
@@ -255,8 +256,8 @@ impl Facility {
         let query = Query { any_of: categories, wanted: categories };
         let first_page = VirtRange::new(VirtAddr::from_raw(0), VirtAddr::from_raw(page.bytes()))
             .expect("a page is not empty");
-        match Scanner::new(page).scan(pagemap.as_fd(), first_page, query, |_| ()) {
-            Ok(()) => Availability::Usable,
+        match Scanner::new(page, Duration::MAX).step(pagemap.as_fd(), first_page, query) {
+            Ok(_) => Availability::Usable,
             Err(ScanError::Gone | ScanError::Missing | ScanError::Io(_)) => self.missing(),
         }
     }

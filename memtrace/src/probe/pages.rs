@@ -7,14 +7,14 @@
 
 use std::{
     fs::File,
-    io,
     os::{fd::AsFd, unix::fs::FileExt},
+    time::Duration,
 };
 
 use super::ProbeError;
 use crate::{
     pagemap::{PageCategories, StateRun},
-    sys::scan::{Query, ScanError, Scanner},
+    sys::scan::{Query, Scanner},
     units::{PageSize, VirtAddr, VirtRange},
 };
 
@@ -33,6 +33,9 @@ const WORD_BYTES: usize = size_of::<u64>();
 /// Words per read of pagemap: the state of 16 MiB with pages of 4 KiB.
 const BATCH_WORDS: usize = 4096;
 
+/// Longest time for which a look holds the lock of a memory map.
+const MAX_LOCK: Duration = Duration::from_millis(2);
+
 /// Reads page state.
 #[derive(Debug)]
 pub struct PageReader {
@@ -46,7 +49,7 @@ impl PageReader {
     /// A reader for processes with base pages of size `page`; `scan` if the host has `PAGEMAP_SCAN`.
     #[must_use]
     pub fn new(page: PageSize, scan: bool) -> Self {
-        let scanner = scan.then(|| Scanner::new(page));
+        let scanner = scan.then(|| Scanner::new(page, MAX_LOCK));
         Self { page, scanner, words: vec![0; BATCH_WORDS * WORD_BYTES] }
     }
 
@@ -61,13 +64,12 @@ impl PageReader {
         let mut runs = Vec::new();
         match &mut self.scanner {
             Some(scanner) => {
-                scanner.scan(pagemap.as_fd(), range, QUERY, |run| append(&mut runs, run)).map_err(
-                    |error| match error {
-                        ScanError::Gone => ProbeError::Gone,
-                        ScanError::Missing => ProbeError::Io(io::ErrorKind::Unsupported.into()),
-                        ScanError::Io(error) => error.into(),
-                    },
-                )?;
+                let mut rest = Some(range);
+                while let Some(range) = rest {
+                    let (found, left) = scanner.step(pagemap.as_fd(), range, QUERY)?;
+                    found.for_each(|run| append(&mut runs, run));
+                    rest = left;
+                }
             }
             None => self.read_words(pagemap, range, &mut runs)?,
         }
@@ -105,7 +107,7 @@ impl PageReader {
 }
 
 /// Whether the address space behind `pagemap` is gone: a living one has a word for page 0.
-fn is_gone(pagemap: &File) -> Result<bool, ProbeError> {
+pub(super) fn is_gone(pagemap: &File) -> Result<bool, ProbeError> {
     Ok(pagemap.read_at(&mut [0; WORD_BYTES], 0)? == 0)
 }
 

@@ -5,7 +5,13 @@
 //! Keeps: the whole range is scanned, in as many calls as it takes; nothing is written to the target.
 //! Not here: kernels without it (`probe` reads pagemap words).
 
-use std::{ffi::c_void, io, os::fd::BorrowedFd, ptr};
+use std::{
+    ffi::c_void,
+    io,
+    os::fd::BorrowedFd,
+    ptr,
+    time::{Duration, Instant},
+};
 
 use rustix::{
     io::Errno,
@@ -119,68 +125,103 @@ impl From<Errno> for ScanError {
     }
 }
 
+/// Time under the lock of the memory map that a call takes at most for each page it finds, in nanoseconds.
+const PAGE_NS: u128 = 16;
+
 /// Scans page tables; keeps its buffer from one scan to the next.
+///
+/// The kernel holds the lock of the memory map, shared, for a whole call: so a call is given no more than it can walk in
+/// `max_lock`.
 #[derive(Debug)]
 pub struct Scanner {
     page: PageSize,
     regions: Vec<PageRegion>,
+    max_lock: Duration,
+    /// Bytes of address space that the next call is given.
+    reach: u64,
 }
 
 impl Scanner {
-    /// A scanner for processes with base pages of size `page`.
+    /// Bytes of address space that a call is always given.
+    const MIN_REACH: u64 = 64 << 20;
+
+    /// A scanner for processes with base pages of size `page`, which holds their memory map up to about `max_lock` at a time.
     #[must_use]
-    pub fn new(page: PageSize) -> Self {
-        Self { page, regions: vec![PageRegion { start: 0, end: 0, categories: 0 }; REGIONS] }
+    pub fn new(page: PageSize, max_lock: Duration) -> Self {
+        let regions = vec![PageRegion { start: 0, end: 0, categories: 0 }; REGIONS];
+        Self { page, regions, max_lock, reach: Self::MIN_REACH }
     }
 
-    /// Hands `sink` the runs of `range`, in address order, that `query` asks for. `range` begins at a page.
+    /// Scans the beginning of `range`, which begins at a page: the runs that `query` asks for, in address order, and what is
+    /// left to scan.
     ///
-    /// Two runs in a row may touch and agree: the kernel merges within a call only.
-    pub fn scan(
+    /// The last run of a step and the first of the next may touch and agree: the kernel merges within a call only.
+    pub fn step(
         &mut self,
         pagemap: BorrowedFd<'_>,
         range: VirtRange,
         query: Query,
-        mut sink: impl FnMut(StateRun),
-    ) -> Result<(), ScanError> {
-        let mut start = range.start().as_raw();
+    ) -> Result<(impl Iterator<Item = StateRun> + '_, Option<VirtRange>), ScanError> {
+        let start = range.start().as_raw();
         let mut end = range.end().as_raw();
-        while start < end {
-            let mut arg = ScanArg {
-                size: size_of::<ScanArg>() as u64,
-                start,
-                end,
-                category_anyof_mask: query.any_of.bits(),
-                return_mask: query.wanted.bits(),
-                ..ScanArg::default()
-            };
-            let call = Call::new(&mut arg, &mut self.regions);
-            // SAFETY: `Call` describes the ioctl; another file's ioctl of this number and size cannot be met,
-            // since the caller opened a pagemap, and would find memory that is borrowed for writing.
-            let found = match unsafe { ioctl(pagemap, call) } {
-                Ok(found) => found,
-                Err(Errno::INTR) => continue,
+        let (found, walked) = loop {
+            let stop = end.min(start.saturating_add(self.reach));
+            match self.call(pagemap, start, stop, query) {
+                Ok(found) => break found,
+                Err(Errno::INTR) => {}
                 // Beyond the end of user space, which on x86-64 is one page short of a power of two.
-                Err(Errno::FAULT) if end == range.end().as_raw() => {
+                Err(Errno::FAULT)
+                    if end == range.end().as_raw() && stop == end && end - start > self.page.bytes() =>
+                {
                     end -= self.page.bytes();
-                    continue;
                 }
-                Err(Errno::FAULT) => return Ok(()),
+                Err(Errno::FAULT) => break (0, end),
                 Err(error) => return Err(error.into()),
-            };
-            for region in &self.regions[..found.min(REGIONS)] {
-                let PageRegion { start, end, categories } = *region;
-                let range = VirtRange::new(VirtAddr::from_raw(start), VirtAddr::from_raw(end));
-                if let Some(range) = range {
-                    sink(StateRun { range, categories: PageCategories::from_bits_retain(categories) });
-                }
             }
-            if arg.walk_end <= start {
-                return Ok(());
-            }
-            start = arg.walk_end;
+        };
+        let runs = self.regions[..found].iter().filter_map(|region| {
+            let PageRegion { start, end, categories } = *region;
+            let range = VirtRange::new(VirtAddr::from_raw(start), VirtAddr::from_raw(end))?;
+            Some(StateRun { range, categories: PageCategories::from_bits_retain(categories) })
+        });
+        let rest = if walked <= start {
+            None
+        } else {
+            VirtRange::new(VirtAddr::from_raw(walked), VirtAddr::from_raw(end))
+        };
+        Ok((runs, rest))
+    }
+
+    /// One call: how many runs it found, and where it stopped.
+    fn call(
+        &mut self,
+        pagemap: BorrowedFd<'_>,
+        start: u64,
+        end: u64,
+        query: Query,
+    ) -> Result<(usize, u64), Errno> {
+        let max_pages = u64::try_from(self.max_lock.as_nanos() / PAGE_NS).unwrap_or(u64::MAX);
+        let mut arg = ScanArg {
+            size: size_of::<ScanArg>() as u64,
+            start,
+            end,
+            max_pages: max_pages.max(1),
+            category_anyof_mask: query.any_of.bits(),
+            return_mask: query.wanted.bits(),
+            ..ScanArg::default()
+        };
+        let call = Call::new(&mut arg, &mut self.regions);
+        let began = Instant::now();
+        // SAFETY: `Call` describes the ioctl; another file's ioctl of this number and size cannot be met,
+        // since the caller opened a pagemap, and would find memory that is borrowed for writing.
+        let found = unsafe { ioctl(pagemap, call) }?;
+        // What pages cost is bounded by their number. Page tables without any are not, so one feels the way.
+        if began.elapsed() > self.max_lock / 2 {
+            self.reach = (self.reach / 4).max(Self::MIN_REACH);
+        } else if found == 0 {
+            self.reach = self.reach.saturating_mul(4);
         }
-        Ok(())
+        Ok((found.min(REGIONS), arg.walk_end))
     }
 }
 
@@ -202,10 +243,14 @@ mod tests {
 
     fn scan(file: &File, start: u64, end: u64) -> Result<Vec<StateRun>, ScanError> {
         let range = VirtRange::new(VirtAddr::from_raw(start), VirtAddr::from_raw(end));
-        let mut runs = Vec::new();
-        Scanner::new(page())
-            .scan(file.as_fd(), range.expect("not empty"), QUERY, |run| runs.push(run))
-            .map(|()| runs)
+        let mut scanner = Scanner::new(page(), Duration::from_millis(2));
+        let (mut runs, mut rest) = (Vec::new(), range);
+        while let Some(range) = rest {
+            let (found, left) = scanner.step(file.as_fd(), range, QUERY)?;
+            runs.extend(found);
+            rest = left;
+        }
+        Ok(runs)
     }
 
     #[test]
