@@ -58,7 +58,8 @@ fn one_by_one(range: VirtRange) -> BTreeMap<u64, Page> {
     let first = range.start().vpn(page()).as_raw();
     let pages = first..first + range.pages(page()).get();
     let known = pages.filter_map(|number| {
-        let entry = word(&pagemap, number).filter(|entry| *entry != 0)?;
+        // Present or swapped; absent ones may be soft-dirty.
+        let entry = word(&pagemap, number).filter(|entry| entry >> 62 != 0)?;
         let frame = (entry >> 63 == 1).then_some(entry & FRAME);
         let of = |file| frame.and_then(|frame| word(file, frame));
         let flags = of(&flags).map(PageFlags::from_bits_retain);

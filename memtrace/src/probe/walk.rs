@@ -28,6 +28,9 @@ const BATCH_PAGES: u64 = 8192;
 /// Absent pages whose words are read although nobody asked for them, if that saves a call.
 const MAX_GAP_PAGES: u64 = 64;
 
+/// One of these is what a page has that is not absent. The word of an absent one may still be soft-dirty.
+const THERE: PageCategories = PageCategories::PRESENT.union(PageCategories::SWAPPED);
+
 /// What to tell of each page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
@@ -62,10 +65,9 @@ impl PageWalker {
     ///
     /// Fails if a file that tells what is `wanted` cannot be opened.
     pub fn new(page: PageSize, scan: bool, wanted: Wanted, max_lock: Duration) -> io::Result<Self> {
-        let there = PageCategories::PRESENT | PageCategories::SWAPPED;
         let query = Query {
-            any_of: there,
-            wanted: there | PageCategories::FILE | PageCategories::PFNZERO | PageCategories::HUGE,
+            any_of: THERE,
+            wanted: THERE | PageCategories::FILE | PageCategories::PFNZERO | PageCategories::HUGE,
         };
         let open = |wanted: bool, path| wanted.then(|| FrameFile::open(path)).transpose();
         let frames = FrameFiles {
@@ -326,11 +328,11 @@ impl Batch {
                 } else {
                     others.find(|index| !follows(index)).unwrap_or(part.pages.end)
                 };
-                if entry == PagemapEntry::default() {
-                    continue;
-                }
                 // The word is younger than the scan.
                 let by_word = PageCategories::from_word(entry.as_raw());
+                if !by_word.intersects(THERE) {
+                    continue;
+                }
                 emit(PageRun {
                     entries: EntryRun {
                         first: Vpn::from_raw(self.first + first as u64),
