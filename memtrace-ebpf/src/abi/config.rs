@@ -5,7 +5,7 @@ record! {
     ///
     /// Offsets are in bytes: into kernel structs from the running kernel's BTF, into records of tracepoints from their
     /// `format` files. Of the two kinds of offsets of tasks only the one that the loaded programs use is set.
-    pub struct Config = 280 {
+    pub struct Config = 288 {
         /// 1 if the offsets into `task_struct` are known; without them what the kernel charged to a task cannot be read.
         pub has_task_layout: u64,
         /// Offset of `min_flt` in `task_struct`.
@@ -22,14 +22,16 @@ record! {
         pub task_mm: u64,
         /// Offset of `total_vm` in `mm_struct`.
         pub mm_total_vm: u64,
-        /// Offset of `flags` in `mm_struct`.
-        pub mm_flags: u64,
         /// Offset of `start_brk` in `mm_struct`.
         pub mm_start_brk: u64,
         /// Offset of `brk` in `mm_struct`.
         pub mm_brk: u64,
         /// Offset of `start_stack` in `mm_struct`.
         pub mm_start_stack: u64,
+        /// Offset in `task_struct` of the pointer to what tells who may look into the task: `mm`, in Linux 7.2 `exec_state`.
+        pub task_dumpable: u64,
+        /// Offset there of the word whose low two bits tell it.
+        pub dumpable: u64,
         /// Offset of `live.counter` in `signal_struct`.
         pub signal_live: u64,
         /// Offset of `ip` in `pt_regs`.
@@ -95,10 +97,11 @@ impl Config {
         task_signal: 0,
         task_mm: 0,
         mm_total_vm: 0,
-        mm_flags: 0,
         mm_start_brk: 0,
         mm_brk: 0,
         mm_start_stack: 0,
+        task_dumpable: 0,
+        dumpable: 0,
         signal_live: 0,
         regs_ip: 0,
         regs_syscall: 0,

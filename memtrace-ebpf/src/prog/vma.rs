@@ -334,15 +334,16 @@ pub(crate) fn brk_of(task: u64) -> u64 {
 }
 
 /// Whether the kernel took the events of perf away from `task` because the program that it executes is not its user's to
-/// look into: `get_dumpable(mm)` is not `SUID_DUMP_USER` (`begin_new_exec` of `fs/exec.c`).
+/// look into: `get_dumpable()` is not `SUID_DUMP_USER`, or `TASK_DUMPABLE_OWNER` (`begin_new_exec` of `fs/exec.c`).
 #[inline(always)]
 pub(crate) fn is_hidden(task: u64) -> bool {
-    const DUMPABLE_MASK: u64 = 3;
-    const SUID_DUMP_USER: u64 = 1;
+    const DUMPABLE_MASK: u32 = 3;
+    const SUID_DUMP_USER: u32 = 1;
     let follows_tasks = config!(join_groups) == 0 && config!(whole_system) == 0;
     follows_tasks
         && config!(has_task_layout) != 0
-        && read_kernel::<u64>(mm_of(task), config!(mm_flags)) & DUMPABLE_MASK != SUID_DUMP_USER
+        && read_kernel::<u32>(read_kernel(task, config!(task_dumpable)), config!(dumpable)) & DUMPABLE_MASK
+            != SUID_DUMP_USER
 }
 
 /// Where the heap of `task` begins, and an address in its first stack; 0 if unknown.

@@ -52,6 +52,10 @@ fn offsets(bytes: &[u8]) -> Result<Config, BtfError> {
     let mm = btf.structure("mm_struct")?;
     let cgroup = btf.structure("cgroup")?;
     let cgroup_root = btf.structure("cgroup_root")?;
+    let (task_dumpable, dumpable) = match btf.structure("task_exec_state") {
+        Ok(exec_state) => (btf.offset(task, &["exec_state"])?, btf.offset(exec_state, &["dumpable"])?),
+        Err(_) => (btf.offset(task, &["mm"])?, btf.offset(mm, &["flags"])?),
+    };
     Ok(Config {
         has_task_layout: 1,
         task_min_flt: btf.offset(task, &["min_flt"])?,
@@ -61,10 +65,11 @@ fn offsets(bytes: &[u8]) -> Result<Config, BtfError> {
         task_signal: btf.offset(task, &["signal"])?,
         task_mm: btf.offset(task, &["mm"])?,
         mm_total_vm: btf.offset(mm, &["total_vm"])?,
-        mm_flags: btf.offset(mm, &["flags"])?,
         mm_start_brk: btf.offset(mm, &["start_brk"])?,
         mm_brk: btf.offset(mm, &["brk"])?,
         mm_start_stack: btf.offset(mm, &["start_stack"])?,
+        task_dumpable,
+        dumpable,
         signal_live: btf.offset(signal, &["live", "counter"])?,
         regs_ip: btf.offset(regs, &[REGISTERS.0])?,
         regs_syscall: btf.offset(regs, &[REGISTERS.1])?,
