@@ -414,6 +414,21 @@ fn reading_that_began_before_the_program_was_loaded_is_inconclusive() {
 }
 
 #[test]
+fn reading_of_another_heap_is_of_another_address_space() {
+    let mut space = Space::with(&[anon(16, 4)]);
+    space.space.complete(at(2), Landmarks { start_brk: Some(addr(32)), start_stack: None });
+    let mut read = |began, start_brk| {
+        let landmarks = Landmarks { start_brk, start_stack: None };
+        let look = MapsLook { began: at(began), vmas: Vec::new(), landmarks };
+        space.space.compare(at(began + 1), &look, &mut space.ids)
+    };
+
+    assert_eq!(read(20, Some(addr(33))), Comparison::Inconclusive, "the record of an exec is missing");
+    assert_eq!(read(22, None), Comparison::Inconclusive, "amid an exec");
+    assert!(matches!(read(24, Some(addr(32))), Comparison::Conclusive(found) if found.len() == 1));
+}
+
+#[test]
 fn reading_during_which_too_much_changed_is_inconclusive() {
     let mut space = Space::with(&[]);
     for time in (20..).step_by(2).take(REMEMBERED / 2 + 1) {
