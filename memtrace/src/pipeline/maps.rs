@@ -54,8 +54,13 @@ pub(super) fn apply(event: &MapEvent, tasks: &mut Tasks) -> Done {
 fn apply_shown(event: &MapEvent, shown: &ShownVma, tasks: &mut Tasks) -> Option<Done> {
     let MapEvent { time, tgid, tid, .. } = *event;
     let space = tasks.space_of(tgid, tid)?;
+    let is_guest = tasks.is_guest(tgid, space);
     let (regions, ids) = tasks.regions_mut(space)?;
     regions.show(time, tid, shown.clone(), ids);
+    if is_guest {
+        // It may be part of a program that the guest executes: without BTF its new space is told when that is over.
+        regions.doubt(time);
+    }
     let is_stack = shown.vma.name == b"[stack]";
     if !regions.is_loading() && !is_stack {
         return None;

@@ -225,6 +225,11 @@ impl Tasks {
         self.regions(space).is_some_and(AddressSpace::is_doubtful)
     }
 
+    /// Whether `space` is that of another process, in which `tgid` lives for a time, as after vfork.
+    pub(super) fn is_guest(&self, tgid: Tgid, space: SpaceId) -> bool {
+        self.spaces.get(&space).is_some_and(|space| space.tgid.is_some_and(|host| host != tgid))
+    }
+
     /// The address space `child` is a copy of `parent` from now on, with its heap ending at `brk`.
     pub(super) fn copy(&mut self, time: Timestamp, parent: SpaceId, child: SpaceId, brk: Option<VirtAddr>) {
         let copy = match self.spaces.get_mut(&parent) {

@@ -284,6 +284,28 @@ fn reading_that_began_before_the_program_was_loaded_is_not_compared() {
 }
 
 #[test]
+fn program_that_a_guest_executes_is_not_the_hosts() {
+    // A child of vfork, whose new space is told when its program has been loaded.
+    let mut guest_shown = shown(30, anon((0x2_0000, 0x2_4000)));
+    if let Record::Map(event) = &mut guest_shown {
+        (event.tgid, event.tid) = (CHILD, Tid(CHILD.0));
+    }
+    let host = [(0x1000, 0x9000)];
+    let records = [
+        join(1),
+        maps(2, SPACE, &host),
+        fork(20, CHILD.0, SPACE.0),
+        guest_shown,
+        maps(40, SPACE, &host),
+        maps(50, SPACE, &host),
+    ];
+
+    let (_, summary) = run_all(&records);
+
+    assert_eq!(summary.maps.identity, MapIdentity { checks: 1, contradictions: 0, learnt: 2 });
+}
+
+#[test]
 fn reading_of_what_is_in_flight_proves_nothing() {
     // The reading lasts from 19.5 to 20 ms and misses what was mapped meanwhile.
     let place = (0x2_0000, 0x2_4000);
