@@ -2,9 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
+    fs::{self, File},
     io::{self, Write as _},
     os::unix::fs::FileExt as _,
+    thread,
     time::Duration,
 };
 
@@ -203,6 +204,10 @@ fn nothing_is_told_that_was_not_asked_for() {
 fn dead_process_is_gone() {
     require!(root);
     let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("there is sleep");
+    // Until it has executed, it may live in the address space of this process.
+    while !fs::read(format!("/proc/{}/comm", child.id())).is_ok_and(|comm| comm == b"sleep\n") {
+        thread::yield_now();
+    }
     let pagemap = File::open(format!("/proc/{}/pagemap", child.id())).expect("root may open it");
     child.kill().expect("it runs");
     child.wait().expect("it is ours");
