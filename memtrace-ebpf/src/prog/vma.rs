@@ -296,7 +296,9 @@ pub(crate) fn renamed(state: *mut TaskState) {
     let mm = mm_of(unsafe { bpf_get_current_task() });
     // SAFETY: `state` is the current task's own element.
     unsafe {
-        if (*state).mm == mm || (*state).mm == 0 {
+        // A task that stood still when it was entered, and has not been seen since, does nothing but execute.
+        let is_unknown = (*state).mm == 0 && (*state).flags & TaskState::BASE_KNOWN == 0;
+        if (*state).mm == mm || is_unknown {
             (*state).mm = mm;
             return;
         }
