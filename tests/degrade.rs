@@ -15,7 +15,7 @@ use serde_json::Value;
 #[track_caller]
 fn touched(memtrace: Memtrace, phase: &[&str]) -> (Recording, Ledger) {
     let recording = memtrace.record(&[], &[&[program!("touch")], phase].concat()).expect_code(0);
-    let _complete = recording.expect_complete();
+    recording.expect_complete_but_for_skips();
     let ledger: Ledger = recording.run.last_line();
     let faults = recording.faults();
     for area in &ledger.areas {
@@ -101,13 +101,39 @@ fn without_names_of_calls_as_many_faults_are_uncounted() {
     require!(root);
     require!(bpf);
     require!(btf);
-    let command = [program!("touch"), "populate", "--pages", "64"];
-    let report = memtrace!().without("syscall_names").record(&[], &command).expect_code(0).expect_complete();
+    let (recording, _) = touched(memtrace!().without("syscall_names"), &["populate", "--pages", "64"]);
+    let report = recording.report();
 
     assert!(report.number("/uncounted/minor") >= 64);
     assert_eq!(report.uncounted_by("populate"), 0);
     let (rusage, gate) = (report.usage("/rusage"), report.usage("/gate"));
     assert_eq!(report.usage("/kernel_counted"), rusage - gate);
+}
+
+#[test]
+fn at_classic_tracepoints_the_same_is_seen_as_at_raw_ones() {
+    require!(root);
+    require!(bpf);
+    require!(btf);
+    require!(kernel "5.15");
+    for phase in
+        ["write", "read-write", "kernel-write", "efault", "populate", "lock", "fork", "threads", "exec"]
+    {
+        let command = [program!("touch"), phase, "--pages", "16"];
+        let with = memtrace!().record(&[], &command).expect_code(0).expect_complete();
+        let (without, _) = touched(memtrace!().without("raw_tracepoints"), &command[1..]);
+        let without = without.expect_complete();
+
+        assert!(!without.has("raw_tracepoints"));
+        for exact in ["/uncounted/by", "/tasks"] {
+            assert_eq!(without.at(exact), with.at(exact), "{phase}: {exact}");
+        }
+        for known in ["/faults/without_latency", "/faults/failed"] {
+            assert_eq!(without.number(known), with.number(known), "{phase}: {known}");
+        }
+        let (rusage, gate) = (without.usage("/rusage"), without.usage("/gate"));
+        assert_eq!(without.usage("/kernel_counted"), rusage - gate, "{phase}");
+    }
 }
 
 #[test]

@@ -53,7 +53,7 @@ impl Witnessed {
         let report = self.recording.expect_complete();
         let processes = report.processes();
         let others: Vec<_> = processes.iter().filter(|process| process.comm != "witness").collect();
-        let Testimony { pid, minflt, majflt } = self.testimony;
+        let Testimony { pid, minflt, majflt, .. } = self.testimony;
         assert!(others.iter().any(|process| process.tgid == pid), "{pid} in {processes:#?}");
         let charged = Usage { minor: minflt, major: majflt };
         let recorded: Usage = others.iter().map(|process| process.faults).sum();
@@ -449,7 +449,7 @@ fn counts_without_records_have_the_same_totals() {
     let (heat, uncounted) = (report.usage("/heat"), report.usage("/uncounted"));
     assert_eq!(heat.minor + uncounted.minor, rusage.minor - gate.minor);
     assert_eq!(heat.major + uncounted.major, rusage.major - gate.major);
-    let Testimony { pid, minflt, majflt } = witnessed.testimony;
+    let Testimony { pid, minflt, majflt, .. } = witnessed.testimony;
     let processes = report.processes();
     let ls = processes.iter().find(|process| process.tgid == pid).expect("ls was traced");
     assert_eq!(ls.kernel_counted, Some(Usage { minor: minflt, major: majflt }));

@@ -1,12 +1,13 @@
 //! The address space over time against the kernel's own maps, and against programs that know what they mapped.
 
-use std::{collections::BTreeMap, fs};
+use std::collections::BTreeMap;
 
 use memtrace_tests::{
     ledger::{Ledger, Stretch, Zoo},
     memtrace, program,
     recording::{MapRow, RegionRow},
     require,
+    setting::HugePages,
 };
 
 /// A recorded zoo.
@@ -72,30 +73,11 @@ fn regions_are_called_what_they_are() {
     visit.expect("odd_name", "file", &["/zoo", "odd"]);
 }
 
-/// The pool of huge pages with a few in it, as it was at the end.
-struct Pool(String);
-
-impl Pool {
-    const PATH: &str = "/proc/sys/vm/nr_hugepages";
-
-    fn fill() -> Self {
-        let before = fs::read_to_string(Self::PATH).expect("the size of the pool");
-        fs::write(Self::PATH, "4").expect("root may set the pool");
-        Self(before)
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        let _kept = fs::write(Self::PATH, &self.0);
-    }
-}
-
 #[test]
 fn hugetlb_mapping_is_hugetlb() {
     require!(root);
     require!(bpf);
-    let _pool = Pool::fill();
+    let _pool = HugePages::add(4).expect("memory in one piece");
     let visit = Visit::new();
 
     assert!(visit.place("hugetlb").is_some(), "{:#?}", visit.zoo);
@@ -109,8 +91,12 @@ fn stack_grows_as_one_region() {
     let visit = Visit::new();
     let grown = visit.region(visit.zoo.things["stack"]);
 
+    // The process was another program before, whose regions were gone when this one was born.
     let overlaps = |row: &&RegionRow| {
-        row.tgid == visit.zoo.pid && row.start_addr < grown.end_addr && grown.start_addr < row.end_addr
+        row.tgid == visit.zoo.pid
+            && row.start_addr < grown.end_addr
+            && grown.start_addr < row.end_addr
+            && row.death_ns.is_none_or(|death| Some(death) > grown.birth_ns)
     };
     let stacks: Vec<_> = visit.regions.iter().filter(overlaps).collect();
     assert_eq!(stacks.len(), 1, "{stacks:#x?}");

@@ -7,7 +7,12 @@ use std::{
 };
 
 use memtrace_tests::{
-    ledger::Stress, maps::successful_calls, memtrace, program, recording::Recording, require, run::Run,
+    ledger::Stress,
+    maps::successful_calls,
+    memtrace, program,
+    recording::{Memtrace, Recording},
+    require,
+    run::{Run, Running},
 };
 use rustix::process::Signal;
 
@@ -49,20 +54,26 @@ fn is_slow() -> bool {
 
 /// Records a fight, and asks for full looks all the while.
 #[track_caller]
-fn stressed(options: &[&str], fight: &Fight, args: &[&str]) -> (Recording, Stress) {
+fn stressed(memtrace: Memtrace, options: &[&str], fight: &Fight, args: &[&str]) -> (Recording, Stress) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let options = [&["--verify"], options].concat();
     let command = [&[program!("mapstress")], &fight.args[..], args].concat();
-    let mut recording = memtrace!().start(&options, &command);
+    let mut recording = memtrace.start(&options, &command);
     recording.wait_until_armed();
-    recording.running.wait_for("ledger", |running| {
-        running.signal(Signal::USR2);
-        thread::sleep(LOOK_PERIOD);
-        running.stdout().ends_with('\n').then_some(())
-    });
+    look_until_lines(&mut recording.running, 1);
     let recording = recording.finish().expect_code(0);
     let ledger = recording.run.last_line();
     (recording, ledger)
+}
+
+/// Asks for full looks until the command has written so many lines.
+#[track_caller]
+fn look_until_lines(running: &mut Running, lines: usize) {
+    running.wait_for("ledger", |running| {
+        running.signal(Signal::USR2);
+        thread::sleep(LOOK_PERIOD);
+        (running.stdout().matches('\n').count() == lines).then_some(())
+    });
 }
 
 #[test]
@@ -72,7 +83,21 @@ fn fights_over_addresses_leave_the_map_equal_to_the_kernels() {
     // Without the tracepoints of the memory-map lock changes are in the order in which calls return.
     require!(kernel "5.11");
     let fight = fight();
-    let (recording, _) = stressed(&[], &fight, &[]);
+    let (recording, _) = stressed(memtrace!(), &[], &fight, &[]);
+
+    recording.expect_map_identity(fight.checks);
+    assert!(recording.losses().is_empty());
+}
+
+/// Programs at classic tracepoints are what later kernels need: see `raw_tracepoints` of `doctor`.
+#[test]
+fn fights_seen_at_classic_tracepoints_leave_the_map_equal_too() {
+    require!(root);
+    require!(bpf);
+    require!(btf);
+    require!(kernel "5.15");
+    let fight = fight();
+    let (recording, _) = stressed(memtrace!().without("raw_tracepoints"), &[], &fight, &[]);
 
     recording.expect_map_identity(fight.checks);
     assert!(recording.losses().is_empty());
@@ -83,7 +108,7 @@ fn every_successful_call_of_a_fight_is_a_row() {
     require!(root);
     require!(bpf);
     require!(kernel "5.11");
-    let (recording, ledger) = stressed(&[], &SHORT, &[]);
+    let (recording, ledger) = stressed(memtrace!(), &[], &SHORT, &[]);
 
     let rows = recording.maps();
     let found = successful_calls(&rows);
@@ -95,13 +120,30 @@ fn every_successful_call_of_a_fight_is_a_row() {
     assert_eq!(found.get("mremap"), Some(&ledger.calls["mremap"].successes));
 }
 
+/// As programs at raw tracepoints are on these kernels.
+#[test]
+fn programs_that_the_kernel_skips_are_losses() {
+    require!(root);
+    require!(bpf);
+    require!(kernel "7.0");
+    let (recording, ledger) = stressed(memtrace!().without("tracepoint_records"), &[], &SHORT, &[]);
+
+    recording.expect_no_contradiction();
+    let told = successful_calls(&recording.maps()).get("mremap").copied().unwrap_or(0);
+    let losses = recording.losses();
+    let skipped: u64 =
+        losses.iter().filter(|loss| loss.cause == "skipped").filter_map(|loss| loss.count).sum();
+    assert!(told + skipped >= ledger.calls["mremap"].successes, "{told}: {losses:?}");
+}
+
 #[test]
 fn storm_that_overflows_the_ring_of_faults_costs_no_region() {
     require!(root);
     require!(bpf);
     require!(kernel "5.11");
     let fight = fight();
-    let (recording, ledger) = stressed(&["--ring-size", "4K"], &fight, &["--storm-threads", "2"]);
+    let (recording, ledger) =
+        stressed(memtrace!(), &["--ring-size", "4K"], &fight, &["--storm-threads", "2"]);
 
     recording.expect_map_identity(fight.checks);
     assert!(ledger.storm_faults > 0);
@@ -124,6 +166,7 @@ fn regions_are_learnt_anew_after_a_loss_of_map_events() {
     recording.running.signal(Signal::STOP);
     recording.running.wait_for("ledger", |running| (running.stdout().lines().count() > 1).then_some(()));
     recording.running.signal(Signal::CONT);
+    look_until_lines(&mut recording.running, 3);
     let recording = recording.finish().expect_code(0);
 
     let losses = recording.losses();

@@ -3,78 +3,48 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{self, Write as _},
-    os::unix::fs::FileExt as _,
+    io::Write as _,
     thread,
-    time::Duration,
 };
 
 use memtrace::{
     pagemap::{Frame, PageFlags, PageRun},
-    probe::walk::{PageWalker, Wanted},
-    units::{PageSize, VirtAddr, VirtRange},
+    probe::{
+        budget::Budget,
+        walk::{PageWalker, Wanted},
+    },
+    units::VirtRange,
 };
 use memtrace_tests::{
+    look::{EVERYTHING, LOW, has_scan, own_pagemap, page_size, range, span, walk, word},
     memory::{Mapping, Sharing, page_bytes},
     require,
 };
 
-const EVERYTHING: Wanted = Wanted { flags: true, mappings: true, cgroup: true };
-
 /// Word in pagemap, and what is known of the frame.
 type Page = (u64, Frame);
 
-/// The addresses of `mapping`.
-fn range(mapping: &Mapping) -> VirtRange {
-    let area = mapping.area(0);
-    VirtRange::new(VirtAddr::from_raw(area.start), VirtAddr::from_raw(area.end)).expect("not empty")
-}
-
-fn page() -> PageSize {
-    PageSize::from_bytes(page_bytes() as u64).expect("a power of two")
-}
-
-fn own_pagemap() -> File {
-    File::open("/proc/self/pagemap").expect("own pagemap can be opened")
-}
-
-/// Word number `index` of a file; `None` at its end.
-fn word(file: &File, index: u64) -> Option<u64> {
-    let mut word = [0; 8];
-    match file.read_exact_at(&mut word, index * 8) {
-        Ok(()) => Some(u64::from_ne_bytes(word)),
-        Err(error) => {
-            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{error}");
-            None
-        }
-    }
-}
-
 /// The pages of `range` that are there, by number, each read by itself.
 fn one_by_one(range: VirtRange) -> BTreeMap<u64, Page> {
-    const FRAME: u64 = (1 << 55) - 1;
     let open = |name: &str| File::open(name).expect("root may read it");
     let (pagemap, flags) = (own_pagemap(), open("/proc/kpageflags"));
-    let (mappings, cgroup) = (open("/proc/kpagecount"), open("/proc/kpagecgroup"));
-    let first = range.start().vpn(page()).as_raw();
-    let pages = first..first + range.pages(page()).get();
+    let (mapcount, cgroup) = (open("/proc/kpagecount"), open("/proc/kpagecgroup"));
+    let first = range.start().vpn(page_size()).as_raw();
+    let pages = first..first + range.pages(page_size()).get();
     let known = pages.filter_map(|number| {
         // Present or swapped; absent ones may be soft-dirty.
         let entry = word(&pagemap, number).filter(|entry| entry >> 62 != 0)?;
-        let frame = (entry >> 63 == 1).then_some(entry & FRAME);
+        let frame = (entry >> 63 == 1).then_some(entry & LOW);
         let of = |file| frame.and_then(|frame| word(file, frame));
         let flags = of(&flags).map(PageFlags::from_bits_retain);
-        Some((number, (entry, Frame { flags, mappings: of(&mappings), cgroup: of(&cgroup) })))
+        Some((number, (entry, Frame { flags, mapcount: of(&mapcount), cgroup: of(&cgroup) })))
     });
     known.collect()
 }
 
-/// The runs that a walk over `range` finds.
-fn walk(range: VirtRange, scan: bool, wanted: Wanted) -> Vec<PageRun> {
-    let mut walker = PageWalker::new(page(), scan, wanted, Duration::from_millis(2)).expect("root");
-    let mut runs = Vec::new();
-    walker.walk(&own_pagemap(), range, |run| runs.push(run)).expect("this process lives");
-    runs
+/// The runs that a walk over `range` of this process finds.
+fn walk_own(range: VirtRange, scan: bool, wanted: Wanted) -> Vec<PageRun> {
+    walk(&own_pagemap(), range, scan, wanted).expect("this process lives")
 }
 
 fn expand(runs: &[PageRun]) -> BTreeMap<u64, Page> {
@@ -85,21 +55,13 @@ fn expand(runs: &[PageRun]) -> BTreeMap<u64, Page> {
     pages.collect()
 }
 
-/// Whether the kernel has `PAGEMAP_SCAN`.
-fn has_scan() -> bool {
-    let mut walker =
-        PageWalker::new(page(), true, Wanted::default(), Duration::MAX).expect("nothing to open");
-    let here = VirtRange::new(VirtAddr::from_raw(0), VirtAddr::from_raw(page().bytes())).expect("not empty");
-    walker.walk(&own_pagemap(), here, |_| ()).is_ok()
-}
-
 /// Checks that walks find what single readings find. Flags change by themselves: each page must be as it was before or after.
 #[track_caller]
 fn expect_same(mapping: &Mapping) {
     let range = range(mapping);
     for scan in [false, true].into_iter().filter(|scan| !scan || has_scan()) {
         let before = one_by_one(range);
-        let walked = expand(&walk(range, scan, EVERYTHING));
+        let walked = expand(&walk_own(range, scan, EVERYTHING));
         let after = one_by_one(range);
 
         let numbers = |pages: &BTreeMap<u64, Page>| pages.keys().copied().collect::<Vec<_>>();
@@ -145,10 +107,9 @@ fn huge_page_from_its_middle_on() {
     let mapping = Mapping::huge(2).expect("room");
     mapping.write_all();
     let whole = range(&mapping);
-    let start = VirtAddr::from_raw(whole.start().as_raw() + 5 * page().bytes());
-    let range = VirtRange::new(start, whole.end()).expect("not empty");
+    let range = span(whole.start().as_raw() + 5 * page_size().bytes(), whole.end().as_raw());
 
-    let walked = expand(&walk(range, has_scan(), EVERYTHING));
+    let walked = expand(&walk_own(range, has_scan(), EVERYTHING));
 
     let single = one_by_one(range);
     let type_of = |(_, frame): &Page| frame.flags.expect("root") & (PageFlags::COMPOUND | PageFlags::THP);
@@ -180,11 +141,11 @@ fn page_of_a_file_that_is_mapped_twice() {
     expect_same(&once);
     expect_same(&twice);
     expect_same(&private);
-    let walked = expand(&walk(range(&once), has_scan(), EVERYTHING));
-    let mappings: Vec<_> = walked.values().map(|(_, frame)| frame.mappings).collect();
+    let walked = expand(&walk_own(range(&once), has_scan(), EVERYTHING));
+    let mapcount: Vec<_> = walked.values().map(|(_, frame)| frame.mapcount).collect();
     assert!(
-        mappings[..32].iter().all(|mappings| mappings.is_some_and(|mappings| mappings >= 2)),
-        "{mappings:?}"
+        mapcount[..32].iter().all(|mapcount| mapcount.is_some_and(|mapcount| mapcount >= 2)),
+        "{mapcount:?}"
     );
 }
 
@@ -194,7 +155,7 @@ fn nothing_is_told_that_was_not_asked_for() {
     let mapping = Mapping::anonymous(64).expect("room");
     mapping.write_all();
 
-    let runs = walk(range(&mapping), has_scan(), Wanted::default());
+    let runs = walk_own(range(&mapping), has_scan(), Wanted::default());
 
     assert!(runs.iter().all(|run| run.frame == Frame::default()));
     assert_eq!(runs.iter().map(|run| run.entries.pages.get()).sum::<u64>(), 64);
@@ -211,11 +172,10 @@ fn dead_process_is_gone() {
     let pagemap = File::open(format!("/proc/{}/pagemap", child.id())).expect("root may open it");
     child.kill().expect("it runs");
     child.wait().expect("it is ours");
-    let range =
-        VirtRange::new(VirtAddr::from_raw(page().bytes()), VirtAddr::from_raw(1 << 40)).expect("not empty");
+    let range = span(page_size().bytes(), 1 << 40);
 
     for scan in [false, true].into_iter().filter(|scan| !scan || has_scan()) {
-        let mut walker = PageWalker::new(page(), scan, EVERYTHING, Duration::MAX).expect("root");
+        let mut walker = PageWalker::new(page_size(), scan, EVERYTHING, Budget::default()).expect("root");
         let result = walker.walk(&pagemap, range, |run| panic!("{run:?}"));
 
         assert!(matches!(result, Err(memtrace::probe::ProbeError::Gone)), "by scan {scan}: {result:?}");

@@ -45,7 +45,11 @@ fn usage_errors_are_125_and_start_nothing() {
         (&["--ring-size", "100K"], "128K"),
         (&["--ring-size", "3"], "--ring-size"),
         (&["--interval", "0"], "--interval"),
+        (&["--max-lock", "1us"], "--max-lock"),
         (&["--interval", "soon"], "--interval"),
+        (&["--max-cpu", "0"], "above 0"),
+        (&["--focus", "0x2000-0x1000"], "0x2000-0x1000"),
+        (&["--focus", "0x2000+"], "0x7f0000000000+2M"),
         (&["--detail", "some"], "--detail"),
         (&["--no-such-option"], "--no-such-option"),
         (&["-p", "1"], "target"),
@@ -140,7 +144,7 @@ fn disk_that_fills_up_leaves_the_command_alone() {
     let scratch = directory();
     // The shell ends after the storm, and writes what that ended with.
     let script =
-        r#""$0" record -o full/file.mtrace -- sh -c '"$0" --threads 2 --rounds 64; echo "storm: $?"' "$1""#;
+        r#""$0" record -o full/file.mtrace -- sh -c '"$0" --threads 2 --rounds 16; echo "storm: $?"' "$1""#;
     let run = with_tmpfs(scratch.path(), "size=128k", script).finish();
 
     let run = run.expect_failure(125, &["No space left"]);

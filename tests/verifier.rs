@@ -22,8 +22,12 @@ fn plans(features: &Features) -> Vec<Plan> {
     let syscalls = u64::from(features.is_usable(Facility::SyscallNames));
     // Offsets are numbers to the verifier; which programs there are depends on the first field alone.
     let layouts = if here.has_task_layout == 1 { vec![1, 0] } else { vec![0] };
+    let from_records =
+        [false].into_iter().chain(features.is_usable(Facility::TracepointRecords).then_some(true));
+    let ways =
+        layouts.into_iter().flat_map(|layout| from_records.clone().map(move |records| (layout, records)));
     let mut plans = Vec::new();
-    for has_task_layout in layouts {
+    for (has_task_layout, from_records) in ways {
         for (join_groups, whole_system) in [(0, 0), (1, 0), (0, 1)] {
             for (entry, full_detail) in
                 [(Entry::Tracepoints, 1), (Entry::Tracepoints, 0), (Entry::Software, 1)]
@@ -44,6 +48,7 @@ fn plans(features: &Features) -> Vec<Plan> {
                     entry,
                     lock: features.lock_arguments(),
                     follows_maps: features.is_usable(Facility::CallTracepoint),
+                    from_records,
                     ring_bytes: 1 << 20,
                     possible_cpus: 2,
                     verbose: true,

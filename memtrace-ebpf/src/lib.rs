@@ -35,4 +35,4 @@ pub use abi::{
 };
 
 /// Version of every layout in this crate; stored in recordings.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 5;

@@ -8,6 +8,7 @@
 use aya_ebpf::{
     EbpfContext as _,
     bindings::BPF_F_MMAPABLE,
+    helpers::bpf_get_current_task,
     macros::{map, perf_event, raw_tracepoint, tracepoint},
     maps::{Array, HashMap, RingBuf, ring_buf::RingBufEntry},
     programs::{PerfEventContext, RawTracePointContext, TracePointContext},
@@ -186,6 +187,69 @@ fn cgroup_attach(ctx: RawTracePointContext) -> i32 {
         ctx.arg(1),
         prog::cgroup::group_of(ctx.arg(2)),
     )
+}
+
+/// As [`fault_enter_user`], from the record of the classic tracepoint.
+///
+/// Since Linux 7.0 a program at a raw tracepoint can be preempted, and until it goes on the kernel skips it for all other
+/// tasks of the CPU. At a classic tracepoint it cannot.
+#[tracepoint]
+fn fault_enter_user_record(ctx: TracePointContext) -> u32 {
+    fault_enter_record(&ctx, FaultFlags::USER)
+}
+
+/// As [`fault_enter_kernel`], from the record of the classic tracepoint.
+#[tracepoint]
+fn fault_enter_kernel_record(ctx: TracePointContext) -> u32 {
+    fault_enter_record(&ctx, 0)
+}
+
+#[inline(always)]
+fn fault_enter_record(record: &TracePointContext, mode: u16) -> u32 {
+    prog::fault::enter(
+        prog::record_field(record, config!(fault_address)),
+        || prog::record_field(record, config!(fault_ip)),
+        prog::fault::access_of(prog::record_field(record, config!(fault_error))) | mode,
+    ) as u32
+}
+
+/// As [`lock_acquired`], from the record of the classic tracepoint.
+#[tracepoint]
+fn lock_acquired_record(ctx: TracePointContext) -> u32 {
+    let is_set = |offset| prog::record_field::<u8>(&ctx, offset) != 0;
+    let mm = prog::record_field(&ctx, config!(lock_mm));
+    prog::vma::locked(mm, is_set(config!(lock_write)), is_set(config!(lock_success))) as u32
+}
+
+/// As [`lock_released`], from the record of the classic tracepoint.
+#[tracepoint]
+fn lock_released_record(ctx: TracePointContext) -> u32 {
+    let write: u8 = prog::record_field(&ctx, config!(unlock_write));
+    prog::fault::unlocked(prog::record_field(&ctx, config!(unlock_mm)), write != 0) as u32
+}
+
+/// As [`call_returned`], from the record of the classic tracepoint, where the registers are known from elsewhere.
+#[tracepoint]
+fn call_returned_record(ctx: TracePointContext) -> u32 {
+    let Some(regs) = prog::vma::registers() else {
+        return 0;
+    };
+    prog::vma::returned(regs, prog::record_field(&ctx, config!(exit_ret))) as u32
+}
+
+/// As [`task_exec`], from the record of the classic tracepoint.
+#[tracepoint]
+fn task_exec_record(ctx: TracePointContext) -> u32 {
+    let old_tid: u32 = prog::record_field(&ctx, config!(exec_old_pid));
+    // SAFETY: the helper has no preconditions.
+    prog::task::exec(&ctx, unsafe { bpf_get_current_task() }, old_tid.into()) as u32
+}
+
+/// As [`task_exit`], from the record of the classic tracepoint.
+#[tracepoint]
+fn task_exit_record(_: TracePointContext) -> u32 {
+    // SAFETY: the helper has no preconditions.
+    prog::task::exit(unsafe { bpf_get_current_task() }) as u32
 }
 
 /// As [`task_new`], where the kernel's types are unknown: the record of the classic tracepoint has the thread ID.

@@ -7,13 +7,14 @@ use std::{
     env, fs,
     fs::File,
     io::{self, Write as _},
-    time::Duration,
 };
 
 use anyhow::Context as _;
 use memtrace::{
-    pagemap::{FlagsEra, PageFlags},
+    host,
+    pagemap::PageFlags,
     probe::{
+        budget::Budget,
         maps,
         walk::{PageWalker, Wanted},
     },
@@ -23,9 +24,9 @@ use memtrace::{
 fn main() -> anyhow::Result<()> {
     let pid = env::args().nth(1).context("usage: pages PID")?;
     let page = PageSize::from_bytes(rustix::param::page_size() as u64).context("an odd page size")?;
-    let wanted = Wanted { flags: true, mappings: true, cgroup: false };
-    // Holds the memory map of the process for 2 ms at a time at most.
-    let mut walker = PageWalker::new(page, true, wanted, Duration::from_millis(2))?;
+    let wanted = Wanted { flags: true, mapcount: true, cgroup: false };
+    let era = host::page_era();
+    let mut walker = PageWalker::new(page, !era.scan.is_empty(), wanted, Budget::default())?;
 
     let vmas = maps::parse(&fs::read(format!("/proc/{pid}/maps"))?)?;
     let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
@@ -33,7 +34,7 @@ fn main() -> anyhow::Result<()> {
     for vma in vmas {
         walker.walk(&pagemap, vma.range, |run| {
             let flags = run.frame.flags.map(PageFlags::sanitised);
-            let is_private = run.frame.mappings == Some(1);
+            let is_private = run.frame.mapcount == Some(1);
             *pages_by_flags.entry((flags, is_private)).or_insert(0) += run.entries.pages.get();
         })?;
     }
@@ -41,8 +42,8 @@ fn main() -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     for ((flags, is_private), pages) in pages_by_flags {
         let mapped = if is_private { "once" } else { "" };
-        let names: Vec<_> = flags.unwrap_or_default().names(FlagsEra::V6_10).collect();
-        writeln!(out, "{pages:10} {mapped:4} {}", names.join(","))?;
+        let names = flags.map(|flags| flags.names(era.flags).collect::<Vec<_>>().join(","));
+        writeln!(out, "{pages:10} {mapped:4} {}", names.as_deref().unwrap_or("not known"))?;
     }
     Ok(())
 }

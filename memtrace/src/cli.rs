@@ -27,6 +27,8 @@ mod output;
 #[cfg(feature = "live")]
 mod record;
 mod report;
+#[cfg(feature = "live")]
+mod snapshot;
 
 use args::{Cli, GlobalArgs, Verb};
 
@@ -65,7 +67,7 @@ pub fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error);
-            ExitCode::from(failure_code(&verb))
+            ExitCode::from(failure_code(&verb, &error))
         }
     }
 }
@@ -79,17 +81,22 @@ fn run(verb: &Verb, global: GlobalArgs) -> anyhow::Result<ExitCode> {
         Verb::Export(args) => export::run(args),
         Verb::Info(args) => info::run(args),
         #[cfg(feature = "live")]
+        Verb::Snapshot(args) => snapshot::run(args),
+        #[cfg(feature = "live")]
         Verb::Doctor(args) => doctor::run(args.json),
     }
 }
 
 /// The exit code of a failure: one that no traced command has, for `record`.
-fn failure_code(verb: &Verb) -> u8 {
+#[cfg_attr(not(feature = "live"), expect(unused_variables, reason = "reading fails in one way"))]
+fn failure_code(verb: &Verb, error: &anyhow::Error) -> u8 {
     match verb {
         #[cfg(feature = "live")]
         Verb::Record(_) => record::FAILURE,
         #[cfg(feature = "live")]
-        Verb::Doctor(_) => FAILURE,
+        Verb::Snapshot(_) if error.is::<snapshot::UsageError>() => USAGE,
+        #[cfg(feature = "live")]
+        Verb::Doctor(_) | Verb::Snapshot(_) => FAILURE,
         Verb::Report(_) | Verb::Export(_) | Verb::Info(_) => FAILURE,
     }
 }

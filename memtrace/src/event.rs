@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::{Nanos, PageSize, Timestamp, VirtAddr, VirtRange};
 
-pub use look::{MapsLook, Observation, PageLook, ProbeRequest, ProbeTarget, Seen, Vma};
+pub use look::{LookReason, MapsLook, Observation, PageLook, ProbeRequest, ProbeTarget, Seen, Vma};
 pub use map::{CallKind, MapAction, MapCall, MapEvent, MapRequest, ShownVma, flags};
 
 /// A thread-group ID in the initial PID namespace: what the command line calls a PID.
@@ -34,6 +34,11 @@ pub struct Cpu(pub u32);
 /// Never reused within a recording, and no kernel pointer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SpaceId(pub u64);
+
+impl SpaceId {
+    /// The number that no address space has: it is not known which one is meant.
+    pub const UNKNOWN: Self = Self(0);
+}
 
 /// The name of a task: at most 15 bytes, as the kernel keeps it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -386,6 +391,8 @@ pub enum LossCause {
     TornTail,
     /// A record of a kind that this build does not know.
     UnknownKind,
+    /// The kernel skipped a program that was at work on the same CPU already: for which process is not known.
+    Skipped,
 }
 
 impl LossCause {
@@ -401,6 +408,7 @@ impl LossCause {
             Self::Late => "late",
             Self::TornTail => "torn_tail",
             Self::UnknownKind => "unknown_kind",
+            Self::Skipped => "skipped",
         }
     }
 }

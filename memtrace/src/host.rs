@@ -2,11 +2,13 @@
 //!
 //! Layer: shell. Input: the running kernel. Output: [`HostFacts`], [`Cpus`], [`Features`].
 //! Source: `uname(2)`, `/sys/devices/system/cpu`; each facility names its own.
-//! Keeps: a facility is probed by trying it, never by the kernel's release or the user's ID; once per session.
+//! Keeps: a facility is probed by trying it, never by the user's ID, and by the kernel's release only where nothing else tells; once
+//! per session.
 //! Not here: using the facilities (`live`, `probe`), telling of them (`cli::doctor`).
 
 mod attempt;
 mod btf;
+mod era;
 mod facility;
 mod tracepoint;
 
@@ -17,6 +19,7 @@ use rustix::{param::page_size, system::uname};
 
 pub use self::{
     btf::BtfError,
+    era::{page_era, page_era_but_for_swap, swap_layout},
     facility::{Description, Facility},
     tracepoint::RecordError,
 };
@@ -149,18 +152,23 @@ impl Features {
     /// Tries every facility.
     #[must_use]
     pub fn probe() -> Self {
+        Self::of(&Facility::ALL)
+    }
+
+    /// Tries these facilities; others are not usable.
+    #[must_use]
+    pub fn of(facilities: &[Facility]) -> Self {
         let _lifted = memlock::lift();
         let disabled = env::var(DISABLE).unwrap_or_default();
-        let mut features = Self { states: Vec::new(), found: Found::default() };
-        for facility in Facility::ALL {
-            let state = if disabled.split(',').any(|name| name.trim() == facility.name()) {
+        let mut found = Found::default();
+        let mut attempt = |facility: Facility| {
+            if disabled.split(',').any(|name| name.trim() == facility.name()) {
                 Availability::Missing { since: format!("disabled by {DISABLE}") }
             } else {
-                facility.attempt(&mut features.found)
-            };
-            features.states.push((facility, state));
-        }
-        features
+                facility.attempt(&mut found)
+            }
+        };
+        Self { states: facilities.iter().map(|facility| (*facility, attempt(*facility))).collect(), found }
     }
 
     /// Every facility and its state.
@@ -196,6 +204,16 @@ impl Features {
     #[must_use]
     pub fn lock_arguments(&self) -> Option<LockArguments> {
         self.found.lock.filter(|_| self.is_usable(Facility::LockTracepoint))
+    }
+
+    /// `config` with the offsets by which programs at classic tracepoints see what those at raw ones do; `None` where that is
+    /// needless, or impossible.
+    #[must_use]
+    pub fn with_event_offsets(&self, config: &Config) -> Option<Config> {
+        if self.is_usable(Facility::RawTracepoints) || !self.is_usable(Facility::TracepointRecords) {
+            return None;
+        }
+        tracepoint::with_event_offsets(config).ok()
     }
 
     /// How much works with the privileges of this process.

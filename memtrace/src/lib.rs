@@ -6,10 +6,11 @@
 //!
 //! Modules stand in layers, and a module uses its own layer or lower ones:
 //!
-//! * core, pure: [`units`], [`pagemap`], [`event`], [`decode`], [`order`], [`region`], [`timeline`], [`pipeline`];
-//! * codec, `Read` and `Write` only: [`record`], [`export`], [`report`];
+//! * core, pure: [`units`], [`pagemap`], [`select`], [`event`], [`census`], [`decode`], [`order`], [`region`], [`timeline`], [`pipeline`];
+//! * codec, `Read` and `Write` only: [`record`], [`export`], [`report`], [`snapshot`];
 //! * shell, which touches the kernel, under the feature `live`: `sys`, `probe`, `live`, `host`, `session`.
 
+pub mod census;
 pub mod cli;
 pub mod decode;
 pub mod event;
@@ -26,8 +27,10 @@ pub mod probe;
 pub mod record;
 pub mod region;
 pub mod report;
+pub mod select;
 #[cfg(feature = "live")]
 pub mod session;
+pub mod snapshot;
 #[cfg(feature = "live")]
 pub mod sys;
 pub mod timeline;

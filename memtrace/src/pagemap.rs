@@ -8,6 +8,7 @@
 
 mod categories;
 mod entry;
+mod era;
 mod flags;
 mod run;
 mod swap;
@@ -15,6 +16,7 @@ mod swap;
 pub use self::{
     categories::{PageCategories, StateRun},
     entry::{EntryFlags, PagemapEntry, PagemapEra, Residence},
+    era::{PageEra, Release},
     flags::{FlagsEra, PageFlags},
     run::{EntryRun, Frame, PageRun, merge},
     swap::{Marker, NotPresent, SwapLayout, SwapSlot},

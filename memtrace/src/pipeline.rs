@@ -10,19 +10,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     event::{
-        HeatReading, HostFacts, Loss, LossCause, Observation, ProbeRequest, ProbeTarget, Record, Seen,
-        SpaceId, TaskAction, TaskEvent,
+        HeatReading, HostFacts, Loss, LossCause, MapAction, Observation, ProbeRequest, ProbeTarget, Record,
+        Seen, TaskAction, TaskEvent,
     },
     order::{Event, Reorder},
     timeline::{Row, Summary},
-    units::{Nanos, Timestamp, VirtRange},
+    units::{Nanos, Timestamp},
 };
 
 mod checks;
 mod directory;
+mod focus;
 mod intervals;
 mod maps;
 mod pages;
+mod residence;
+mod seen;
 mod tasks;
 mod totals;
 
@@ -31,6 +34,8 @@ mod tests;
 
 use checks::Checks;
 use directory::Directory;
+use focus::Focus;
+pub use focus::{Area, FocusOptions};
 use intervals::Intervals;
 use tasks::Tasks;
 use totals::Totals;
@@ -46,7 +51,7 @@ pub enum Detail {
 }
 
 /// How rows are made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Length of an interval; above zero.
     pub interval: Nanos,
@@ -56,6 +61,8 @@ pub struct Options {
     pub follows_maps: bool,
     /// Whether each fault and each change of an address space gives a row.
     pub event_rows: bool,
+    /// What is looked at.
+    pub focus: FocusOptions,
 }
 
 /// Later than anything.
@@ -69,6 +76,7 @@ pub struct Pipeline {
     late: Option<Loss>,
     directory: Directory,
     checks: Checks,
+    focus: Focus,
     tasks: Tasks,
     intervals: Intervals,
     totals: Totals,
@@ -85,9 +93,10 @@ impl Pipeline {
             directory: Directory::default(),
             checks: Checks::default(),
             tasks: Tasks::new(host.page, options.follows_maps),
-            intervals: Intervals::new(&host, options),
-            totals: Totals::new(host),
+            intervals: Intervals::new(&host, &options),
             event_rows: options.event_rows,
+            focus: Focus::new(options.focus, host.page, options.interval),
+            totals: Totals::new(host, options.interval),
         }
     }
 
@@ -105,6 +114,9 @@ impl Pipeline {
             }
             Record::Map(map) => {
                 self.directory.learn_map(&map);
+                if let MapAction::Call { space, call } = &map.action {
+                    self.focus.called(*space, call);
+                }
                 self.hold_back(Event::Map(map));
             }
             Record::Heat(reading) => self.heat(&reading, requests),
@@ -202,8 +214,11 @@ impl Pipeline {
                                 rows.extend(totals.compared(time, tgid, compared).into_iter().map(Row::Map));
                             }
                         }
-                        Seen::Pages(look) => intervals.look(time, (tgid, space), &look, tasks, totals),
-                        Seen::Nothing => {}
+                        Seen::Pages(look) => {
+                            let space = tasks.settle_space(tgid, space);
+                            intervals.look(time, (tgid, space), &look, tasks, totals);
+                        }
+                        Seen::Resident(_) | Seen::Nothing => {}
                     }
                 }
             }
@@ -214,19 +229,24 @@ impl Pipeline {
         }
     }
 
-    /// Notes how hot slots are, and asks for looks at those that grew.
+    /// Notes how hot slots are, and asks for looks.
     fn heat(&mut self, reading: &HeatReading, requests: &mut Vec<ProbeRequest>) {
-        self.totals.heat(reading);
+        self.totals.heat(reading, |space| self.directory.process_of(space).is_some());
         self.intervals.read(reading);
-        for (space, ranges) in hot_ranges(reading) {
-            if let Some(tgid) = self.directory.process_of(space) {
-                requests.push(ProbeRequest { tgid, space, target: ProbeTarget::Pages(ranges) });
-            }
-        }
+        self.focus.heat(reading);
+        self.focus.plan(reading.time, &self.directory, &self.tasks, requests);
     }
 
     /// Lets a look wait for its turn: the events before it are still on their way.
     fn observe(&mut self, observation: Observation) {
+        match &observation.seen {
+            Seen::Pages(look) => {
+                self.totals.look(observation.space, look);
+                self.focus.learn(observation.time, observation.space, look);
+            }
+            Seen::Resident(pages) => self.focus.count(observation.space, *pages),
+            Seen::Maps(_) | Seen::Nothing => {}
+        }
         self.hold_back(Event::Look(Box::new(observation)));
     }
 
@@ -242,30 +262,12 @@ impl Pipeline {
             | LossCause::HiddenProgram
             | LossCause::Late
             | LossCause::TornTail
-            | LossCause::UnknownKind => true,
+            | LossCause::UnknownKind
+            | LossCause::Skipped => true,
         };
         if hides_maps {
             self.tasks.doubt(loss.end.unwrap_or(loss.start));
         }
         rows.push(Row::Loss(loss));
     }
-}
-
-/// The slots of a reading by address space, neighbours merged.
-fn hot_ranges(reading: &HeatReading) -> Vec<(SpaceId, Vec<VirtRange>)> {
-    let mut spaces: Vec<(SpaceId, Vec<VirtRange>)> = Vec::new();
-    for cell in &reading.cells {
-        let (Some(space), Some(slot)) = (cell.space, cell.slot) else { continue };
-        if spaces.last().is_none_or(|(last, _)| *last != space) {
-            spaces.push((space, Vec::new()));
-        }
-        let Some((_, ranges)) = spaces.last_mut() else { continue };
-        match ranges.last_mut() {
-            Some(last) if last.end() == slot.start() => {
-                *last = VirtRange::new(last.start(), slot.end()).unwrap_or(slot);
-            }
-            _ => ranges.push(slot),
-        }
-    }
-    spaces
 }

@@ -6,28 +6,47 @@
 //! to the target; no smaps.
 //! Not here: what to look at and when (`pipeline`).
 
-pub mod frames;
+pub mod budget;
+pub mod cached;
+pub mod census;
+pub mod cgroups;
+pub mod files;
+mod folios;
+mod frames;
+pub mod hugetlb;
+pub mod idle;
+pub mod ksm;
 pub mod maps;
+mod mounts;
+pub mod nodes;
+pub mod object;
 pub mod pages;
+pub mod physical;
+pub mod residency;
+pub mod thp;
+pub mod tree;
 pub mod walk;
 
 use std::{
     fs::{self, File},
     io::{self, Read as _},
     os::unix::fs::FileExt as _,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
+use memtrace_ebpf::HEAT_SLOT_SHIFT;
 use rustix::io::Errno;
 
-use self::{maps::MapsError, pages::PageReader};
+use self::{files::FileError, maps::MapsError, pages::PageReader};
 use crate::{
     event::{
-        Landmarks, MapsLook, Observation, PageLook, ProbeRequest, ProbeTarget, Seen, SpaceId, Tgid, Tid,
+        Landmarks, LookReason, MapsLook, Observation, PageLook, ProbeRequest, ProbeTarget, Seen, SpaceId,
+        Tgid, Tid,
     },
+    pagemap::PageCategories,
     record::Cost,
     sys::{clock, scan::ScanError},
-    units::{Nanos, PageSize, VirtAddr, VirtRange},
+    units::{Nanos, PageCount, PageSize, VirtAddr, VirtRange},
 };
 
 /// Why a look was not possible.
@@ -40,6 +59,9 @@ pub enum ProbeError {
     /// Its maps make no sense.
     #[error("cannot understand its maps")]
     Maps(#[from] MapsError),
+    /// A file that tells of frames.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Anything else the kernel said.
     #[error("the kernel refused: {0}")]
     Io(io::Error),
@@ -73,10 +95,12 @@ pub struct Prober {
 }
 
 impl Prober {
-    /// A prober on a host with base pages of size `page`; `scan` if the host has `PAGEMAP_SCAN`.
+    /// A prober on a host with base pages of size `page`, whose looks hold the lock of a memory map for about `max_lock` at most;
+    /// `scan` is what the host's `PAGEMAP_SCAN` can tell, nothing where there is none.
     #[must_use]
-    pub fn new(page: PageSize, scan: bool) -> Self {
-        Self { page, reader: PageReader::new(page, scan), cost: Cost::default() }
+    pub fn new(page: PageSize, scan: PageCategories, max_lock: Nanos) -> Self {
+        let reader = PageReader::new(page, scan, Duration::from_nanos(max_lock.get()));
+        Self { page, reader, cost: Cost::default() }
     }
 
     /// What recording cost, if its CPU time is `cpu`.
@@ -94,8 +118,11 @@ impl Prober {
         };
         let result = match target {
             ProbeTarget::Maps => self.look_at_maps_of(*tgid).map(|look| observe(Seen::Maps(look))),
-            ProbeTarget::Pages(ranges) => self.look_at_pages(*tgid, ranges, observe),
-            ProbeTarget::Everything => self.look_at_everything(*tgid, observe),
+            ProbeTarget::Pages(ranges) => self.look_at_pages(Tid(tgid.0), ranges, observe),
+            ProbeTarget::Resident => resident_pages(*tgid).map(|pages| observe(Seen::Resident(pages))),
+            ProbeTarget::Everything => {
+                self.look_at_maps_of(*tgid).and_then(|maps| self.look_at_all(Tid(tgid.0), maps, observe))
+            }
         };
         if let Err(error) = result {
             if !matches!(error, ProbeError::Gone) {
@@ -111,20 +138,19 @@ impl Prober {
         observations
     }
 
-    /// Reads the maps of `process` by its thread `thread`.
+    /// Looks at all of `process` by its thread `thread`.
     ///
-    /// By the process they would be those of its leader, which may have gone before.
-    pub fn still_look(&mut self, process: Tgid, thread: Tid, space: SpaceId) -> Option<Observation> {
-        match self.look_at_maps(thread) {
-            Ok(look) => {
-                let seen = Seen::Maps(look);
-                Some(Observation { time: clock::boottime(), tgid: process, space, seen })
-            }
-            Err(error) => {
-                log::debug!("cannot read the maps of process {}: {error}", process.0);
-                None
-            }
+    /// By the process it would be what its leader has, which may have gone before.
+    pub fn still_look(&mut self, process: Tgid, thread: Tid, space: SpaceId) -> Vec<Observation> {
+        let mut observations = Vec::new();
+        let observe = |seen| {
+            observations.push(Observation { time: clock::boottime(), tgid: process, space, seen });
+        };
+        if let Err(error) = self.look_at_maps(thread).and_then(|maps| self.look_at_all(thread, maps, observe))
+        {
+            log::debug!("cannot look at process {}: {error}", process.0);
         }
+        observations
     }
 
     /// The maps of a process by its leader, or by another thread if that has ended before.
@@ -141,30 +167,38 @@ impl Prober {
     fn look_at_maps(&mut self, tid: Tid) -> Result<MapsLook, ProbeError> {
         let began = clock::boottime();
         let text = self.timed(|_| read_maps(tid))?;
-        Ok(MapsLook { began, vmas: maps::parse(&text)?, landmarks: landmarks(tid) })
+        let landmarks = landmarks(tid).ok_or(ProbeError::Gone)?;
+        Ok(MapsLook { began, vmas: maps::parse(&text)?, landmarks })
     }
 
-    fn look_at_everything(&mut self, tgid: Tgid, mut observe: impl FnMut(Seen)) -> Result<(), ProbeError> {
-        let look = self.look_at_maps_of(tgid)?;
+    /// The VMAs in `look`, and the pages of those that some access is allowed to.
+    fn look_at_all(
+        &mut self,
+        tid: Tid,
+        look: MapsLook,
+        mut observe: impl FnMut(Seen),
+    ) -> Result<(), ProbeError> {
         let open = look.vmas.iter().filter(|vma| !vma.perms.starts_with(b"---") && vma.name != b"[vsyscall]");
-        let ranges: Vec<VirtRange> = open.map(|vma| vma.range).collect();
+        let ranges: Vec<_> =
+            whole_slots(open.map(|vma| vma.range)).map(|range| (range, LookReason::Full)).collect();
         observe(Seen::Maps(look));
-        self.look_at_pages(tgid, &ranges, observe)
+        self.look_at_pages(tid, &ranges, observe)
     }
 
     fn look_at_pages(
         &mut self,
-        tgid: Tgid,
-        ranges: &[VirtRange],
+        tid: Tid,
+        ranges: &[(VirtRange, LookReason)],
         mut observe: impl FnMut(Seen),
     ) -> Result<(), ProbeError> {
-        let pagemap = self.timed(|_| File::open(format!("/proc/{}/pagemap", tgid.0)))?;
+        let pagemap = self.timed(|_| File::open(format!("/proc/{}/pagemap", tid.0)))?;
         let told = self.reader.tells();
-        for &range in ranges {
+        for &(range, reason) in ranges {
+            let began = clock::boottime();
             let runs = self.timed(|reader| reader.read(&pagemap, range))?;
             self.cost.looks += 1;
             self.cost.looked_pages += range.pages(self.page).get();
-            observe(Seen::Pages(PageLook { range, told, runs }));
+            observe(Seen::Pages(PageLook { began, reason, range, told, runs }));
         }
         Ok(())
     }
@@ -192,18 +226,40 @@ fn read_maps(tid: Tid) -> Result<Vec<u8>, ProbeError> {
     Ok(text)
 }
 
+/// How many pages of a process are resident, as the kernel counts: that takes no lock.
+fn resident_pages(tgid: Tgid) -> Result<PageCount, ProbeError> {
+    let statm = fs::read_to_string(format!("/proc/{}/statm", tgid.0))?;
+    let pages = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok());
+    pages.map(PageCount::new).ok_or(ProbeError::Gone)
+}
+
+/// Whole slots around `ranges`, which ascend: looks at the same memory begin and end at the same places.
+fn whole_slots(ranges: impl Iterator<Item = VirtRange>) -> impl Iterator<Item = VirtRange> {
+    let mut end = VirtAddr::from_raw(0);
+    ranges.filter_map(move |range| {
+        let slots = range.widened(HEAT_SLOT_SHIFT);
+        let slots = VirtRange::new(slots.start().max(end), slots.end())?;
+        end = slots.end();
+        Some(slots)
+    })
+}
+
 /// Bytes of the maps of most processes.
 const TYPICAL_MAPS: usize = 64 << 10;
 
-/// Where the heap begins and the stack is, as far as the kernel tells.
-fn landmarks(tid: Tid) -> Landmarks {
+/// Where the heap begins and the stack is, as far as the kernel tells; `None` amid an exec, when the old address space is gone
+/// and the new one has no heap yet.
+fn landmarks(tid: Tid) -> Option<Landmarks> {
+    /// What the kernel shows for the start of the code to those who may not know places.
+    const HIDDEN: u64 = 1;
     let process = i32::try_from(tid.0).ok().and_then(|tid| procfs::process::Process::new(tid).ok());
-    let stat = process.and_then(|process| process.stat().ok());
+    let Some(stat) = process.and_then(|process| process.stat().ok()) else {
+        return Some(Landmarks::default());
+    };
     let known = |addr: u64| (addr != 0).then_some(VirtAddr::from_raw(addr));
-    Landmarks {
-        start_brk: stat.as_ref().and_then(|stat| known(stat.start_brk?)),
-        start_stack: stat.as_ref().and_then(|stat| known(stat.startstack)),
-    }
+    let start_brk = known(stat.start_brk?);
+    let is_told = start_brk.is_some() || stat.startcode == HIDDEN;
+    is_told.then(|| Landmarks { start_brk, start_stack: known(stat.startstack) })
 }
 
 #[cfg(test)]
@@ -215,7 +271,11 @@ mod tests {
 
     fn prober() -> Prober {
         let page = rustix::param::page_size() as u64;
-        Prober::new(PageSize::from_bytes(page).expect("a power of two"), true)
+        Prober::new(
+            PageSize::from_bytes(page).expect("a power of two"),
+            PageCategories::all(),
+            Nanos::new(2_000_000),
+        )
     }
 
     fn ask(tgid: u32, target: ProbeTarget) -> ProbeRequest {
@@ -254,7 +314,9 @@ mod tests {
         let range = VirtRange::new(VirtAddr::from_raw(0x1000), VirtAddr::from_raw(0x2000));
         let mut prober = prober();
 
-        for target in [ProbeTarget::Maps, ProbeTarget::Pages(vec![range.expect("not empty")])] {
+        for target in
+            [ProbeTarget::Maps, ProbeTarget::Pages(vec![(range.expect("not empty"), LookReason::Heat)])]
+        {
             let seen = prober.answer(&ask(child.id(), target));
 
             assert_eq!(seen.len(), 1);
@@ -284,7 +346,7 @@ mod tests {
         let range =
             VirtRange::new(VirtAddr::from_raw(here), VirtAddr::from_raw(here + 0x10000)).expect("not empty");
 
-        prober.answer(&ask(std::process::id(), ProbeTarget::Pages(vec![range])));
+        prober.answer(&ask(std::process::id(), ProbeTarget::Pages(vec![(range, LookReason::Heat)])));
 
         let cost = prober.cost(Nanos::new(5));
         assert_eq!((cost.cpu_ns, cost.looks), (5, 1));

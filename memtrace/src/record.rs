@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     event::{FaultCounts, HostFacts},
-    pipeline::{Detail, Options},
+    pagemap::PageEra,
+    pipeline::{Detail, FocusOptions, Options},
     units::{Nanos, Timestamp},
 };
 
@@ -37,7 +38,7 @@ pub use writer::Writer;
 pub const MAGIC: [u8; 8] = *b"memtrace";
 
 /// Version of the file format; changes with any change that an older build would misread.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// What a recording was made with, and of; its first chunk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +53,9 @@ pub struct Header {
     pub capture: Capture,
     /// What the kernel had, and why the rest was not used.
     pub features: Vec<Feature>,
+    /// How the host's words about pages are to be read; `None` in recordings of builds that did not say.
+    #[serde(default)]
+    pub page_era: Option<PageEra>,
 }
 
 /// What was asked for, and the state of the target when the probes were armed.
@@ -71,6 +75,8 @@ pub struct Capture {
     pub follow_forks: bool,
     /// Whether changes of address spaces were followed; without it regions are those of readings of maps.
     pub follows_maps: bool,
+    /// What was looked at.
+    pub focus: FocusOptions,
     /// `min_flt` and `maj_flt` of the command when the probes were armed; `None` if there was no command.
     pub gate: Option<FaultCounts>,
 }
@@ -88,9 +94,9 @@ impl fmt::Display for Capture {
 impl Capture {
     /// Options by which the pipeline makes the rows of this recording again.
     #[must_use]
-    pub const fn options(&self, event_rows: bool) -> Options {
+    pub fn options(&self, event_rows: bool) -> Options {
         let Self { interval, detail, follows_maps, .. } = *self;
-        Options { interval, detail, follows_maps, event_rows }
+        Options { interval, detail, follows_maps, event_rows, focus: self.focus.clone() }
     }
 }
 

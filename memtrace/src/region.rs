@@ -31,7 +31,7 @@ mod transform;
 mod tests;
 
 pub use compare::{Comparison, Contradiction};
-pub use traits::Traits;
+pub use traits::{Traits, backing_of};
 
 /// Gives every region of a recording a number of its own.
 #[derive(Debug, Default)]

@@ -21,8 +21,9 @@ use crate::{
     event::{FaultCounts, Tgid, Tid},
     export::{ExportError, csv::CsvTimeline},
     host::{self, Facility},
-    live::{self, ArmError, AttachError, Drain, Entry, HeatReader, Plan, Probes, Target},
-    pipeline::Detail,
+    live::{self, ArmError, AttachError, Drain, Entry, HeatReader, LossMeter, Plan, Probes, Target},
+    pagemap::PageCategories,
+    pipeline::{Detail, FocusOptions},
     probe::Prober,
     record::{Capture, Cost, End, Ending, ExitReason, Header, RecordError, Writer},
     sys::clock,
@@ -57,6 +58,10 @@ pub struct Options {
     pub detail: Detail,
     /// Length of a timeline interval.
     pub interval: Nanos,
+    /// What is looked at.
+    pub focus: FocusOptions,
+    /// Longest time for which a look at pages holds the lock of a memory map; about, as the kernel does not promise any.
+    pub max_lock: Nanos,
     /// Size of the ring of faults; `None` for a size that fits the number of CPUs.
     pub ring: Option<ByteSize>,
     /// Whether new processes of traced ones are traced.
@@ -163,8 +168,11 @@ async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outc
         }
         Subject::Running(target) => (target.clone(), None),
     };
+    let page_era = host::page_era();
     // Set-up takes a tenth of a second; the session starts here.
     let facts = host::facts()?;
+    // Before anything is attached, so that nothing is skipped unseen.
+    let losses = LossMeter::new(Arc::clone(&counters), cpus.possible, probes.skips()?);
     let armed = live::arm(&mut probes, &target, &cpus.online)?;
     let header = Header {
         abi: ABI_VERSION,
@@ -172,20 +180,23 @@ async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outc
         host: facts.clone(),
         capture: capture(options, &plan, armed.gate),
         features: features.to_list(),
+        page_era: Some(page_era),
     };
+    let scan =
+        if features.is_usable(Facility::PagemapScan) { page_era.scan } else { PageCategories::empty() };
     let csv = csv.map(empty).transpose()?;
     let taker = Recorder::new(
         Writer::new(BufWriter::new(empty(file)?), &header)?,
         csv.map(|csv| CsvTimeline::new(BufWriter::new(csv), &facts)).transpose()?,
         &facts,
         header.capture.options(false),
-        Prober::new(facts.page, features.is_usable(Facility::PagemapScan)),
+        Prober::new(facts.page, scan, options.max_lock),
         heat,
     );
     let (look, still_looks) = (taker.look_switch(), taker.still_looks());
     let (threads, failure) = Threads::start(taker, vec![Frame::Control(armed.joins)], |sender| {
         let ring_bytes = plan.ring_bytes as usize;
-        Drain::new(armed.side_band, control, events, ring_bytes, Arc::clone(&counters), cpus.possible, sender)
+        Drain::new(armed.side_band, control, events, ring_bytes, losses, sender)
     })?;
     let command = gated.as_ref().map(Gated::pid);
     if let Some(command) = command {
@@ -269,6 +280,7 @@ fn plan(
     ring: ByteSize,
 ) -> Result<Plan, SessionError> {
     let offsets = features.offsets().map_err(SessionError::Unsupported)?;
+    let from_records = features.with_event_offsets(&offsets);
     let cgroup = match &options.subject {
         Subject::Running(Target::Cgroup(cgroup)) => Some(cgroup),
         Subject::Command(_) | Subject::Running(_) => None,
@@ -284,9 +296,10 @@ fn plan(
         page_size: rustix::param::page_size() as u64,
         // The helper takes a typed pointer, which the verifier knows from BTF.
         has_task_pt_regs: (offsets.has_task_layout != 0 && features.is_usable(Facility::SyscallNames)).into(),
-        ..offsets
+        ..from_records.unwrap_or(offsets)
     };
     Ok(Plan {
+        from_records: from_records.is_some(),
         config,
         cgroup_path: cgroup.map(|cgroup| cgroup.path.clone()).unwrap_or_default(),
         entry: if features.is_usable(Facility::FaultTracepoints) {
@@ -322,6 +335,7 @@ fn capture(options: &Options, plan: &Plan, gate: Option<FaultCounts>) -> Capture
         ring_bytes: plan.ring_bytes.into(),
         follow_forks: options.follow_forks,
         follows_maps: plan.follows_maps,
+        focus: options.focus.clone(),
         gate,
     }
 }

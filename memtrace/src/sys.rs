@@ -7,7 +7,9 @@
 #![expect(unsafe_code, reason = "the one module whose task is to make these calls safe")]
 
 pub mod bpf;
+pub mod cache;
 pub mod clock;
+pub mod guard;
 pub mod memlock;
 pub mod perf;
 pub mod process;
@@ -16,6 +18,7 @@ pub mod scan;
 pub mod shared;
 pub mod sideband;
 pub mod signals;
+pub mod touch;
 pub mod uffd;
 
 use std::{

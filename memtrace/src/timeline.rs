@@ -5,15 +5,19 @@
 //! Not here: column names and text (`export`), how rows come about (`pipeline`).
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    event::{Access, Account, Comm, Fault, FaultCounts, HostFacts, Loss, SpaceId, Tgid, UncountedCause},
+    event::{
+        Access, Account, Comm, Fault, FaultCounts, HostFacts, LookReason, Loss, SpaceId, Tgid, UncountedCause,
+    },
     units::{Nanos, PageCount, Timestamp, VirtRange},
 };
 
+mod looks;
 mod maps;
 
+pub use looks::{LookCount, LookSummary, PageState, UnseenRegions};
 pub use maps::{Churn, MapFlags, MapIdentity, MapRow, MapSummary, MapTally, MappingProcess};
 
 /// The number of a region, unique in a recording.
@@ -231,7 +235,6 @@ pub struct FaultPlace {
 
 /// What the pipeline puts out, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "most rows are of the largest kind")]
 pub enum Row {
     /// An interval closed.
     Timeline(TimelineRow),
@@ -278,10 +281,8 @@ pub struct Summary {
     pub maps: MapSummary,
     /// Completed faults at addresses that no known region held.
     pub without_region: FaultCounts,
-    /// Looks at page state, and the pages they covered.
-    pub looks: u64,
-    /// Pages covered by looks.
-    pub looked_pages: PageCount,
+    /// What was looked at, and what was not.
+    pub looks: LookSummary,
 }
 
 /// Totals of fault records.
@@ -331,6 +332,8 @@ pub struct ProcessSummary {
     pub uncounted: Option<FaultCounts>,
     /// Sum of the accounts of its tasks; `None` until one ended.
     pub account: Option<Account>,
+    /// Pages of the regions that it had at its end, or that of the recording, as last seen; `None` if no look saw any.
+    pub pages: Option<PageState>,
 }
 
 /// One region over the whole session.
@@ -354,6 +357,10 @@ pub struct RegionSummary {
     pub latency_sum: Nanos,
     /// Most present pages that looks tell of: each 2 MiB slot counts as last seen. `None` if there was no look.
     pub peak_present: Option<PageCount>,
+    /// Its pages as last seen; `None` if there was no look.
+    pub pages: Option<PageState>,
+    /// How often it was looked at, by what asked for that.
+    pub looks: BTreeMap<LookReason, u64>,
     /// Whether a loss touches the counts.
     pub lower_bound: bool,
 }

@@ -87,6 +87,24 @@ impl Vpn {
     }
 }
 
+/// Number of a page within a file: the offset divided by the base page size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FilePage(u64);
+
+impl FilePage {
+    /// The page of this number.
+    #[must_use]
+    pub const fn from_raw(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number itself.
+    #[must_use]
+    pub const fn as_raw(self) -> u64 {
+        self.0
+    }
+}
+
 /// A page frame number in units of base pages; never zero.
 ///
 /// `/proc/PID/pagemap` reports zero to readers without `CAP_SYS_ADMIN`, so "no frame number" is
@@ -108,6 +126,32 @@ impl Pfn {
     #[must_use]
     pub const fn as_raw(self) -> u64 {
         self.0.get()
+    }
+}
+
+/// Where a page frame has its word in `/proc/kpageflags` and its like: its number, in units of base pages.
+///
+/// Frame 0 has one too, though no page table ever names it; so it has no [`Pfn`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrameIndex(u64);
+
+impl FrameIndex {
+    /// The frame of this number.
+    #[must_use]
+    pub const fn from_raw(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number itself.
+    #[must_use]
+    pub const fn as_raw(self) -> u64 {
+        self.0
+    }
+
+    /// The same frame, as page tables name it; `None` for frame 0.
+    #[must_use]
+    pub const fn pfn(self) -> Option<Pfn> {
+        Pfn::new(self.0)
     }
 }
 
@@ -235,6 +279,14 @@ impl VirtRange {
         self.start.0 <= addr.0 && addr.0 < self.end.0
     }
 
+    /// The range, widened to where blocks of `1 << shift` bytes begin and end.
+    #[must_use]
+    pub const fn widened(self, shift: u32) -> Self {
+        let start = VirtAddr(self.start.0 >> shift << shift);
+        let last = (self.end.0 - 1) >> shift << shift;
+        Self { start, end: VirtAddr(last.saturating_add(1 << shift)) }
+    }
+
     /// The part of the range that lies in `other` too.
     #[must_use]
     pub fn intersection(self, other: Self) -> Option<Self> {
@@ -245,6 +297,69 @@ impl VirtRange {
 impl fmt::Display for VirtRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.start, self.end)
+    }
+}
+
+impl FromStr for VirtRange {
+    type Err = ParseUnitError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || ParseUnitError {
+            text: text.to_owned(),
+            what: "range of addresses",
+            example: "two addresses, the second behind the end, as in 0x7f0000000000-0x7f0000200000, or a size after the first, \
+                      as in 0x7f0000000000+2M",
+        };
+        let addr = |text: &str| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok().map(VirtAddr);
+        let range = if let Some((start, end)) = text.split_once('-') {
+            addr(start).zip(addr(end))
+        } else {
+            let (start, size) = text.split_once('+').ok_or_else(error)?;
+            let start = addr(start).ok_or_else(error)?;
+            let size: ByteSize = size.parse().map_err(|_| error())?;
+            let end = start.0.checked_add(size.0).ok_or_else(error)?;
+            Some((start, VirtAddr(end)))
+        };
+        range.and_then(|(start, end)| Self::new(start, end)).ok_or_else(error)
+    }
+}
+
+/// A share of one CPU in percent, as people type it: `5%` or `5`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct CpuShare(u32);
+
+impl CpuShare {
+    /// `percent` percent of one CPU.
+    #[must_use]
+    pub const fn from_percent(percent: u32) -> Self {
+        Self(percent)
+    }
+
+    /// In percent of one CPU.
+    #[must_use]
+    pub const fn percent(self) -> u32 {
+        self.0
+    }
+
+    /// What the share is of `time`.
+    #[must_use]
+    pub fn of(self, time: Nanos) -> Nanos {
+        let share = u128::from(time.0) * u128::from(self.0) / 100;
+        Nanos(u64::try_from(share).unwrap_or(u64::MAX))
+    }
+}
+
+impl FromStr for CpuShare {
+    type Err = ParseUnitError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let percent = text.strip_suffix('%').unwrap_or(text).parse().ok().filter(|percent| *percent > 0);
+        let error = || ParseUnitError {
+            text: text.to_owned(),
+            what: "share of a CPU",
+            example: "a number of percent above 0, such as 5%",
+        };
+        percent.map(Self).ok_or_else(error)
     }
 }
 
@@ -374,6 +489,15 @@ mod tests {
     }
 
     #[test]
+    fn range_is_widened_to_whole_blocks() {
+        let range = |start, end| VirtRange::new(addr(start), addr(end)).expect("not empty");
+
+        assert_eq!(range(0x1fff, 0x3001).widened(12), range(0x1000, 0x4000));
+        assert_eq!(range(0x1000, 0x3000).widened(12), range(0x1000, 0x3000));
+        assert_eq!(range(u64::MAX - 1, u64::MAX).widened(12), range(u64::MAX - 0xfff, u64::MAX));
+    }
+
+    #[test]
     fn empty_range_is_none() {
         assert_eq!(VirtRange::new(addr(0x1000), addr(0x1000)), None);
     }
@@ -386,6 +510,35 @@ mod tests {
         assert!("12X".parse::<ByteSize>().is_err());
         assert!("K".parse::<ByteSize>().is_err());
         assert!("99999999999T".parse::<ByteSize>().is_err());
+    }
+
+    #[test]
+    fn range_is_two_addresses_or_one_and_a_size() {
+        let range = VirtRange::new(addr(0x1000), addr(0x3000));
+
+        assert_eq!("0x1000-0x3000".parse().ok(), range);
+        assert_eq!("0x1000+8K".parse().ok(), range);
+        for text in [
+            "0x1000",
+            "0x3000-0x1000",
+            "0x1000-0x1000",
+            "1000-3000",
+            "0x1000+",
+            "0x1000+0",
+            "0xffffffffffffffff+1",
+        ] {
+            assert!(text.parse::<VirtRange>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn share_of_a_cpu_is_above_zero() {
+        assert_eq!("5%".parse(), Ok(CpuShare(5)));
+        assert_eq!("300".parse(), Ok(CpuShare(300)));
+        assert_eq!(CpuShare(5).of(Nanos(1_000)), Nanos(50));
+        for text in ["0", "0%", "-1", "5%%", "", "%"] {
+            assert!(text.parse::<CpuShare>().is_err(), "{text}");
+        }
     }
 
     #[test]

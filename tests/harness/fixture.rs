@@ -10,7 +10,7 @@ use memtrace::{
         Cpu, FaultCounts, HostFacts, Landmarks, Loss, LossCause, MapsLook, Observation, Seen, SpaceId, Tgid,
         Vma,
     },
-    pipeline::Detail,
+    pipeline::{Detail, FocusOptions},
     record::{Capture, Cost, End, Ending, ExitReason, Header, Totals, Writer},
     units::{Nanos, PageSize, Timestamp, VirtAddr, VirtRange},
 };
@@ -121,9 +121,11 @@ fn header(abi: u32) -> Header {
             ring_bytes: 16 << 20,
             follow_forks: true,
             follows_maps: true,
+            focus: FocusOptions::default(),
             gate: Some(FaultCounts { minor: 100, major: 0 }),
         },
         features: Vec::new(),
+        page_era: None,
     }
 }
 

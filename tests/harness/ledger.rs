@@ -77,6 +77,10 @@ pub struct Testimony {
     pub minflt: u64,
     /// Its `ru_majflt`.
     pub majflt: u64,
+    /// The most memory that one of them had at once, in bytes, and never less than that of `witness`.
+    pub peak_bytes: u64,
+    /// Wall time from its start to its end, in nanoseconds.
+    pub ns: u64,
 }
 
 /// What `mapstress` did, all processes that it made included.
@@ -167,6 +171,21 @@ pub struct Scan {
     pub ns: u64,
     /// The most memory that the reader had at once, in bytes.
     pub peak_bytes: u64,
+}
+
+/// What `layout` holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    /// Its process.
+    pub pid: u32,
+    /// A forked child that holds a copy, if there is one.
+    pub child: Option<u32>,
+    /// Where its memory is.
+    pub stretches: Vec<Stretch>,
+    /// Pages of these that it touched.
+    pub touched_pages: u64,
+    /// Those of them that the kernel swapped out, as far as mincore(2) tells.
+    pub swapped_pages: u64,
 }
 
 /// Prints `entry` as one line of JSON on stdout.

@@ -5,16 +5,31 @@
 //! Not here: the tests themselves; each target has one theme.
 #![expect(clippy::missing_panics_doc, reason = "the harness panics wherever a test must fail")]
 
-use tempfile::TempDir;
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
 
+use rustix::fs::statfs;
+use tempfile::{NamedTempFile, TempDir};
+
+pub mod agreement;
+pub mod cgroup;
 pub mod fixture;
+pub mod frozen;
 pub mod ledger;
+pub mod look;
 pub mod maps;
 pub mod memory;
+pub mod oracle;
 pub mod recording;
 pub mod requirement;
 pub mod run;
+pub mod setting;
+pub mod swap;
 pub mod task;
+pub mod uffd;
 
 /// The path of a program of this package.
 #[macro_export]
@@ -28,4 +43,37 @@ macro_rules! program {
 #[must_use]
 pub fn directory() -> TempDir {
     TempDir::with_prefix("memtrace-").expect("a temporary directory")
+}
+
+/// A file on a disk, which has a page cache that can be dropped; or what is missing for that.
+pub fn file_on_disk() -> Result<NamedTempFile, String> {
+    const PLACE: &str = "/var/tmp";
+    const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
+    let file_system = statfs(PLACE).map(|stat| u64::try_from(stat.f_type));
+    if file_system.is_ok_and(|magic| magic.is_ok_and(|magic| !IN_MEMORY.contains(&magic))) {
+        Ok(NamedTempFile::new_in(PLACE).expect("room"))
+    } else {
+        Err(format!("needs {PLACE} on a disk"))
+    }
+}
+
+/// Waits until no other test of this executable has a turn: settings of the machine are common to them all, and a fork in one
+/// shares the pages of the others.
+pub fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits until `is_done`, for a minute at most; whether it is.
+pub fn wait_until(mut is_done: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + Duration::from_mins(1);
+    loop {
+        if is_done() {
+            return true;
+        }
+        if Instant::now() > end {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
 }

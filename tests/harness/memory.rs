@@ -8,12 +8,15 @@
 
 use std::{
     ffi::{CStr, c_int, c_void},
-    fs::File,
+    fs::{self, File},
     io,
+    ops::Range,
     os::fd::AsRawFd as _,
     ptr::null_mut,
     slice,
     sync::atomic::{AtomicPtr, Ordering},
+    thread,
+    time::Duration,
 };
 
 use rustix::mm::{
@@ -26,6 +29,35 @@ use crate::ledger::Area;
 #[must_use]
 pub fn page_bytes() -> usize {
     rustix::param::page_size()
+}
+
+/// Whether the kernel has the call `cachestat`, by the number that all architectures but alpha have for it.
+#[must_use]
+pub fn has_cachestat() -> bool {
+    const SYS_CACHESTAT: libc::c_long = 451;
+    // SAFETY: with a descriptor that is none the kernel reads and writes nothing.
+    let _refused = unsafe { libc::syscall(SYS_CACHESTAT, -1, null_mut::<u8>(), null_mut::<u8>(), 0) };
+    io::Error::last_os_error().raw_os_error() != Some(libc::ENOSYS)
+}
+
+/// Puts the pages that wait in batches, one for each processor, on the lists of reclaim.
+pub fn drain_batches() {
+    // Compaction begins with that. Where it is missing, they drain in their own time.
+    let _missing = fs::write("/proc/sys/vm/compact_memory", "1");
+}
+
+/// Bytes of memory that this process had at most while `body` ran, beyond what it had before.
+pub fn peak_growth(body: impl FnOnce()) -> u64 {
+    let bytes = |row: &str| {
+        let status = fs::read_to_string("/proc/self/status").expect("our own");
+        let size = status.lines().find_map(|line| line.strip_prefix(row)).expect("a row of every process");
+        size.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+    };
+    // The peak begins anew.
+    fs::write("/proc/self/clear_refs", "5").expect("since 4.0");
+    let before = bytes("VmRSS:");
+    body();
+    bytes("VmHWM:").saturating_sub(before)
 }
 
 /// A mapping of its own, unmapped at the end.
@@ -64,6 +96,13 @@ impl Mapping {
         Self::map_anonymous(pages * page_bytes(), MapFlags::PRIVATE | MapFlags::POPULATE)
     }
 
+    /// Shared anonymous memory in base pages, none of which is there yet.
+    pub fn shared(pages: usize) -> io::Result<Self> {
+        let mapping = Self::map_anonymous(pages * page_bytes(), MapFlags::SHARED)?;
+        mapping.advise(Advice::LinuxNoHugepage)?;
+        Ok(mapping)
+    }
+
     /// As [`Self::anonymous`], but more than the machine need have (`MAP_NORESERVE`).
     pub fn reserved(pages: usize) -> io::Result<Self> {
         let mapping = Self::map_anonymous(pages * page_bytes(), MapFlags::PRIVATE | MapFlags::NORESERVE)?;
@@ -78,6 +117,22 @@ impl Mapping {
         let before = reserve.split(reserve.start.align_offset(HUGE));
         let mapping = reserve.split(count * HUGE);
         drop((before, reserve));
+        mapping.advise(Advice::LinuxHugepage)?;
+        Ok(mapping)
+    }
+
+    /// Private anonymous memory of `count` huge pages of 2 MiB from the pool for it, which are reserved but not there yet.
+    pub fn hugetlb(count: usize) -> io::Result<Self> {
+        let flags = MapFlags::PRIVATE | MapFlags::HUGETLB | MapFlags::HUGE_2MB;
+        Self::map_anonymous(count * (2 << 20), flags)
+    }
+
+    /// As [`Self::huge`], but the first pages of `file`, shared.
+    pub fn huge_of_file(file: &File, count: usize) -> io::Result<Self> {
+        let mapping = Self::huge(count)?;
+        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::FIXED);
+        // SAFETY: replaces this mapping alone, to which nothing refers yet.
+        unsafe { mmap(mapping.start.cast(), mapping.len, access, flags, file, 0)? };
         mapping.advise(Advice::LinuxHugepage)?;
         Ok(mapping)
     }
@@ -151,8 +206,74 @@ impl Mapping {
 
     /// Gives the kernel an advice about the whole mapping.
     pub fn advise(&self, advice: Advice) -> io::Result<()> {
+        self.advise_part(0..self.pages(), advice)
+    }
+
+    /// Gives the kernel an advice about some of its pages.
+    pub fn advise_part(&self, pages: Range<usize>, advice: Advice) -> io::Result<()> {
+        let (start, len) = self.part(pages);
         // SAFETY: the memory is this mapping's, and nothing relies on its content.
-        unsafe { madvise(self.start.cast(), self.len, advice) }.map_err(io::Error::from)
+        unsafe { madvise(start.cast(), len, advice) }.map_err(io::Error::from)
+    }
+
+    /// Makes guard pages of some of its pages, whose content is lost (`MADV_GUARD_INSTALL`, Linux 6.13).
+    pub fn guard(&self, pages: Range<usize>) -> io::Result<()> {
+        const INSTALL: c_int = 102;
+        self.advise_raw(pages, INSTALL)
+    }
+
+    /// Takes guard pages away (`MADV_GUARD_REMOVE`, Linux 6.13).
+    pub fn unguard(&self, pages: Range<usize>) -> io::Result<()> {
+        const REMOVE: c_int = 103;
+        self.advise_raw(pages, REMOVE)
+    }
+
+    /// Gives an advice that rustix does not know.
+    fn advise_raw(&self, pages: Range<usize>, advice: c_int) -> io::Result<()> {
+        let (start, len) = self.part(pages);
+        // SAFETY: the memory is this mapping's, and nothing relies on its content.
+        match unsafe { libc::madvise(start.cast(), len, advice) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Where some of its pages begin, and their length in bytes.
+    fn part(&self, pages: Range<usize>) -> (*mut u8, usize) {
+        assert!(pages.end <= self.pages(), "{pages:?} of {}", self.pages());
+        (self.start.wrapping_add(pages.start * page_bytes()), pages.len() * page_bytes())
+    }
+
+    /// Lets the kernel swap out one page, or write it back and drop it; returns whether it did.
+    ///
+    /// It is tried for a while: something else may look at the page just then.
+    pub fn page_out(&self, page: usize) -> io::Result<bool> {
+        for _ in 0..200 {
+            // SAFETY: a page of this mapping, and nothing relies on its being in memory.
+            unsafe { madvise(self.at(page).cast(), page_bytes(), Advice::LinuxPageOut) }?;
+            if self.states(page..page + 1)? == [false] {
+                return Ok(true);
+            }
+            thread::sleep(Duration::from_millis(5));
+            self.read(page);
+        }
+        Ok(false)
+    }
+
+    /// Which of its pages are in memory, as mincore(2) says: of files, whether or not they are mapped.
+    pub fn resident(&self) -> io::Result<Vec<bool>> {
+        self.states(0..self.pages())
+    }
+
+    fn states(&self, pages: Range<usize>) -> io::Result<Vec<bool>> {
+        assert!(pages.end <= self.pages(), "{pages:?} of {}", self.pages());
+        let start = self.start.wrapping_add(pages.start * page_bytes());
+        let mut states = vec![0; pages.len()];
+        // SAFETY: the mapping has as many pages from there on as there are bytes to write.
+        match unsafe { libc::mincore(start.cast(), pages.len() * page_bytes(), states.as_mut_ptr()) } {
+            0 => Ok(states.into_iter().map(|state| state & 1 == 1).collect()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     /// Lets the kernel populate and pin the whole mapping.

@@ -42,6 +42,17 @@ macro_rules! require {
     };
 }
 
+/// What a test needs was made, or the test ends early, and says why.
+#[macro_export]
+macro_rules! made {
+    ($made:expr) => {
+        match $made {
+            Ok(made) => made,
+            Err(reason) => return $crate::requirement::skip(&reason.to_string()),
+        }
+    };
+}
+
 /// What is missing to be root, if anything.
 #[must_use]
 pub fn root() -> Option<String> {
@@ -72,6 +83,12 @@ pub fn kernel(release: &str) -> Option<String> {
     };
     let running = rustix::system::uname().release().to_string_lossy().into_owned();
     (number(&running) < number(release)).then(|| format!("needs Linux {release}"))
+}
+
+/// Whether this kernel is of `release` or later.
+#[must_use]
+pub fn since(release: &str) -> bool {
+    kernel(release).is_none()
 }
 
 /// What is missing to run `program`, if anything; it comes with `package`.

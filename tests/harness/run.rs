@@ -22,14 +22,17 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde::de::DeserializeOwned;
 
-/// Longest life of a program in a test.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest life of a program in a test: what takes a second on a processor may take a minute on an emulated one.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Time after the end of a program in which its children may do what is waited for.
 const AFTERMATH: Duration = Duration::from_secs(5);
 
 /// Time between two looks at what is waited for.
 const PERIOD: Duration = Duration::from_millis(2);
+
+/// Most of the time between two looks that counts: if it was longer, then the machine stood still.
+const LONGEST_PERIOD: Duration = Duration::from_secs(1);
 
 /// What sudo and the user's shell may have set, and memtrace heeds.
 const HEEDED: [&str; 7] =
@@ -97,14 +100,7 @@ impl Run {
         self.command.stdout(writer(&stdout)).stderr(writer(&stderr));
         let mut child = self.command.spawn().expect("the program starts");
         let stdin = child.stdin.take();
-        Running {
-            line: format!("{:?}", self.command),
-            child,
-            stdin,
-            stdout,
-            stderr,
-            end: Instant::now() + PATIENCE,
-        }
+        Running { line: format!("{:?}", self.command), child, stdin, stdout, stderr, patience: PATIENCE }
     }
 
     /// Starts it and waits for its end.
@@ -123,7 +119,7 @@ pub struct Running {
     stdin: Option<ChildStdin>,
     stdout: File,
     stderr: File,
-    end: Instant,
+    patience: Duration,
 }
 
 impl Running {
@@ -149,6 +145,15 @@ impl Running {
         kill_process_group(self.group(), signal).expect("the program runs");
     }
 
+    /// Stops its process group, and waits until all threads of `pids`, who are of that group, stand still.
+    #[track_caller]
+    pub fn freeze(&mut self, pids: &[u32]) {
+        self.signal_group(Signal::STOP);
+        for pid in pids {
+            self.wait_for("stop", |_| is_stopped(*pid).then_some(()));
+        }
+    }
+
     /// Writes `text` to its stdin, and leaves it open.
     #[track_caller]
     pub fn send(&mut self, text: &str) {
@@ -166,15 +171,23 @@ impl Running {
     #[track_caller]
     pub fn wait_for<T>(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> Option<T>) -> T {
         loop {
+            let look = Instant::now();
             if let Some(found) = condition(self) {
                 return found;
             }
             if self.child.try_wait().expect("the program is a child").is_some() {
                 // Its children may still do what is waited for.
-                self.end = self.end.min(Instant::now() + AFTERMATH);
+                self.patience = self.patience.min(AFTERMATH);
             }
-            assert!(Instant::now() < self.end, "no {what} from {}\n{}", self.line, self.written());
+            assert!(
+                !self.patience.is_zero(),
+                "no {what} from {}\n{}\n{}",
+                self.line,
+                self.written(),
+                standing(self.pid())
+            );
             thread::sleep(PERIOD);
+            self.patience = self.patience.saturating_sub(look.elapsed().min(LONGEST_PERIOD));
         }
     }
 
@@ -218,6 +231,27 @@ impl Drop for Running {
         let _gone = kill_process_group(self.group(), Signal::KILL);
         let _reaped = self.child.wait();
     }
+}
+
+/// Whether all threads of process `pid` are stopped.
+fn is_stopped(pid: u32) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("it lives");
+    tasks.flatten().all(|task| {
+        let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        status.lines().any(|line| line.starts_with("State:\tT"))
+    })
+}
+
+/// Where in the kernel the threads of process `pid` and of its descendants are, as far as the kernel tells.
+fn standing(pid: u32) -> String {
+    let mut text = String::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let read = |file| fs::read_to_string(task.path().join(file)).unwrap_or_default();
+        text.extend([task.path().display().to_string(), " ".to_owned(), read("comm"), read("stack")]);
+        let children = read("children");
+        text.extend(children.split_whitespace().filter_map(|child| child.parse().ok()).map(standing));
+    }
+    text
 }
 
 /// All of `file` as text. Its position is the program's that writes, so it stays where it is.

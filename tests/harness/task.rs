@@ -1,4 +1,4 @@
-//! Tasks as the kernel counts them: fault counters, children, ends.
+//! Tasks as the kernel counts them: fault counters, children, ends; and threads of fewer rights.
 //!
 //! Input: none. Output: the kernel's own numbers, which are the oracle of the accounting identity.
 //! Source: getrusage(2), wait4(2), fork(2), signal(7).
@@ -13,9 +13,13 @@ use std::{
     os::unix::process::ExitStatusExt as _,
     process::ExitStatus,
     sync::atomic::{AtomicU32, Ordering},
+    thread,
 };
 
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use serde::{Deserialize, Serialize};
+
+use crate::memory::Mapping;
 
 /// Fault counters of the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +76,19 @@ fn rusage(who: i32) -> io::Result<Usage> {
 
 /// Waits for the end of a child; tells how it ended and what was charged to it and its waited-for children.
 pub fn wait4(pid: u32) -> io::Result<(ExitStatus, Usage)> {
+    let (status, usage) = wait4_raw(pid)?;
+    Ok((status, Usage::from_raw(&usage)))
+}
+
+/// As [`wait4`], with the most memory that one of them had at once, in bytes.
+///
+/// A child begins as a copy of this process, so it is never less than this process has.
+pub fn wait4_with_peak(pid: u32) -> io::Result<(ExitStatus, Usage, u64)> {
+    let (status, usage) = wait4_raw(pid)?;
+    Ok((status, Usage::from_raw(&usage), usage.ru_maxrss.cast_unsigned() << 10))
+}
+
+fn wait4_raw(pid: u32) -> io::Result<(ExitStatus, libc::rusage)> {
     let mut status = 0;
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: both pointers have room for what the kernel writes.
@@ -79,8 +96,7 @@ pub fn wait4(pid: u32) -> io::Result<(ExitStatus, Usage)> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: all bytes were zero, and the kernel has filled it in.
-    let usage = Usage::from_raw(&unsafe { usage.assume_init() });
-    Ok((ExitStatus::from_raw(status), usage))
+    Ok((ExitStatus::from_raw(status), unsafe { usage.assume_init() }))
 }
 
 /// Runs `body` in a forked child, waits for its end and returns its process ID.
@@ -103,6 +119,82 @@ pub fn in_child(body: impl FnOnce()) -> io::Result<u32> {
             Ok(child.cast_unsigned())
         }
     }
+}
+
+/// A forked copy of the calling process that does nothing; killed when this is dropped.
+#[derive(Debug)]
+pub struct Sleeper {
+    pid: u32,
+}
+
+impl Sleeper {
+    /// Forks one; the caller may have any number of threads.
+    pub fn fork() -> io::Result<Self> {
+        // SAFETY: the child calls nothing but prctl(2) and pause(2), which are async-signal-safe.
+        match unsafe { libc::fork() } {
+            -1 => Err(io::Error::last_os_error()),
+            0 => Self::sleep(),
+            child => Ok(Self { pid: child.cast_unsigned() }),
+        }
+    }
+
+    /// Forks one that writes to `pages` of `memory` first, and waits until it has.
+    pub fn fork_that_writes(memory: &Mapping, pages: impl Iterator<Item = usize>) -> io::Result<Self> {
+        let (reader, writer) = rustix::pipe::pipe()?;
+        // SAFETY: the child touches memory, and calls nothing but write(2), prctl(2) and pause(2).
+        let child = match unsafe { libc::fork() } {
+            -1 => return Err(io::Error::last_os_error()),
+            0 => {
+                pages.for_each(|page| memory.write(page));
+                let _written = rustix::io::write(&writer, b"1");
+                Self::sleep()
+            }
+            child => Self { pid: child.cast_unsigned() },
+        };
+        drop(writer);
+        match rustix::io::read(&reader, &mut [0])? {
+            1 => Ok(child),
+            _ => Err(io::Error::other("the child is gone")),
+        }
+    }
+
+    /// Does nothing for ever.
+    fn sleep() -> ! {
+        loop {
+            // SAFETY: no preconditions; ends the child with its parent.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            // SAFETY: no preconditions.
+            unsafe { libc::pause() };
+        }
+    }
+
+    /// Its process ID.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        // SAFETY: a child that nobody else waits for, so the ID is still its own.
+        unsafe { libc::kill(self.pid.cast_signed(), libc::SIGKILL) };
+        let _ended = wait4(self.pid);
+    }
+}
+
+/// Runs `body` on a thread without the capabilities `taken`.
+pub fn without<T: Send>(taken: CapabilitySet, body: impl FnOnce() -> T + Send) -> T {
+    // Capabilities are those of a thread.
+    thread::scope(|scope| {
+        let lesser = scope.spawn(|| {
+            let mut sets = capabilities(None).expect("our own");
+            sets.effective.remove(taken);
+            set_capabilities(None, sets).expect("less is always granted");
+            body()
+        });
+        lesser.join().expect("no panic")
+    })
 }
 
 /// The ID of the calling thread.

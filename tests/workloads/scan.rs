@@ -8,23 +8,25 @@ use std::{
     io::{self, BufRead as _, BufReader},
     os::{fd::AsFd as _, unix::fs::FileExt as _},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use clap::{Parser, ValueEnum};
 use memtrace::{
     pagemap::PageCategories,
-    probe::walk::{PageWalker, Wanted},
+    probe::{
+        budget::Budget,
+        walk::{PageWalker, Wanted},
+    },
     sys::scan::{Query, Scanner},
-    units::{PageSize, VirtAddr, VirtRange},
+    units::{VirtAddr, VirtRange},
 };
 use memtrace_tests::{
     ledger::{self, Area, Scan},
+    look::page_size,
     memory::{Mapping, page_bytes},
 };
 
-/// Longest time for which a scan holds the memory map.
-const MAX_LOCK: Duration = Duration::from_millis(2);
 /// Bits of a pagemap word: the frame, and whether it is there.
 const FRAME: u64 = (1 << 55) - 1;
 const PRESENT: u64 = 1 << 63;
@@ -129,13 +131,10 @@ fn hold(args: &Args) -> io::Result<()> {
     io::stdin().lock().read_line(&mut String::new()).map(drop)
 }
 
-fn page() -> PageSize {
-    PageSize::from_bytes(page_bytes() as u64).expect("a power of two")
-}
-
 fn walk(pagemap: &File, range: VirtRange) -> io::Result<u64> {
-    let wanted = Wanted { flags: true, mappings: true, cgroup: false };
-    let mut walker = PageWalker::new(page(), true, wanted, MAX_LOCK)?;
+    let wanted = Wanted { flags: true, mapcount: true, cgroup: false };
+    let mut walker =
+        PageWalker::new(page_size(), true, wanted, Budget::default()).map_err(io::Error::other)?;
     let mut pages = 0;
     walker.walk(pagemap, range, |run| pages += run.entries.pages.get()).map_err(io::Error::other)?;
     Ok(pages)
@@ -143,15 +142,16 @@ fn walk(pagemap: &File, range: VirtRange) -> io::Result<u64> {
 
 fn bound(pagemap: &File, range: VirtRange) -> io::Result<u64> {
     let (flags, counts) = (File::open("/proc/kpageflags")?, File::open("/proc/kpagecount")?);
-    let query = Query { any_of: PageCategories::PRESENT, wanted: PageCategories::PRESENT };
-    let mut scanner = Scanner::new(page(), MAX_LOCK);
+    let query =
+        Query { any_of: PageCategories::PRESENT, wanted: PageCategories::PRESENT, ..Query::default() };
+    let mut scanner = Scanner::new(page_size(), Budget::default().max_lock);
     let (mut bytes, mut frames, mut words) = (vec![0; 8 << 13], Vec::new(), vec![0; 8 << 13]);
     let (mut pages, mut rest) = (0, Some(range));
     while let Some(range) = rest {
         let (runs, left) = scanner.step(pagemap.as_fd(), range, query).map_err(io::Error::other)?;
         for run in runs {
             let (mut next, end) =
-                (run.range.start().vpn(page()).as_raw(), run.range.end().vpn(page()).as_raw());
+                (run.range.start().vpn(page_size()).as_raw(), run.range.end().vpn(page_size()).as_raw());
             while next < end {
                 let len = bytes.len().min(usize::try_from(8 * (end - next)).unwrap_or(usize::MAX));
                 let read = pagemap.read_at(&mut bytes[..len], 8 * next)?;
@@ -176,7 +176,7 @@ fn bound(pagemap: &File, range: VirtRange) -> io::Result<u64> {
 fn pread(pagemap: &File, range: VirtRange) -> io::Result<u64> {
     let (flags, counts) = (File::open("/proc/kpageflags")?, File::open("/proc/kpagecount")?);
     let mut bytes = vec![0; 8 << 16];
-    let (mut next, end) = (range.start().vpn(page()).as_raw(), range.end().vpn(page()).as_raw());
+    let (mut next, end) = (range.start().vpn(page_size()).as_raw(), range.end().vpn(page_size()).as_raw());
     let (mut pages, mut word) = (0, [0; 8]);
     while next < end {
         let len = bytes.len().min(usize::try_from(8 * (end - next)).unwrap_or(usize::MAX));

@@ -26,6 +26,9 @@ struct Args {
     /// Bytes that each thread touches in a round
     #[arg(long, default_value_t = 16 << 20)]
     bytes: usize,
+    /// Bytes that are touched before, and then left alone
+    #[arg(long, default_value_t = 0)]
+    beside: usize,
     /// Rounds of each thread
     #[arg(long, default_value_t = 16, conflicts_with = "seconds")]
     rounds: u64,
@@ -37,6 +40,11 @@ struct Args {
 fn main() -> io::Result<()> {
     let args = Args::parse();
     let pages = args.bytes / page_bytes();
+    // No mapping is empty.
+    let beside = Mapping::anonymous((args.beside / page_bytes()).max(1))?;
+    if args.beside > 0 {
+        beside.write_all();
+    }
     let barrier = Barrier::new(args.threads + 1);
     let before = Usage::of_process()?;
     let (rounds, begin) = thread::scope(|scope| {

@@ -4,6 +4,8 @@
 //! round; medians and ratios are printed with what they were measured on. Nothing here is a test.
 #![expect(clippy::print_stdout, reason = "a table on stdout is what it is for")]
 
+mod census;
+mod focus;
 mod latency;
 mod maps;
 mod scan;
@@ -29,6 +31,10 @@ pub(crate) enum Suite {
     Maps,
     /// Time to read the state of each page, against one read for each and against long reads that nobody decodes
     Scan,
+    /// Time in looks while a part of a process is active, by the size of the process
+    Focus,
+    /// Time and memory to sum up the pages of a process, against page-types, thpmaps and `smaps_rollup`
+    Census,
 }
 
 /// Runs `suite`, or all of them, with `rounds` rounds.
@@ -46,11 +52,15 @@ pub(crate) fn bench(suite: Option<Suite>, rounds: usize) -> anyhow::Result<()> {
         Some(Suite::Latency) => latency::run(&bench),
         Some(Suite::Maps) => maps::run(&bench),
         Some(Suite::Scan) => scan::run(&bench),
+        Some(Suite::Focus) => focus::run(&bench),
+        Some(Suite::Census) => census::run(&bench),
         None => {
             storm::run(&bench)?;
             latency::run(&bench)?;
             maps::run(&bench)?;
-            scan::run(&bench)
+            scan::run(&bench)?;
+            focus::run(&bench)?;
+            census::run(&bench)
         }
     }
 }
@@ -64,6 +74,8 @@ struct Bench {
     mapping: PathBuf,
     getppid: PathBuf,
     scan: PathBuf,
+    layout: PathBuf,
+    witness: PathBuf,
     scratch: PathBuf,
 }
 
@@ -80,6 +92,8 @@ impl Bench {
             mapping: target.join("release/mapping"),
             getppid: target.join("release/getppid"),
             scan: target.join("release/scan"),
+            layout: target.join("release/layout"),
+            witness: target.join("release/witness"),
             scratch,
         })
     }

@@ -15,14 +15,16 @@ use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 use crate::workspace;
 
 /// The modules of memtrace, lowest layer first; those of one row may use one another.
-const LAYERS: [&[&str]; 11] = [
+const LAYERS: [&[&str]; 13] = [
     &["units"],
     &["pagemap"],
+    &["select"],
     &["event"],
+    &["census"],
     &["decode"],
     &["order", "region", "timeline"],
     &["pipeline"],
-    &["record", "export", "report"],
+    &["record", "export", "report", "snapshot"],
     &["sys"],
     &["live", "probe", "host"],
     &["session"],
@@ -30,7 +32,7 @@ const LAYERS: [&[&str]; 11] = [
 ];
 
 /// How many of [`LAYERS`] are core and codec: no kernel, no clock, and unsafe code forbidden by the compiler.
-const PURE_LAYERS: usize = 7;
+const PURE_LAYERS: usize = 9;
 
 /// Where unsafe code may stand, below the root of the work tree.
 const UNSAFE_HOMES: [&str; 5] = [

@@ -3,11 +3,13 @@
 //! Each verb is a module. They run cargo, find toolchains and ask for privileges; no package depends on them.
 //! Not here: anything that users of memtrace need.
 
+mod archive;
 mod bench;
 mod bless;
 mod check;
 mod ebpf;
 mod layers;
+mod oracles;
 mod privilege;
 mod run;
 mod test;
@@ -46,6 +48,8 @@ enum Verb {
         #[arg(long)]
         check: bool,
     },
+    /// Fetch and compile the kernel's own tools that read the state of pages, against which `snapshot` is tested
+    Oracles,
     /// Make anew what is made from the code: the README's table of kernel facilities
     Bless,
     /// Count the instructions that the verifier walks, by program and kernel
@@ -77,6 +81,7 @@ fn main() -> ExitCode {
         Verb::Check => check::check(),
         Verb::BuildEbpf { check: false } => ebpf::build(),
         Verb::BuildEbpf { check: true } => ebpf::check(),
+        Verb::Oracles => oracles::oracles(),
         Verb::Bless => bless::bless(),
         Verb::Verifier { kernels, record } => vm::verifier(&kernels, record),
         Verb::Bench { suite, rounds } => bench::bench(suite, rounds),

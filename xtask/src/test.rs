@@ -2,15 +2,16 @@
 //!
 //! Tests that need something the machine lacks append the reason, one line each, to the file that
 //! `MEMTRACE_SKIPS` names; the targets of `memtrace-tests` whose names begin with `kernel` are the
-//! privileged tier, and only they run through sudo. Cargo itself never does.
+//! privileged tier, and only they run through sudo. Cargo itself never does. `MEMTRACE_ORACLES` names the directory of the
+//! tools that some of them compare with.
 
 use std::{collections::BTreeMap, fs};
 
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
-use xshell::{Shell, cmd};
+use xshell::{Cmd, Shell, cmd};
 
-use crate::{privilege::Privilege, workspace};
+use crate::{oracles, privilege::Privilege, workspace};
 
 /// Runs all tiers, or the tests whose names contain `filter`, to the end; fails if any test failed.
 pub(crate) fn test(filter: Option<&str>) -> anyhow::Result<()> {
@@ -39,11 +40,24 @@ pub(crate) fn test(filter: Option<&str>) -> anyhow::Result<()> {
 /// Runs the privileged tier alone.
 pub(crate) fn kernel(shell: &Shell, filter: Option<&str>) -> anyhow::Result<()> {
     let tests = cmd!(shell, "cargo test --workspace --no-fail-fast --test kernel*").arg("--").args(filter);
-    let tests = match Privilege::find(shell) {
+    let privilege = Privilege::find(shell);
+    let tests = match privilege {
         Privilege::Root | Privilege::None => tests,
         Privilege::Sudo => tests.env(runner_variable(shell)?, "sudo -E"),
     };
+    let tests = match privilege {
+        Privilege::Root | Privilege::Sudo => with_oracles(shell, tests),
+        Privilege::None => tests,
+    };
     tests.run().context("tests against the kernel failed")
+}
+
+/// `tests`, told where the oracles are, if they can be had.
+fn with_oracles<'a>(shell: &Shell, tests: Cmd<'a>) -> Cmd<'a> {
+    match oracles::fetch_or_say(shell) {
+        Some(directory) => tests.env("MEMTRACE_ORACLES", directory),
+        None => tests,
+    }
 }
 
 /// The test targets of `memtrace-tests` outside the privileged tier, each as `--test` and its name.

@@ -5,7 +5,6 @@
 //! Not here: the tier on this machine alone, as part of all tests (`test`).
 #![expect(clippy::print_stdout, reason = "a table on stdout is what it is for")]
 
-mod archive;
 mod boot;
 mod guest;
 mod initramfs;

@@ -4,8 +4,8 @@ record! {
     /// Constants of one session; all fields are words, so that the struct is an array of them.
     ///
     /// Offsets are in bytes: into kernel structs from the running kernel's BTF, into records of tracepoints from their
-    /// `format` files. Of the two kinds of offsets of tasks only the one that the loaded programs use is set.
-    pub struct Config = 288 {
+    /// `format` files. Those that no loaded program uses may be 0.
+    pub struct Config = 368 {
         /// 1 if the offsets into `task_struct` are known; without them what the kernel charged to a task cannot be read.
         pub has_task_layout: u64,
         /// Offset of `min_flt` in `task_struct`.
@@ -59,6 +59,26 @@ record! {
         pub attach_pid: u64,
         /// Offset of `dst_path` in a record of `cgroup:cgroup_attach_task`: the word that tells where the text is.
         pub attach_dst_path: u64,
+        /// Offset of `old_pid` in a record of `sched:sched_process_exec`.
+        pub exec_old_pid: u64,
+        /// Offset of `ret` in a record of `raw_syscalls:sys_exit`.
+        pub exit_ret: u64,
+        /// Offset of `mm` in a record of `mmap_lock:mmap_lock_acquire_returned`.
+        pub lock_mm: u64,
+        /// Offset of `write` there.
+        pub lock_write: u64,
+        /// Offset of `success` there.
+        pub lock_success: u64,
+        /// Offset of `mm` in a record of `mmap_lock:mmap_lock_released`.
+        pub unlock_mm: u64,
+        /// Offset of `write` there.
+        pub unlock_write: u64,
+        /// Offset of `address` in a record of `exceptions:page_fault_user`, and of `exceptions:page_fault_kernel`.
+        pub fault_address: u64,
+        /// Offset of `ip` there.
+        pub fault_ip: u64,
+        /// Offset of `error_code` there.
+        pub fault_error: u64,
         /// 1 if new tasks of traced tasks are traced too.
         pub follow_forks: u64,
         /// 1 if faults are written to the rings; 0 counts them in `HEAT` alone.
@@ -115,6 +135,16 @@ impl Config {
         attach_dst_root: 0,
         attach_pid: 0,
         attach_dst_path: 0,
+        exec_old_pid: 0,
+        exit_ret: 0,
+        lock_mm: 0,
+        lock_write: 0,
+        lock_success: 0,
+        unlock_mm: 0,
+        unlock_write: 0,
+        fault_address: 0,
+        fault_ip: 0,
+        fault_error: 0,
         follow_forks: 0,
         full_detail: 0,
         join_groups: 0,

@@ -171,19 +171,26 @@ pub(crate) fn returned(regs: u64, result: i64) -> i32 {
         seen
     };
     if flags & TaskState::CALL_TOLD == 0 {
-        request.tell(state, effective(request, section_ns, result), result);
+        // A call that fails may have unmapped something before.
+        let had_effect = !is_error(result) || flags & TaskState::RESIZED != 0;
+        request.tell(state, effective(request, section_ns, had_effect), result);
     }
     // SAFETY: as above.
     unsafe { (*state).flags &= !(TaskState::CALL_TOLD | TaskState::RESIZED) };
     0
 }
 
-/// When a call that has just returned took effect, if the task's last section as the only holder of a memory map ended at
-/// `section_ns`.
+/// Whether a call that returned `result` failed.
 #[inline(always)]
-fn effective(request: Request, section_ns: u64, result: i64) -> u64 {
+const fn is_error(result: i64) -> bool {
+    -4096 < result && result < 0
+}
+
+/// When a call that has just returned took effect, if it had any, and if the task's last section as the only holder of a
+/// memory map ended at `section_ns`.
+#[inline(always)]
+fn effective(request: Request, section_ns: u64, had_effect: bool) -> u64 {
     let now = emit::now();
-    let is_error = -4096 < result && result < 0;
     let may_wait = match request.call {
         Call::MUNMAP | Call::MREMAP | Call::BRK | Call::SHMDT => true,
         Call::MMAP
@@ -196,7 +203,7 @@ fn effective(request: Request, section_ns: u64, result: i64) -> u64 {
         Call::MADVISE => FORK_ADVICE.contains(&request.argument(2)) && now - section_ns < STALE_NS,
         _ => false,
     };
-    if section_ns != 0 && !is_error && may_wait { section_ns } else { now }
+    if section_ns != 0 && had_effect && may_wait { section_ns } else { now }
 }
 
 /// The current task tried to lock the memory map `mm`, and may have got it. If it held it alone until now, that section ends

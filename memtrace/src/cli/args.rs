@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::{Args, ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
 
 #[cfg(feature = "live")]
-use super::record::RecordArgs;
+use super::{record::RecordArgs, snapshot::SnapshotArgs};
 use crate::{
     event::Loss,
     export,
@@ -76,6 +76,8 @@ pub(super) enum Verb {
     Report(ReportArgs),
     Export(ExportArgs),
     Info(InfoArgs),
+    #[cfg(feature = "live")]
+    Snapshot(Box<SnapshotArgs>),
     #[cfg(feature = "live")]
     Doctor(DoctorArgs),
 }

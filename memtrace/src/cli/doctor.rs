@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     event::HostFacts,
     host::{self, Facility, Features, Level},
+    pagemap::PageEra,
     record::Availability,
     units::ByteSize,
 };
@@ -26,13 +27,18 @@ const SCHEMA: u32 = 1;
 pub(super) fn run(json: bool) -> anyhow::Result<ExitCode> {
     let facts = host::facts()?;
     let features = Features::probe();
-    let text = if json { format!("{:#}\n", to_json(&facts, &features)) } else { to_text(&facts, &features) };
+    let era = host::page_era();
+    let text = if json {
+        format!("{:#}\n", to_json(&facts, &features, era))
+    } else {
+        to_text(&facts, &features, era)
+    };
     io::stdout().write_all(text.as_bytes())?;
     let can_record = features.blockers().next().is_none();
     Ok(if can_record { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn to_json(facts: &HostFacts, features: &Features) -> Value {
+fn to_json(facts: &HostFacts, features: &Features, era: PageEra) -> Value {
     let blockers: Vec<_> = features.blockers().map(Facility::name).collect();
     let settings: Map<_, _> =
         host::settings().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
@@ -51,6 +57,7 @@ fn to_json(facts: &HostFacts, features: &Features) -> Value {
         "can_record": blockers.is_empty(),
         "blockers": blockers,
         "features": facilities,
+        "page_era": era,
     })
 }
 
@@ -67,7 +74,7 @@ fn facility_json(facility: Facility, state: &Availability) -> Value {
     }
 }
 
-fn to_text(facts: &HostFacts, features: &Features) -> String {
+fn to_text(facts: &HostFacts, features: &Features, era: PageEra) -> String {
     let HostFacts { page, arch, kernel_release, cpus, start: _, realtime_offset_ns: _ } = facts;
     let page = ByteSize::new(page.bytes());
     let mut text = format!("Linux {kernel_release} on {arch}, {cpus} CPUs, pages of {page}\n\n");
@@ -79,6 +86,7 @@ fn to_text(facts: &HostFacts, features: &Features) -> String {
     for (name, value) in host::settings() {
         let _ = writeln!(text, "{name:<32} {}", value.as_deref().unwrap_or("not shown by this kernel"));
     }
+    let _ = writeln!(text, "{:<32} {}", "page words", era);
     let level = features.level();
     let _ = writeln!(text, "\nlevel    {}: {}", level.name(), level_text(level));
     let _ = writeln!(text, "verdict  {}", verdict(features));

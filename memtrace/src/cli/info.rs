@@ -84,7 +84,7 @@ struct Info<'a> {
 
 impl Info<'_> {
     fn to_json(&self) -> Value {
-        let Header { abi, memtrace_version, host, capture, features } = self.header;
+        let Header { abi, memtrace_version, host, capture, features, page_era } = self.header;
         let Contents { faults, control_bytes, side_band_bytes, readings, looks, losses } = self.contents;
         let start = host.start.as_nanos();
         json!({
@@ -112,6 +112,7 @@ impl Info<'_> {
                 "gate": capture.gate,
             },
             "features": features,
+            "page_era": page_era,
             "contents": {
                 "faults": faults,
                 "control_bytes": control_bytes,
@@ -128,7 +129,7 @@ impl Info<'_> {
 
 impl Display for Info<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Header { abi, memtrace_version, host, capture, features } = self.header;
+        let Header { abi, memtrace_version, host, capture, features, page_era } = self.header;
         let Contents { faults, control_bytes, side_band_bytes, readings, looks, losses } = self.contents;
         let mut row = |label: &str, value: String| writeln!(f, "{label:<12}{value}");
         row("target", capture.to_string())?;
@@ -169,6 +170,9 @@ impl Display for Info<'_> {
                 "recovery",
                 format!("{chunks_good} chunks read, {chunks_lost} stretches of {bytes_lost} bytes lost"),
             )?;
+        }
+        if let Some(era) = page_era {
+            row("page words", era.to_string())?;
         }
         for feature in features {
             row("feature", format!("{:<21}{}", feature.name, feature.state))?;

@@ -23,11 +23,11 @@ use recording::RecordingFile;
 use super::output;
 use crate::{
     live::{Cgroup, Target},
-    pipeline::Detail,
+    pipeline::{Area, Detail, FocusOptions},
     record::{Ending, ExitReason},
     session::{self, LaunchError, Options, SessionError, Subject},
     sys::process,
-    units::{ByteSize, Nanos},
+    units::{ByteSize, CpuShare, Nanos},
 };
 
 /// Exit code for every failure of memtrace's own.
@@ -112,6 +112,19 @@ pub(super) struct RecordArgs {
     #[arg(long, value_name = "TIME", default_value = "100ms", help_heading = "Limits")]
     interval: Nanos,
 
+    /// Longest time for which a look at pages keeps the target from changing its memory map, such as 500us
+    #[arg(long, value_name = "TIME", default_value = "2ms", help_heading = "Limits")]
+    max_lock: Nanos,
+
+    /// Share of one CPU that looks at pages may take, such as 5%
+    #[arg(long, value_name = "SHARE", default_value = "5%", help_heading = "Limits")]
+    max_cpu: CpuShare,
+
+    /// Look at this after each interval, whatever happens there: `all`, addresses (START-END, START+SIZE), or regions with
+    /// this in their name; without it, at what is `hot`
+    #[arg(long, value_name = "AREA", help_heading = "Limits")]
+    focus: Vec<String>,
+
     /// Size of the ring buffer of faults, such as 16M: a power of two [default: 8M per CPU, at least 16M]
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     ring_size: Option<ByteSize>,
@@ -136,6 +149,9 @@ const TIMELINE_HEAD: &[u8] = b"start_ns,end_ns,tgid,";
 /// Shortest interval: below it looks cost more than they tell.
 const MIN_INTERVAL: Nanos = Nanos::new(1_000_000);
 
+/// Shortest time under the lock of a memory map: below it calls cost more than what they read.
+const MIN_LOCK: Nanos = Nanos::new(20_000);
+
 impl RecordArgs {
     /// What was typed, as a session understands it.
     fn options(&self, verbose: bool) -> anyhow::Result<Options> {
@@ -153,6 +169,10 @@ impl RecordArgs {
         if interval < MIN_INTERVAL {
             bail!("--interval {interval} is too short: give 1ms or more");
         }
+        let max_lock = self.max_lock;
+        if max_lock < MIN_LOCK {
+            bail!("--max-lock {max_lock} is too short: give {MIN_LOCK} or more");
+        }
         if let Some(size) = self.ring_size {
             check_ring(size)?;
         }
@@ -163,6 +183,8 @@ impl RecordArgs {
                 DetailArg::Counts => Detail::Counts,
             },
             interval,
+            max_lock,
+            focus: FocusOptions { areas: self.areas()?, max_cpu: self.max_cpu },
             ring: self.ring_size,
             follow_forks: !self.no_follow_forks,
             duration,
@@ -170,6 +192,12 @@ impl RecordArgs {
             verify: self.verify,
             verbose,
         })
+    }
+
+    /// What is looked at beside what is hot.
+    fn areas(&self) -> anyhow::Result<Vec<Area>> {
+        let named = self.focus.iter().filter(|area| *area != "hot");
+        named.map(|area| area.parse().context("--focus")).collect()
     }
 
     /// Opens the file of the live timeline.

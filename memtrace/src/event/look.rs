@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Landmarks, SpaceId, Tgid};
 use crate::{
     pagemap::{PageCategories, StateRun},
-    units::{Timestamp, VirtRange},
+    units::{PageCount, Timestamp, VirtRange},
 };
 
 /// A look at a traced process, or why there is none.
@@ -28,6 +28,8 @@ pub enum Seen {
     Maps(MapsLook),
     /// Page state of a range.
     Pages(PageLook),
+    /// How many pages are resident, from `/proc/PID/statm`.
+    Resident(PageCount),
     /// The process is gone, or could not be read.
     Nothing,
 }
@@ -46,12 +48,49 @@ pub struct MapsLook {
 /// Page state of a range; pages in no run are absent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageLook {
+    /// When the look began: what changed since may or may not show.
+    pub began: Timestamp,
+    /// Why it was taken.
+    pub reason: LookReason,
     /// What was looked at.
     pub range: VirtRange,
     /// What the look could tell: without a category here, its absence from a run means nothing.
     pub told: PageCategories,
     /// Runs of pages that are not absent, in address order.
     pub runs: Vec<StateRun>,
+}
+
+/// Why pages were looked at; in order of importance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LookReason {
+    /// The user named them with `--focus`.
+    Asked,
+    /// There were faults.
+    Heat,
+    /// A call mapped or unmapped them, or gave advice on them.
+    Call,
+    /// More was resident in their address space than looks had seen.
+    Population,
+    /// It was their turn: what nothing points at is looked at too, now and then.
+    Rotation,
+    /// Everything was looked at: by signal, or because recording or the process ended.
+    Full,
+}
+
+impl LookReason {
+    /// The word for it in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::Heat => "heat",
+            Self::Call => "call",
+            Self::Population => "population",
+            Self::Rotation => "rotation",
+            Self::Full => "full",
+        }
+    }
 }
 
 /// One row of `/proc/PID/maps`.
@@ -87,8 +126,10 @@ pub struct ProbeRequest {
 pub enum ProbeTarget {
     /// Its VMAs.
     Maps,
-    /// Page state of these ranges, ascending and apart.
-    Pages(Vec<VirtRange>),
+    /// Page state of these ranges, ascending and apart, and why.
+    Pages(Vec<(VirtRange, LookReason)>),
+    /// How many of its pages are resident.
+    Resident,
     /// Its VMAs, and the page state of all of them that some access is allowed to.
     Everything,
 }

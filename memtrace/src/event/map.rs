@@ -1,7 +1,7 @@
 //! Words for what happens to address spaces.
 
 use super::{SpaceId, Tgid, Tid, Vma};
-use crate::units::{Timestamp, VirtAddr};
+use crate::units::{Timestamp, VirtAddr, VirtRange};
 
 /// Something that changed an address space, or was meant to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,6 +161,23 @@ impl CallKind {
             Self::Prctl => "prctl",
             Self::Userfaultfd => "userfaultfd",
         }
+    }
+}
+
+impl MapCall {
+    /// Addresses whose pages the call may have given or taken away; `None` if it did not, or the addresses are not known.
+    #[must_use]
+    pub fn changed_pages(&self) -> Option<VirtRange> {
+        let result = VirtAddr::from_raw(self.result.ok()?);
+        let (start, bytes) = match self.request {
+            MapRequest::Mmap { length, .. } => (result, length),
+            MapRequest::Mremap { new_size, .. } => (result, new_size),
+            MapRequest::Munmap { addr, length }
+            | MapRequest::Madvise { addr, length, .. }
+            | MapRequest::Mlock { addr, length, .. } => (addr, length),
+            _ => return None,
+        };
+        VirtRange::new(start, VirtAddr::from_raw(start.as_raw().saturating_add(bytes)))
     }
 }
 

@@ -305,6 +305,8 @@ mod tests {
             faults: FaultCounts { minor: 5, major: 2 },
             latency_sum: Nanos::new(900),
             peak_present: Some(PageCount::new(8)),
+            pages: None,
+            looks: std::collections::BTreeMap::new(),
             lower_bound: true,
         };
         let lives = RegionSummary {

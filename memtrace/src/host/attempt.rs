@@ -24,7 +24,10 @@ use aya::{
     programs::ProgramError,
     sys::{BpfHelper, SyscallError, is_helper_supported, is_map_supported},
 };
-use rustix::thread::{CapabilitySet, capabilities};
+use rustix::{
+    system::uname,
+    thread::{CapabilitySet, capabilities},
+};
 
 use super::{
     Facility, Found, LockArguments, PARANOID,
@@ -33,7 +36,7 @@ use super::{
     tracepoint::{self, RecordError},
 };
 use crate::{
-    pagemap::PageCategories,
+    pagemap::{PageCategories, Release},
     record::Availability,
     sys::{
         bpf::{EmptyProgram, ProgramType},
@@ -60,6 +63,7 @@ impl Facility {
             Self::FaultEvents => self.fault_events(),
             Self::Btf => self.types(found),
             Self::TracepointRecords => self.tracepoint_records(found),
+            Self::RawTracepoints => self.raw_tracepoints_to_their_end(),
             Self::FaultTracepoints => self.raw_tracepoints(&[c"page_fault_user", c"page_fault_kernel"]),
             Self::LockTracepoint => self.lock_tracepoints(found),
             Self::CallTracepoint => self.raw_tracepoints(&[c"sys_exit"]),
@@ -129,6 +133,12 @@ impl Facility {
             EmptyProgram::load(ProgramType::RawTracepoint)
                 .and_then(|program| names.iter().try_for_each(|name| program.attach_raw(name).map(drop))),
         )
+    }
+
+    /// By the release: whether a program is preempted cannot be tried.
+    fn raw_tracepoints_to_their_end(self) -> Availability {
+        let release = Release::parse(&uname().release().to_string_lossy());
+        if release < Release::new(7, 0) { Availability::Usable } else { self.missing() }
     }
 
     /// The tracepoints of the lock of memory maps, the second of which has two arguments, or three before Linux 6.14.
@@ -253,7 +263,7 @@ impl Facility {
             Err(error) => return self.unreadable(OWN_PAGEMAP, &error),
         };
         let categories = PageCategories::PRESENT | PageCategories::HUGE | PageCategories::PFNZERO;
-        let query = Query { any_of: categories, wanted: categories };
+        let query = Query { any_of: categories, wanted: categories, ..Query::default() };
         let first_page = VirtRange::new(VirtAddr::from_raw(0), VirtAddr::from_raw(page.bytes()))
             .expect("a page is not empty");
         match Scanner::new(page, Duration::MAX).step(pagemap.as_fd(), first_page, query) {
@@ -340,12 +350,17 @@ fn perf_denied() -> Availability {
     ))
 }
 
-const OWN_PAGEMAP: &str = "/proc/self/pagemap";
+pub(super) const OWN_PAGEMAP: &str = "/proc/self/pagemap";
 
 /// The pagemap word of a page of ours that was just written to.
-fn own_page_word() -> io::Result<u64> {
+pub(super) fn own_page_word() -> io::Result<u64> {
     let page = black_box(Box::new(1_u8));
-    let number = VirtAddr::from_raw(std::ptr::from_ref(&*page).addr() as u64).vpn(own_page_size());
+    word_at(VirtAddr::from_raw(std::ptr::from_ref(&*page).addr() as u64))
+}
+
+/// The pagemap word of the page of ours at `addr`.
+pub(super) fn word_at(addr: VirtAddr) -> io::Result<u64> {
+    let number = addr.vpn(own_page_size());
     let mut word = [0; 8];
     File::open(OWN_PAGEMAP)?.read_exact_at(&mut word, number.as_raw() * 8)?;
     Ok(u64::from_ne_bytes(word))

@@ -18,6 +18,8 @@ pub enum Facility {
     Btf,
     /// Programs at classic tracepoints, and the descriptions of their records.
     TracepointRecords,
+    /// Programs at raw tracepoints that run to their end before anything else does on their CPU.
+    RawTracepoints,
     /// Raw tracepoints at the entry of page faults.
     FaultTracepoints,
     /// The raw tracepoints at locks on memory maps.
@@ -72,12 +74,13 @@ const UNUSED: &str = "nothing changes in `record`";
 
 impl Facility {
     /// All of them, the most needed first.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Bpf,
         Self::RingBuffer,
         Self::FaultEvents,
         Self::Btf,
         Self::TracepointRecords,
+        Self::RawTracepoints,
         Self::FaultTracepoints,
         Self::LockTracepoint,
         Self::CallTracepoint,
@@ -127,9 +130,15 @@ impl Facility {
             },
             Self::TracepointRecords => Description {
                 name: "tracepoint_records",
-                purpose: "following tasks where there is no `btf`",
+                purpose: "following tasks where there is no `btf`, and everything where there are no `raw_tracepoints`",
                 since: "Linux 4.7 with CONFIG_BPF_EVENTS=y, and tracefs: mount -t tracefs tracefs /sys/kernel/tracing",
-                without: "nothing changes; without `btf` too, `record` says so and starts nothing",
+                without: "without `raw_tracepoints` too, what the kernel skips is a loss; without `btf` too, `record` says so and starts nothing",
+            },
+            Self::RawTracepoints => Description {
+                name: "raw_tracepoints",
+                purpose: "the least cost per event",
+                since: "Linux 4.17 to 6.19: later ones preempt programs, and skip them for other tasks meanwhile",
+                without: "programs are at classic tracepoints, where an event costs more",
             },
             Self::FaultTracepoints => Description {
                 name: "fault_tracepoints",
@@ -177,31 +186,32 @@ impl Facility {
                 name: "frame_numbers",
                 purpose: "pages shared, moved and merged",
                 since: "CONFIG_PROC_PAGE_MONITOR=y",
-                without: "no frame numbers",
+                without: "`snapshot` knows no flags, folios, PSS, nodes and sharing",
             },
             Self::PagemapScan => Description {
                 name: "pagemap_scan",
                 purpose: "page state at less cost, with huge and zero pages",
                 since: "Linux 6.7",
-                without: "page state is read from `pagemap`: huge and zero pages are not told apart",
+                without: "page state is read from `pagemap`: huge and zero pages are not told apart in `record`; \
+                          what page middle directories map is not known in `snapshot`",
             },
             Self::PageFlags => Description {
                 name: "kpageflags",
                 purpose: "what the kernel does with each frame",
                 since: "Linux 2.6.25 with CONFIG_PROC_PAGE_MONITOR=y",
-                without: UNUSED,
+                without: "as without `frame_numbers`",
             },
             Self::PageCounts => Description {
                 name: "kpagecount",
                 purpose: "how many mappings share a frame",
                 since: "Linux 2.6.25 with CONFIG_PROC_PAGE_MONITOR=y",
-                without: UNUSED,
+                without: "`snapshot` knows no PSS and no sharing",
             },
             Self::PageCgroups => Description {
                 name: "kpagecgroup",
                 purpose: "which cgroup pays for a frame",
                 since: "Linux 4.3 with CONFIG_MEMCG=y",
-                without: UNUSED,
+                without: "no `snapshot -C` and `--charged`",
             },
             Self::SoftDirty => Description {
                 name: "soft_dirty",
@@ -219,7 +229,7 @@ impl Facility {
                 name: "idle_bitmap",
                 purpose: "which pages were not used",
                 since: "Linux 4.3 with CONFIG_IDLE_PAGE_TRACKING=y",
-                without: UNUSED,
+                without: "no `snapshot --mark-idle`",
             },
             Self::Cgroups => Description {
                 name: "cgroups",

@@ -37,24 +37,52 @@ pub enum RecordError {
 /// The offsets in the records of the running kernel, and in `pt_regs`; all other fields are 0.
 pub(super) fn record_offsets() -> Result<Config, RecordError> {
     let newtask = Format::read("task/task_newtask")?;
-    let free = Format::read("sched/sched_process_free")?;
-    let rename = Format::read("task/task_rename")?;
     // Kernels without cgroups have none, and nobody asks for a cgroup there.
     let attach = Format::read("cgroup/cgroup_attach_task").ok();
     let attach = |field| attach.as_ref().map_or(Ok(0), |attach| attach.offset(field, 4));
-    Ok(Config {
+    with_rename_offsets(&Config {
         newtask_pid: newtask.offset("pid", 4)?,
         newtask_clone_flags: newtask.offset("clone_flags", 8)?,
-        free_pid: free.offset("pid", 4)?,
-        // Some releases leave it out.
-        rename_pid: rename.offset("pid", 4).unwrap_or(0),
-        rename_newcomm: rename.offset("newcomm", 16)?,
+        free_pid: Format::read("sched/sched_process_free")?.offset("pid", 4)?,
         attach_dst_root: attach("dst_root")?,
         attach_pid: attach("pid")?,
         attach_dst_path: attach("dst_path")?,
         regs_ip: REGS_IP,
         regs_syscall: REGS_SYSCALL,
         ..Config::ZERO
+    })
+}
+
+/// `config` with the offsets in records of tasks that get another name.
+fn with_rename_offsets(config: &Config) -> Result<Config, RecordError> {
+    let rename = Format::read("task/task_rename")?;
+    Ok(Config {
+        // Some releases leave it out.
+        rename_pid: rename.offset("pid", 4).unwrap_or(0),
+        rename_newcomm: rename.offset("newcomm", 16)?,
+        ..*config
+    })
+}
+
+/// `config` with the offsets in records of faults, locks and calls, and of tasks beyond their birth.
+pub(super) fn with_event_offsets(config: &Config) -> Result<Config, RecordError> {
+    // Not on every architecture; software events take their place.
+    let fault = Format::read("exceptions/page_fault_user").ok();
+    let fault = |field| fault.as_ref().map_or(Ok(0), |fault| fault.offset(field, 8));
+    let lock = Format::read("mmap_lock/mmap_lock_acquire_returned")?;
+    let unlock = Format::read("mmap_lock/mmap_lock_released")?;
+    with_rename_offsets(&Config {
+        exec_old_pid: Format::read("sched/sched_process_exec")?.offset("old_pid", 4)?,
+        exit_ret: Format::read("raw_syscalls/sys_exit")?.offset("ret", 8)?,
+        lock_mm: lock.offset("mm", 8)?,
+        lock_write: lock.offset("write", 1)?,
+        lock_success: lock.offset("success", 1)?,
+        unlock_mm: unlock.offset("mm", 8)?,
+        unlock_write: unlock.offset("write", 1)?,
+        fault_address: fault("address")?,
+        fault_ip: fault("ip")?,
+        fault_error: fault("error_code")?,
+        ..*config
     })
 }
 

@@ -11,6 +11,7 @@ use std::{
 };
 
 use memtrace_ebpf::CGROUP_PATH_MAX;
+use rustix::io::Errno;
 
 /// A cgroup that can be traced.
 #[derive(Clone, Debug)]
@@ -71,12 +72,16 @@ impl Cgroup {
         while let Some(dir) = dirs.pop() {
             let procs = match fs::read_to_string(dir.join("cgroup.procs")) {
                 Ok(procs) => procs,
-                // Removed meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if is_removal(&error) => continue,
                 Err(error) => return Err(error),
             };
             members.extend(procs.lines().filter_map(|line| line.parse::<u32>().ok()));
-            for entry in fs::read_dir(&dir)?.flatten() {
+            let entries = match fs::read_dir(&dir) {
+                Ok(entries) => entries,
+                Err(error) if is_removal(&error) => continue,
+                Err(error) => return Err(error),
+            };
+            for entry in entries.flatten() {
                 if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                     dirs.push(entry.path());
                 }
@@ -86,6 +91,11 @@ impl Cgroup {
         members.dedup();
         Ok(members)
     }
+}
+
+/// Whether the cgroup was removed meanwhile: before its file was opened, or after.
+fn is_removal(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NODEV))
 }
 
 /// Hierarchy and path of the directory `dir`, from the text of `mountinfo` and of `/proc/self/cgroup`.

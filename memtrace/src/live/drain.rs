@@ -1,14 +1,14 @@
 //! One thread that empties the rings and does nothing else.
 //!
-//! Layer: shell. Input: the rings, the loss counters. Output: [`Batch`]es over a bounded channel.
+//! Layer: shell. Input: the rings, a [`LossMeter`]. Output: [`Batch`]es over a bounded channel.
 //! Source: `kernel/bpf/ringbuf.c`: a record that is reserved and not yet submitted holds back those behind it.
 //! Keeps: memory is bounded; while the channel is full the records stay in their rings, and what a ring cannot
 //! hold the programs count.
 //! Not here: decoding, compression (`session`).
 
 use std::{
+    collections::VecDeque,
     sync::{
-        Arc,
         atomic::{AtomicBool, Ordering},
         mpsc::{SyncSender, TrySendError},
     },
@@ -17,18 +17,21 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use memtrace_ebpf::{Counter, counter_index};
 
-use super::sideband::SideBand;
+use super::{losses::LossMeter, sideband::SideBand};
 use crate::{
     decode::Frame,
-    event::{Cpu, Loss, LossCause},
-    sys::{clock, shared::SharedWords},
-    units::Timestamp,
+    order::WINDOW,
+    sys::clock,
+    units::{Nanos, Timestamp},
 };
 
 /// Time between two drains; at 1.3 M faults a second 0.6 MiB come together.
 const PERIOD: Duration = Duration::from_millis(10);
+
+/// Time between the begins of two drains from which on something kept this thread from running: others too, perhaps,
+/// amid a record.
+const STALL: Nanos = Nanos::new(50_000_000);
 
 /// Bytes of faults that one batch holds at most, so that the channel bounds memory.
 const BATCH_BYTES: usize = 1 << 20;
@@ -48,21 +51,21 @@ pub struct Drain {
     capacity: usize,
     losses: LossMeter,
     sender: SyncSender<Batch>,
+    stalls: Stalls,
 }
 
 impl Drain {
-    /// Drains `side_band`, `control` and `events`, which holds `capacity` bytes, into `sender`; losses are read from `counters`.
+    /// Drains `side_band`, `control` and `events`, which holds `capacity` bytes, into `sender`, and what `losses` tells.
     #[must_use]
     pub fn new(
         side_band: Option<SideBand>,
         control: RingBuf<MapData>,
         events: Vec<RingBuf<MapData>>,
         capacity: usize,
-        counters: Arc<SharedWords>,
-        cpus: u32,
+        losses: LossMeter,
         sender: SyncSender<Batch>,
     ) -> Self {
-        Self { side_band, control, events, capacity, losses: LossMeter::new(counters, cpus), sender }
+        Self { side_band, control, events, capacity, losses, sender, stalls: Stalls::new(clock::boottime()) }
     }
 
     /// Drains every 10 ms until `stop` is set, then once more; ends early if nobody takes batches any more.
@@ -100,8 +103,8 @@ impl Drain {
         if !all_sent {
             return false;
         }
-        batch.extend(self.losses.read(clock::boottime()).map(Frame::Loss));
-        batch.push(Frame::Tick(began));
+        batch.extend(self.losses.read(clock::boottime(), last).into_iter().map(Frame::Loss));
+        batch.push(Frame::Tick(self.stalls.tick(began)));
         self.send(batch, last)
     }
 
@@ -139,6 +142,34 @@ impl Drain {
     }
 }
 
+/// What a clock would show that stands while this machine stands, and is right again when what was held up has come.
+///
+/// A hypervisor may take the CPUs away for a second from programs that have read the clock and not yet written their
+/// records. [`WINDOW`] is to be the time in which they could have written them.
+#[derive(Debug)]
+struct Stalls {
+    last: Timestamp,
+    /// When each ended, and how much longer than [`STALL`] it was; those of the last [`WINDOW`].
+    recent: VecDeque<(Timestamp, Nanos)>,
+}
+
+impl Stalls {
+    fn new(now: Timestamp) -> Self {
+        Self { last: now, recent: VecDeque::new() }
+    }
+
+    /// The tick of a drain that began at `now`: never before an earlier one.
+    fn tick(&mut self, now: Timestamp) -> Timestamp {
+        let excess = now.since(self.last.after(STALL));
+        self.last = now;
+        self.recent.retain(|(end, _)| now.since(*end) < WINDOW);
+        if excess > Nanos::default() {
+            self.recent.push_back((now, excess));
+        }
+        self.recent.iter().fold(now, |tick, (_, excess)| tick.before(*excess))
+    }
+}
+
 /// Copies records out of `ring` until it is empty or `limit` bytes are reached.
 fn drain_into(ring: &mut RingBuf<MapData>, limit: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -149,46 +180,33 @@ fn drain_into(ring: &mut RingBuf<MapData>, limit: usize) -> Vec<u8> {
     bytes
 }
 
-/// Turns the growth of the loss counters into losses.
-struct LossMeter {
-    counters: Arc<SharedWords>,
-    cpus: u32,
-    seen: Vec<[u64; LOSSES.len()]>,
-    since: Timestamp,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The counters that mean missing records.
-const LOSSES: [(Counter, LossCause); 3] = [
-    (Counter::LostEvents, LossCause::EventsRing),
-    (Counter::LostControl, LossCause::ControlRing),
-    (Counter::LostTasks, LossCause::TaskTable),
-];
+    const MS: u64 = 1_000_000;
 
-impl LossMeter {
-    fn new(counters: Arc<SharedWords>, cpus: u32) -> Self {
-        let seen = vec![[0; LOSSES.len()]; cpus as usize];
-        Self { counters, cpus, seen, since: clock::boottime() }
+    /// The ticks of drains that begin at `times`, in milliseconds.
+    fn ticks<const N: usize>(times: [u64; N]) -> [u64; N] {
+        let mut stalls = Stalls::new(Timestamp::from_nanos(times[0] * MS));
+        times.map(|time| stalls.tick(Timestamp::from_nanos(time * MS)).as_nanos() / MS)
     }
 
-    /// What was lost since the reading before, by CPU and cause.
-    fn read(&mut self, now: Timestamp) -> impl Iterator<Item = Loss> {
-        let mut losses = Vec::new();
-        for (cpu, seen) in (0..self.cpus).zip(&mut self.seen) {
-            for ((counter, cause), seen) in LOSSES.iter().zip(seen) {
-                let value = self.counters.load(counter_index(cpu, *counter) as usize);
-                if value != *seen {
-                    losses.push(Loss {
-                        start: self.since,
-                        end: Some(now),
-                        cpu: Some(Cpu(cpu)),
-                        cause: *cause,
-                        count: Some(value - *seen),
-                    });
-                    *seen = value;
-                }
-            }
-        }
-        self.since = now;
-        losses.into_iter()
+    #[test]
+    fn tick_is_the_time_of_the_drain() {
+        assert_eq!(ticks([1000, 1010, 1040, 1090]), [1000, 1010, 1040, 1090]);
+    }
+
+    #[test]
+    fn tick_stands_in_a_stall_and_for_the_window_after_it() {
+        let ticks = ticks([1000, 1800, 1850, 1900, 1950, 2000, 2049, 2050]);
+
+        assert_eq!(ticks, [1000, 1050, 1100, 1150, 1200, 1250, 1299, 2050]);
+    }
+
+    #[test]
+    fn ticks_of_slow_drains_lag_by_what_the_window_holds() {
+        assert_eq!(ticks([1000, 1100, 1200, 1300, 1400, 1500]), [1000, 1050, 1100, 1150, 1250, 1350]);
+        assert_eq!(ticks([1000, 4000, 7000]), [1000, 1050, 4050]);
     }
 }

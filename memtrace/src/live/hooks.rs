@@ -55,20 +55,32 @@ impl Hooks {
     /// Those that `plan` needs.
     pub(super) fn new(plan: &Plan) -> Self {
         let has_task_layout = plan.config.has_task_layout != 0;
-        let mut tasks = vec![
-            ("task_exec", Hook::Raw("sched_process_exec")),
-            ("task_exit", Hook::Raw("sched_process_exit")),
-        ];
+        let mut tasks = if plan.from_records {
+            vec![
+                ("task_exec_record", Hook::Record("sched", "sched_process_exec")),
+                ("task_exit_record", Hook::Record("sched", "sched_process_exit")),
+            ]
+        } else {
+            vec![
+                ("task_exec", Hook::Raw("sched_process_exec")),
+                ("task_exit", Hook::Raw("sched_process_exit")),
+            ]
+        };
         let mut cgroup = Vec::new();
         if has_task_layout {
+            // Records do not tell where the task is. And tasks are forgotten in interrupts, which may come while a
+            // program runs: the kernel would skip one at a classic tracepoint then.
             tasks.push(("task_new", Hook::Raw("task_newtask")));
             tasks.push(("task_free", Hook::Raw("sched_process_free")));
-            tasks.push(("task_rename", Hook::Raw("task_rename")));
         } else {
             tasks.push(("task_new_record", Hook::Record("task", "task_newtask")));
             tasks.push(("task_free_record", Hook::Record("sched", "sched_process_free")));
-            tasks.push(("task_rename_record", Hook::Record("task", "task_rename")));
         }
+        tasks.push(if has_task_layout && !plan.from_records {
+            ("task_rename", Hook::Raw("task_rename"))
+        } else {
+            ("task_rename_record", Hook::Record("task", "task_rename"))
+        });
         if plan.config.join_groups != 0 {
             cgroup.push(if has_task_layout {
                 ("cgroup_attach", Hook::Raw("cgroup_attach_task"))
@@ -82,6 +94,10 @@ impl Hooks {
             ("fault_major", Hook::Software(SoftwareEvent::PageFaultsMaj)),
         ];
         match plan.entry {
+            Entry::Tracepoints if plan.from_records => {
+                entries.push(("fault_enter_user_record", Hook::Record("exceptions", "page_fault_user")));
+                entries.push(("fault_enter_kernel_record", Hook::Record("exceptions", "page_fault_kernel")));
+            }
             Entry::Tracepoints => {
                 entries.push(("fault_enter_user", Hook::Raw("page_fault_user")));
                 entries.push(("fault_enter_kernel", Hook::Raw("page_fault_kernel")));
@@ -91,15 +107,26 @@ impl Hooks {
             }
         }
         let mut maps = Vec::new();
-        if let Some(arguments) = plan.lock {
-            let (released, acquired) = match arguments {
-                LockArguments::Plain => ("lock_released", "lock_acquired"),
-                LockArguments::WithPath => ("lock_released_path", "lock_acquired_path"),
-            };
-            maps.push((released, Hook::Raw("mmap_lock_released")));
-            maps.push((acquired, Hook::Raw("mmap_lock_acquire_returned")));
+        let (lock_released, lock_acquired) = ("mmap_lock_released", "mmap_lock_acquire_returned");
+        match plan.lock {
+            Some(_) if plan.from_records => {
+                maps.push(("lock_released_record", Hook::Record("mmap_lock", lock_released)));
+                maps.push(("lock_acquired_record", Hook::Record("mmap_lock", lock_acquired)));
+            }
+            Some(LockArguments::Plain) => {
+                maps.push(("lock_released", Hook::Raw(lock_released)));
+                maps.push(("lock_acquired", Hook::Raw(lock_acquired)));
+            }
+            Some(LockArguments::WithPath) => {
+                maps.push(("lock_released_path", Hook::Raw(lock_released)));
+                maps.push(("lock_acquired_path", Hook::Raw(lock_acquired)));
+            }
+            None => {}
         }
-        if plan.follows_maps {
+        // The record does not have the arguments of the call.
+        if plan.follows_maps && plan.from_records && plan.config.has_task_pt_regs != 0 {
+            maps.push(("call_returned_record", Hook::Record("raw_syscalls", "sys_exit")));
+        } else if plan.follows_maps {
             maps.push(("call_returned", Hook::Raw("sys_exit")));
         }
         Self { tasks, cgroup, maps, entries, completions }

@@ -21,6 +21,7 @@ use memtrace_ebpf::{CGROUP_PATH_MAX, Config, Counter, EVENT_RINGS, HeatCell, Tas
 use super::{
     heat,
     hooks::{Hook, Hooked, Hooks},
+    skips::SkipMeter,
     syscalls,
 };
 use crate::{
@@ -61,6 +62,8 @@ pub struct Plan {
     pub lock: Option<LockArguments>,
     /// Whether calls that change address spaces are followed.
     pub follows_maps: bool,
+    /// Whether programs are at classic tracepoints, and read the records of these.
+    pub from_records: bool,
     /// Size of all rings of faults together in bytes: a power of two, at least a page.
     pub ring_bytes: u32,
     /// CPUs that the kernel may bring up.
@@ -134,6 +137,7 @@ impl Probes {
             entry: _,
             lock: _,
             follows_maps: _,
+            from_records: _,
             ring_bytes,
             possible_cpus,
             verbose,
@@ -325,6 +329,19 @@ impl Probes {
             return Err(missing(what));
         };
         SharedWords::map(data.fd().as_fd(), words).map_err(|error| failure(&what, error))
+    }
+
+    /// How often the kernel skips programs, other than those whose runs only add to what others tell. Before anything is attached.
+    pub fn skips(&self) -> Result<SkipMeter, AttachError> {
+        let Hooks { tasks, cgroup, maps, entries: _, completions } = &self.hooks;
+        let counted = [tasks, cgroup, maps, completions].into_iter().flatten();
+        let descriptors = counted.map(|(name, _)| {
+            let program = self.ebpf.program(name).ok_or_else(|| missing(format!("find {name}")))?;
+            let fd = program.fd().map_err(|error| failure(&format!("use {name}"), error))?;
+            fd.as_fd().try_clone_to_owned().map_err(|error| failure(&format!("duplicate {name}"), error))
+        });
+        let descriptors: Vec<_> = descriptors.collect::<Result<_, _>>()?;
+        SkipMeter::new(descriptors).map_err(|error| failure("ask how often programs were skipped", error))
     }
 
     /// What the programs log, for `-v`.

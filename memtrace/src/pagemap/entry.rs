@@ -17,25 +17,32 @@ const LOW_MASK: u64 = (1 << 55) - 1;
 #[non_exhaustive]
 pub enum PagemapEra {
     /// Linux 2.6.25: present, swapped, and the size of the page as a shift in bits 55 to 60.
+    #[serde(rename = "2.6.25")]
     V2_6_25,
     /// Linux 3.5: bit 61 is set for pages of files and shared memory.
+    #[serde(rename = "3.5")]
     V3_5,
     /// Linux 3.11, after the first write of `4` to any `clear_refs`: bit 55 is soft-dirty and there is no page shift.
+    #[serde(rename = "3.11")]
     V3_11,
     /// Linux 4.0: as before, but only `CAP_SYS_ADMIN` may open the file.
+    #[serde(rename = "4.0")]
     V4_0,
     /// Linux 4.2: anybody may open their own, without frame numbers; bit 55 is soft-dirty from the start, bit 56 set for
     /// pages that are mapped exactly once.
+    #[serde(rename = "4.2")]
     V4_2,
     /// Linux 5.14: bit 57 is set for entries that userfaultfd write-protects.
+    #[serde(rename = "5.14")]
     V5_14,
     /// Linux 6.15: bit 58 is set for guard regions.
+    #[serde(rename = "6.15")]
     V6_15,
 }
 
 bitflags::bitflags! {
     /// Bits of a pagemap word from 55 on, each where it has always been since it is there.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub struct EntryFlags: u64 {
         /// Written since soft-dirty bits were last cleared, or in a VMA that is younger.
         const SOFT_DIRTY = 1 << 55;
@@ -57,6 +64,20 @@ bitflags::bitflags! {
 }
 
 impl PagemapEra {
+    /// The first release of Linux that has the layout.
+    #[must_use]
+    pub const fn release(self) -> &'static str {
+        match self {
+            Self::V2_6_25 => "2.6.25",
+            Self::V3_5 => "3.5",
+            Self::V3_11 => "3.11",
+            Self::V4_0 => "4.0",
+            Self::V4_2 => "4.2",
+            Self::V5_14 => "5.14",
+            Self::V6_15 => "6.15",
+        }
+    }
+
     /// The eras, the oldest first.
     pub const ALL: [Self; 7] =
         [Self::V2_6_25, Self::V3_5, Self::V3_11, Self::V4_0, Self::V4_2, Self::V5_14, Self::V6_15];
@@ -153,9 +174,9 @@ impl PagemapEntry {
         if era.has_page_shift() && shift != 0 { Some(shift) } else { None }
     }
 
-    /// Where the page is, with `layout` of the swap entries.
+    /// Where the page is, with `layout` of the swap entries, if that is known.
     #[must_use]
-    pub fn residence(self, era: PagemapEra, layout: SwapLayout) -> Residence {
+    pub fn residence(self, era: PagemapEra, layout: Option<SwapLayout>) -> Residence {
         let flags = self.flags(era);
         if flags.contains(EntryFlags::PRESENT) {
             Residence::Present(self.pfn())
@@ -163,14 +184,28 @@ impl PagemapEntry {
             let slot = SwapSlot::from_low_bits(self.0 & LOW_MASK);
             // This bit is only in markers, and tells readers without rights of them too.
             let is_guard = flags.contains(EntryFlags::GUARD);
-            Residence::NotPresent(if is_guard && slot == SwapSlot::HIDDEN {
+            Residence::NotPresent(if slot != SwapSlot::HIDDEN {
+                layout.map_or_else(|| slot.likely(), |layout| layout.classify(slot))
+            } else if is_guard {
                 NotPresent::Marker(Marker::GUARD)
             } else {
-                layout.classify(slot)
+                NotPresent::Hidden
             })
         } else {
             Residence::Absent
         }
+    }
+
+    /// Bits 0 to 54: the number of a frame, or type and offset of a swap entry.
+    #[must_use]
+    pub const fn low_bits(self) -> u64 {
+        self.0 & LOW_MASK
+    }
+
+    /// Offset of a swap entry, whatever its type.
+    #[must_use]
+    pub const fn offset(self) -> u64 {
+        SwapSlot::from_low_bits(self.low_bits()).offset
     }
 
     /// Number of the frame that a present page is in.

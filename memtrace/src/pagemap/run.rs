@@ -36,7 +36,7 @@ pub struct Frame {
     /// Its word in `/proc/kpageflags`.
     pub flags: Option<PageFlags>,
     /// How often it is mapped, by all processes together (`/proc/kpagecount`).
-    pub mappings: Option<u64>,
+    pub mapcount: Option<u64>,
     /// Inode of the directory of the memory cgroup that it is charged to, 0 if none (`/proc/kpagecgroup`).
     pub cgroup: Option<u64>,
 }

@@ -28,6 +28,19 @@ impl SwapSlot {
         Self { kind: low.to_le_bytes()[0] & LAST_TYPE, offset: low >> TYPE_BITS }
     }
 
+    /// What the entry is with any layout, if that can be said; it is not hidden.
+    pub(super) fn likely(self) -> NotPresent {
+        const MARKERS: Marker = Marker::UFFD_WP.union(Marker::POISONED).union(Marker::GUARD);
+        let marker = Marker::from_bits_retain(self.offset);
+        if self.kind < SwapLayout::FEWEST_AREAS {
+            NotPresent::Swap(self)
+        } else if self.kind == LAST_TYPE && MARKERS.contains(marker) {
+            NotPresent::Marker(marker)
+        } else {
+            NotPresent::Unknown(self)
+        }
+    }
+
     /// What is added to the low bits from one page to the next of a huge page or a swapped run.
     pub(super) const fn step(self) -> u64 {
         // Markers count nothing, and without rights all is 0.
@@ -42,7 +55,7 @@ bitflags::bitflags! {
     pub struct Marker: u64 {
         /// Write-protected by userfaultfd before there was a page (Linux 5.19).
         const UFFD_WP = 1 << 0;
-        /// A touch raises `SIGBUS`: the page could not be read back from swap (6.1), or `UFFDIO_POISON` (6.6).
+        /// A touch raises `SIGBUS`: the page could not be read back from swap (5.19), or `UFFDIO_POISON` (6.6).
         const POISONED = 1 << 1;
         /// In a guard region: a touch raises `SIGSEGV` (6.13).
         const GUARD = 1 << 2;
@@ -66,6 +79,8 @@ pub enum NotPresent {
     Device(Option<Pfn>),
     /// No page at all, but a note for the next touch.
     Marker(Marker),
+    /// Of a type that is swap with some configurations of the kernel and another entry with others.
+    Unknown(SwapSlot),
 }
 
 /// Which types the running kernel takes from the top of the swap types for entries that are not swap.
@@ -73,18 +88,40 @@ pub enum NotPresent {
 /// From the lowest: memory errors, migration, devices, markers. How many of each depends on the configuration and on the
 /// release of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Types")]
 pub struct SwapLayout {
     /// 1 with `CONFIG_MEMORY_FAILURE`.
     hwpoison: u8,
     /// With `CONFIG_MIGRATION` 3; 2 before Linux 5.19.
     migration: u8,
-    /// With `CONFIG_DEVICE_PRIVATE` 4; 2 before Linux 5.14.
+    /// With `CONFIG_DEVICE_PRIVATE` 3; 4 before Linux 6.15, 2 before 5.14.
     device: u8,
-    /// 1 since Linux 5.19.
+    /// 1 since Linux 5.19; 2 before 6.2, the upper one for pages that could not be read back from swap.
     marker: u8,
 }
 
+/// The fields of a [`SwapLayout`], which may be more types than there are.
+#[derive(Deserialize)]
+struct Types {
+    hwpoison: u8,
+    migration: u8,
+    device: u8,
+    marker: u8,
+}
+
+impl TryFrom<Types> for SwapLayout {
+    type Error = &'static str;
+
+    fn try_from(Types { hwpoison, migration, device, marker }: Types) -> Result<Self, Self::Error> {
+        Self::new(hwpoison, migration, device, marker).ok_or("more types of swap entries than there are")
+    }
+}
+
 impl SwapLayout {
+    /// Swap areas of a kernel with as many other types as there ever were: 1 for memory errors, 3 for migration, 4 for devices, 2
+    /// for markers.
+    const FEWEST_AREAS: u8 = LAST_TYPE + 1 - 10;
+
     /// The layout of a kernel that has as many types for each, the highest last.
     ///
     /// `None` if they are more than there are.
@@ -100,7 +137,7 @@ impl SwapLayout {
         LAST_TYPE + 1 - self.hwpoison - self.migration - self.device - self.marker
     }
 
-    /// What `slot` stands for.
+    /// What `slot`, which is not hidden, stands for.
     pub(super) fn classify(self, slot: SwapSlot) -> NotPresent {
         let pfn = || Pfn::new(slot.offset);
         let mut end = self.areas();
@@ -108,9 +145,7 @@ impl SwapLayout {
             end += types;
             slot.kind < end
         };
-        if slot == SwapSlot::HIDDEN {
-            NotPresent::Hidden
-        } else if is_next_of(0) {
+        if is_next_of(0) {
             NotPresent::Swap(slot)
         } else if is_next_of(self.hwpoison) {
             NotPresent::HwPoison(pfn())
@@ -118,8 +153,11 @@ impl SwapLayout {
             NotPresent::Migration(pfn())
         } else if is_next_of(self.device) {
             NotPresent::Device(pfn())
-        } else {
+        } else if is_next_of(1) || self.marker < 2 {
             NotPresent::Marker(Marker::from_bits_retain(slot.offset))
+        } else {
+            // What markers say with a bit was a type of its own; its offset is the frame that was to be filled.
+            NotPresent::Marker(Marker::POISONED)
         }
     }
 }

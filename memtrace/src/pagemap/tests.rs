@@ -16,7 +16,12 @@ const fn pfn(raw: u64) -> Option<Pfn> {
 
 fn at(era: PagemapEra, word: u64) -> (EntryFlags, Residence, Option<u8>, u64) {
     let entry = PagemapEntry::from_raw(word);
-    (entry.flags(era), entry.residence(era, DISTRIBUTION), entry.page_shift(era), entry.unknown_bits(era))
+    (
+        entry.flags(era),
+        entry.residence(era, Some(DISTRIBUTION)),
+        entry.page_shift(era),
+        entry.unknown_bits(era),
+    )
 }
 
 #[test]
@@ -163,13 +168,28 @@ fn types_above_the_areas_depend_on_the_kernel() {
         for (kind, expected) in types {
             let word = PagemapEntry::from_raw(1 << 62 | 9 << 5 | kind);
             assert_eq!(
-                word.residence(PagemapEra::V6_15, layout),
+                word.residence(PagemapEra::V6_15, Some(layout)),
                 Residence::NotPresent(expected),
                 "type {kind}"
             );
         }
     }
     assert_eq!(SwapLayout::new(1, 3, 27, 1), None, "32 types, and no area");
+}
+
+#[test]
+fn error_of_swap_was_a_type_above_markers() {
+    // Linux 6.1 as distributions configure it.
+    let layout = SwapLayout::new(1, 3, 4, 2).expect("ten types");
+    let residence = |kind: u64, offset: u64| {
+        PagemapEntry::from_raw(1 << 62 | offset << 5 | kind).residence(PagemapEra::V5_14, Some(layout))
+    };
+
+    assert_eq!(layout.areas(), 22);
+    assert_eq!(residence(22, 9), Residence::NotPresent(NotPresent::HwPoison(pfn(9))));
+    assert_eq!(residence(29, 9), Residence::NotPresent(NotPresent::Device(pfn(9))));
+    assert_eq!(residence(30, 1), Residence::NotPresent(NotPresent::Marker(Marker::UFFD_WP)));
+    assert_eq!(residence(31, 0x1234), Residence::NotPresent(NotPresent::Marker(Marker::POISONED)));
 }
 
 #[test]
@@ -205,6 +225,8 @@ fn flags_have_the_bits_and_letters_of_the_kernel() {
         assert_eq!(flag.bits(), 1 << bit);
         assert_eq!(flag.names(FlagsEra::V6_10).collect::<Vec<_>>(), [name]);
     }
+    assert_eq!(PageFlags::OWNER_2.names(FlagsEra::V6_10).collect::<Vec<_>>(), ["mappedtodisk"]);
+    assert_eq!(PageFlags::OWNER_2.names(FlagsEra::V6_12).collect::<Vec<_>>(), ["owner_2"]);
     assert_eq!(PageFlags::OFFLINE.names(FlagsEra::V2_6_25).collect::<Vec<_>>(), ["balloon"]);
     let anonymous = PageFlags::from_bits_retain(0x5828);
     assert!(anonymous.letters().starts_with("___U_l_____Ma_b___"), "as page-types: {}", anonymous.letters());
@@ -259,4 +281,54 @@ fn well_known_flags_hide_what_page_types_hides() {
 
     assert_eq!(thp.well_known(), PageFlags::THP);
     assert_eq!(hugetlb.well_known(), PageFlags::HUGE | PageFlags::COMPOUND_TAIL);
+}
+
+#[test]
+fn flags_have_the_era_of_the_release() {
+    let rows = [
+        ("2.6.32-754.el6", FlagsEra::V2_6_25),
+        ("4.19.0-27-amd64", FlagsEra::V2_6_25),
+        ("5.0.21", FlagsEra::V2_6_25),
+        ("5.1", FlagsEra::V5_1),
+        ("5.10.0-46-amd64", FlagsEra::V5_1),
+        ("5.19.17", FlagsEra::V5_19),
+        ("6.1.0-56-amd64", FlagsEra::V5_19),
+        ("6.9.12", FlagsEra::V5_19),
+        ("6.11.2", FlagsEra::V6_10),
+        ("6.12.95-memtrace", FlagsEra::V6_12),
+        ("7.2.13+deb14-amd64", FlagsEra::V6_12),
+        ("next", FlagsEra::V6_12),
+    ];
+
+    for (release, era) in rows {
+        assert_eq!(FlagsEra::of_release(Release::parse(release)), era, "{release}");
+    }
+}
+
+#[test]
+fn type_is_what_it_is_with_any_layout_or_unknown() {
+    let of = |kind: u8, offset: u64| {
+        let word = 1 << 62 | offset << 5 | u64::from(kind);
+        PagemapEntry::from_raw(word).residence(PagemapEra::V4_2, None)
+    };
+    let slot = |kind, offset| SwapSlot { kind, offset };
+
+    assert_eq!(of(0, 7), Residence::NotPresent(NotPresent::Swap(slot(0, 7))));
+    assert_eq!(of(21, 7), Residence::NotPresent(NotPresent::Swap(slot(21, 7))));
+    assert_eq!(of(22, 7), Residence::NotPresent(NotPresent::Unknown(slot(22, 7))));
+    assert_eq!(of(30, 7), Residence::NotPresent(NotPresent::Unknown(slot(30, 7))));
+    assert_eq!(of(31, 4), Residence::NotPresent(NotPresent::Marker(Marker::GUARD)));
+    assert_eq!(of(31, 4096), Residence::NotPresent(NotPresent::Unknown(slot(31, 4096))));
+    assert_eq!(of(0, 0), Residence::NotPresent(NotPresent::Hidden));
+}
+
+#[test]
+fn layout_that_cannot_be_is_no_layout() {
+    let read = |hwpoison| {
+        let text = format!(r#"{{"hwpoison":{hwpoison},"migration":3,"device":4,"marker":1}}"#);
+        serde_json::from_str::<SwapLayout>(&text).ok()
+    };
+
+    assert_eq!(read(1), Some(DISTRIBUTION));
+    assert_eq!(read(200), None);
 }

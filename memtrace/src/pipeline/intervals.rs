@@ -6,6 +6,7 @@ use super::{
     Detail, END_OF_TIME, Options,
     maps::Done,
     pages::{slot_of, slots},
+    residence::SlotState,
     tasks::{Position, Task, Tasks},
     totals::Totals,
 };
@@ -13,9 +14,8 @@ use crate::{
     event::{
         Fault, FaultKind, HeatCell, HeatReading, HostFacts, Loss, Mode, PageLook, SpaceId, Tgid, Uncounted,
     },
-    pagemap::PageCategories,
     timeline::{FaultRow, FaultTally, MapTally, PageTally, RegionId, RegionLabel, Row, TimelineRow},
-    units::{Nanos, PageCount, PageSize, Timestamp, VirtRange},
+    units::{Nanos, PageSize, Timestamp, VirtRange},
 };
 
 /// What one row is about. In the order of rows: by process, what no region explains last.
@@ -34,9 +34,6 @@ enum Place {
     Unknown,
 }
 
-/// Stands for an address space that no event told of.
-const NO_SPACE: SpaceId = SpaceId(0);
-
 /// Faults of one interval that may wait for a look to tell their region; 20 MiB. Those beyond have none.
 const MAX_WAITING: usize = 1 << 18;
 
@@ -45,7 +42,7 @@ impl CellKey {
     fn of(task: Option<Task>, position: Option<Position>) -> Self {
         Self {
             tgid: task.map(|task| task.tgid),
-            space: task.map_or(NO_SPACE, |task| task.space),
+            space: task.map_or(SpaceId::UNKNOWN, |task| task.space),
             place: position.map_or(Place::Unknown, |(region, _)| Place::Region(region)),
         }
     }
@@ -129,8 +126,8 @@ struct Run {
 }
 
 impl Intervals {
-    pub(super) fn new(host: &HostFacts, options: Options) -> Self {
-        let Options { interval, detail, follows_maps: _, event_rows } = options;
+    pub(super) fn new(host: &HostFacts, options: &Options) -> Self {
+        let Options { interval, detail, event_rows, .. } = *options;
         let origin = host.start;
         let open = match detail {
             Detail::Full => VecDeque::new(),
@@ -255,7 +252,7 @@ impl Intervals {
         tasks: &Tasks,
         totals: &mut Totals,
     ) {
-        let PageLook { range, told, runs } = look;
+        let PageLook { range, told, runs, reason, began: _ } = look;
         let (page, reading) = (self.page, self.reading_before(time));
         let interval = self.looked_at(time);
         let regions = tasks.regions(space).into_iter().flat_map(|regions| regions.overlapping(*range));
@@ -272,20 +269,18 @@ impl Intervals {
             let tally = &mut look.tally;
             tally.looked = time;
             tally.looked_pages += looked.pages(page);
+            totals.looked_at(id, *reason);
             for slot in slots(looked) {
-                let mut present = PageCount::default();
+                let mut state = SlotState::default();
                 let first = runs.partition_point(|run| run.range.end() <= slot.start());
                 for run in &runs[first..] {
                     let Some(part) = run.range.intersection(slot) else { break };
                     tally.add(run.categories, part.pages(page));
-                    if run.categories.contains(PageCategories::PRESENT) {
-                        present += part.pages(page);
-                    }
+                    state.add(run.categories, part.pages(page));
                 }
-                totals.present(id, slot_of(slot), present);
+                totals.seen(id).see(time, *told, slot_of(slot.start()), state);
             }
         }
-        totals.look(range.pages(page));
     }
 
     /// Notes that the heat counters were read. With counts alone that ends the interval in progress.
@@ -411,7 +406,7 @@ impl Interval {
     fn place_grown(&mut self, tasks: &Tasks) {
         for HeatCell { space, slot, faults } in self.grown.drain(..) {
             let tgid = space.and_then(|space| tasks.process_of(space));
-            let space = space.unwrap_or(NO_SPACE);
+            let space = space.unwrap_or(SpaceId::UNKNOWN);
             let place = match slot {
                 None => Place::Unknown,
                 Some(slot) => only_region(tasks, space, slot).map_or(Place::Slot(slot), Place::Region),

@@ -2,6 +2,7 @@
 
 use memtrace_ebpf::HEAT_SLOT_SHIFT;
 
+use super::residence::kinds_of;
 use crate::{
     pagemap::PageCategories,
     timeline::PageTally,
@@ -12,16 +13,20 @@ use crate::{
 pub(super) fn slots(range: VirtRange) -> impl Iterator<Item = VirtRange> {
     let mut next = range.start();
     std::iter::from_fn(move || {
-        let border = VirtAddr::from_raw(((next.as_raw() >> HEAT_SLOT_SHIFT) + 1) << HEAT_SLOT_SHIFT);
-        let slot = VirtRange::new(next, border.min(range.end()))?;
+        let slot = VirtRange::new(next, slot_end(next).min(range.end()))?;
         next = slot.end();
         Some(slot)
     })
 }
 
-/// Where the heat slot begins that holds all of `part`.
-pub(super) fn slot_of(part: VirtRange) -> VirtAddr {
-    VirtAddr::from_raw(part.start().as_raw() >> HEAT_SLOT_SHIFT << HEAT_SLOT_SHIFT)
+/// Where the heat slot begins that holds `addr`.
+pub(super) fn slot_of(addr: VirtAddr) -> VirtAddr {
+    VirtAddr::from_raw(addr.as_raw() >> HEAT_SLOT_SHIFT << HEAT_SLOT_SHIFT)
+}
+
+/// Where the heat slot ends that holds `addr`.
+pub(super) fn slot_end(addr: VirtAddr) -> VirtAddr {
+    VirtAddr::from_raw(slot_of(addr).as_raw().saturating_add(1 << HEAT_SLOT_SHIFT))
 }
 
 impl PageTally {
@@ -35,15 +40,14 @@ impl PageTally {
 
     /// Adds `pages` pages for which `categories` hold.
     pub(super) fn add(&mut self, categories: PageCategories, pages: PageCount) {
-        let present = categories.contains(PageCategories::PRESENT);
         let counts = [
-            (Some(&mut self.present), present),
-            (Some(&mut self.swapped), categories.contains(PageCategories::SWAPPED)),
-            (Some(&mut self.file), categories.contains(PageCategories::FILE)),
-            (self.zero.as_mut(), categories.contains(PageCategories::PFNZERO)),
-            (self.huge.as_mut(), present && categories.contains(PageCategories::HUGE)),
+            Some(&mut self.present),
+            Some(&mut self.swapped),
+            Some(&mut self.file),
+            self.zero.as_mut(),
+            self.huge.as_mut(),
         ];
-        for (count, holds) in counts {
+        for (count, holds) in counts.into_iter().zip(kinds_of(categories)) {
             if let Some(count) = count.filter(|_| holds) {
                 *count += pages;
             }

@@ -177,6 +177,14 @@ impl Tasks {
         Some(task.space)
     }
 
+    /// `space`; or if that is not known, the address space of `process`.
+    pub(super) fn settle_space(&self, process: Tgid, space: SpaceId) -> SpaceId {
+        match space {
+            SpaceId::UNKNOWN => self.space_of(process, Tid(process.0)).unwrap_or(space),
+            known => known,
+        }
+    }
+
     /// An event says that `thread` of `process` lives in `space`. If that is news, the record of its birth or of its exec is
     /// missing; all threads of a process live in one address space.
     pub(super) fn witness(&mut self, time: Timestamp, process: Tgid, thread: Tid, space: SpaceId) {

@@ -1,12 +1,13 @@
 use super::*;
 use crate::{
     event::{
-        Access, Account, Comm, Cpu, Fault, FaultCounts, FaultKind, HeatCell, Landmarks, LossCause, MapAction,
-        MapEvent, MapsLook, Mode, PageLook, TaskAction, TaskEvent, Tgid, Tid, Uncounted, UncountedCause, Vma,
+        Access, Account, Comm, Cpu, Fault, FaultCounts, FaultKind, HeatCell, Landmarks, LookReason,
+        LossCause, MapAction, MapEvent, MapsLook, Mode, PageLook, SpaceId, TaskAction, TaskEvent, Tgid, Tid,
+        Uncounted, UncountedCause, Vma,
     },
     pagemap::{PageCategories, StateRun},
     timeline::{AccessCounts, FaultDetail, TimelineRow},
-    units::{PageCount, VirtAddr},
+    units::{PageCount, VirtAddr, VirtRange},
 };
 
 mod arrival;
@@ -23,7 +24,13 @@ fn host() -> HostFacts {
 }
 
 fn options(detail: Detail) -> Options {
-    Options { interval: Nanos::new(100 * MS), detail, follows_maps: true, event_rows: false }
+    Options {
+        interval: Nanos::new(100 * MS),
+        detail,
+        follows_maps: true,
+        event_rows: false,
+        focus: FocusOptions::default(),
+    }
 }
 
 fn at(millis: u64) -> Timestamp {

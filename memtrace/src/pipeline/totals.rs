@@ -7,19 +7,21 @@ use hdrhistogram::Histogram;
 use super::{
     END_OF_TIME,
     maps::{self, MapTotals},
+    residence::Residence,
+    seen::LookTotals,
     tasks::{Purged, RetiredIn, Tasks},
 };
 use crate::{
     event::{
-        Account, Fault, FaultCounts, FaultKind, HeatReading, HostFacts, Loss, MapEvent, Mode, SpaceId,
-        TaskAction, TaskEvent, Tgid, Uncounted, UncountedCause,
+        Account, Fault, FaultCounts, FaultKind, HeatReading, HostFacts, LookReason, Loss, MapEvent, Mode,
+        PageLook, SpaceId, TaskAction, TaskEvent, Tgid, Uncounted, UncountedCause,
     },
     region::{Comparison, Region, Retired},
     timeline::{
-        FaultTotals, MapRow, ProcessSummary, RegionId, RegionLabel, RegionSummary, Summary, TaskTotals,
-        TimelineRow,
+        FaultTotals, MapRow, PageState, ProcessSummary, RegionId, RegionLabel, RegionSummary, Summary,
+        TaskTotals, TimelineRow,
     },
-    units::{Nanos, PageCount, Timestamp, VirtAddr},
+    units::{Nanos, Timestamp},
 };
 
 /// Longest latency that the histogram tells apart: 18 minutes.
@@ -51,8 +53,7 @@ pub(super) struct Totals {
     losses: Vec<Loss>,
     tasks: TaskTotals,
     without_region: FaultCounts,
-    looks: u64,
-    looked_pages: PageCount,
+    looks: LookTotals,
 }
 
 /// Regions that have gone and are remembered.
@@ -63,23 +64,8 @@ const GONE: usize = 4_096;
 struct RegionTally {
     faults: FaultCounts,
     latency_sum: Nanos,
-    present: Option<Present>,
-}
-
-/// Present pages of a region, each slot as last seen: a look takes in only the slots that were hot.
-#[derive(Debug, Default)]
-struct Present {
-    slots: BTreeMap<VirtAddr, u64>,
-    now: u64,
-    peak: u64,
-}
-
-impl Present {
-    fn see(&mut self, slot: VirtAddr, pages: PageCount) {
-        let before = self.slots.insert(slot, pages.get()).unwrap_or(0);
-        self.now = self.now - before + pages.get();
-        self.peak = self.peak.max(self.now);
-    }
+    residence: Option<Residence>,
+    looks: BTreeMap<LookReason, u64>,
 }
 
 /// What is known of one process.
@@ -88,9 +74,20 @@ struct Process {
     faults: FaultCounts,
     uncounted: FaultCounts,
     account: Option<Account>,
+    /// Pages of the regions that went last, all at that time.
+    last: Option<(Timestamp, PageState)>,
 }
 
 impl Process {
+    /// A region went at `time`, with pages as last seen; those that go with the process go last, and together.
+    fn keep(&mut self, time: Timestamp, pages: PageState) {
+        match &mut self.last {
+            Some((last, _)) if time < *last => {}
+            Some((last, sum)) if time == *last => *sum += pages,
+            _ => self.last = Some((time, pages)),
+        }
+    }
+
     /// Adds the account of one of its tasks, if the kernel's counters could be read.
     fn settle(&mut self, account: Option<Account>) {
         if let Some(account) = account {
@@ -100,9 +97,10 @@ impl Process {
 }
 
 impl Totals {
-    pub(super) fn new(host: HostFacts) -> Self {
+    pub(super) fn new(host: HostFacts, interval: Nanos) -> Self {
         Self {
             end: host.start,
+            looks: LookTotals::new(host.page, interval),
             host,
             faults: FaultTotals::default(),
             latencies: Histogram::new_with_bounds(1, MAX_LATENCY_NS, 3)
@@ -118,8 +116,6 @@ impl Totals {
             losses: Vec::new(),
             tasks: TaskTotals::default(),
             without_region: FaultCounts::default(),
-            looks: 0,
-            looked_pages: PageCount::default(),
         }
     }
 
@@ -186,8 +182,10 @@ impl Totals {
         }
     }
 
-    pub(super) fn heat(&mut self, reading: &HeatReading) {
+    /// The heat counters were read; `is_there` tells of which address spaces there still is a process.
+    pub(super) fn heat(&mut self, reading: &HeatReading, is_there: impl Fn(SpaceId) -> bool) {
         self.see(reading.time);
+        self.looks.read(reading, is_there);
         for cell in &reading.cells {
             self.heat += cell.faults;
             if cell.slot.is_none() {
@@ -211,15 +209,19 @@ impl Totals {
         }
     }
 
-    pub(super) fn look(&mut self, pages: PageCount) {
-        self.looks += 1;
-        self.looked_pages += pages;
+    /// A look at `space` came.
+    pub(super) fn look(&mut self, space: SpaceId, look: &PageLook) {
+        self.looks.add(space, look);
     }
 
-    /// A look saw `pages` pages present in the part of a region that lies in the slot at `slot`.
-    pub(super) fn present(&mut self, region: RegionId, slot: VirtAddr, pages: PageCount) {
-        let tally = self.regions.entry(region).or_default();
-        tally.present.get_or_insert_default().see(slot, pages);
+    /// A look saw some of a region.
+    pub(super) fn looked_at(&mut self, region: RegionId, reason: LookReason) {
+        *self.regions.entry(region).or_default().looks.entry(reason).or_default() += 1;
+    }
+
+    /// What looks saw of a region.
+    pub(super) fn seen(&mut self, region: RegionId) -> &mut Residence {
+        self.regions.entry(region).or_default().residence.get_or_insert_default()
     }
 
     /// Adds a map event.
@@ -289,13 +291,20 @@ impl Totals {
         label: RegionLabel,
         died: Option<Timestamp>,
     ) -> RegionSummary {
-        let RegionTally { faults, latency_sum, present } =
+        let RegionTally { faults, latency_sum, residence, looks } =
             self.regions.remove(&region.id).unwrap_or_default();
+        if looks.is_empty() {
+            self.looks.miss(region, died);
+        }
         self.regions_born += 1;
         // A loss may have taken faults of any region, of one without a row in that interval too.
         let end = died.unwrap_or(END_OF_TIME);
         let lower_bound = self.losses.iter().any(|loss| loss.touches(region.born, end));
-        let peak_present = present.map(|present| PageCount::new(present.peak));
+        let peak_present = residence.as_ref().map(Residence::peak);
+        let pages = residence.as_ref().map(|residence| residence.state(region.range));
+        if let Some(pages) = pages {
+            self.processes.entry(tgid).or_default().keep(end, pages);
+        }
         let Region { born, parent, .. } = *region;
         RegionSummary {
             tgid,
@@ -307,6 +316,8 @@ impl Totals {
             faults,
             latency_sum,
             peak_present,
+            pages,
+            looks,
             lower_bound,
         }
     }
@@ -316,12 +327,13 @@ impl Totals {
         regions.sort_unstable_by_key(hotness);
         let mut total = None;
         let processes = self.processes.into_iter().map(|(tgid, process)| {
-            let Process { faults, uncounted, account } = process;
+            let Process { faults, uncounted, account, last } = process;
             if let Some(account) = account {
                 *total.get_or_insert_with(Account::default) += account;
             }
             let uncounted = (account.is_some() || uncounted.total() > 0).then_some(uncounted);
-            ProcessSummary { tgid, comm: tasks.name(tgid), faults, uncounted, account }
+            let pages = last.map(|(_, pages)| pages);
+            ProcessSummary { tgid, comm: tasks.name(tgid), faults, uncounted, account, pages }
         });
         let processes = processes.collect();
         Summary {
@@ -340,8 +352,7 @@ impl Totals {
             regions_born: self.regions_born,
             maps: self.maps.into_summary(),
             without_region: self.without_region,
-            looks: self.looks,
-            looked_pages: self.looked_pages,
+            looks: self.looks.into_summary(),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Layer: shell. Input: an open `/proc/PID/pagemap`. Output: [`StateRun`]s; pages in none are absent.
 //! Source: `Documentation/admin-guide/mm/pagemap.rst`; reads beyond the end of user space are short.
-//! Keeps: both ways give the same runs, but for `HUGE` and `PFNZERO`, of which the words know nothing.
+//! Keeps: both ways give the same runs, but for `HUGE`, `PFNZERO` and `GUARD`, which are not taken from words.
 //! Not here: bit layouts (`pagemap`, `sys::scan`).
 
 use std::{
@@ -18,8 +18,10 @@ use crate::{
     units::{PageSize, VirtAddr, VirtRange},
 };
 
-/// Pages that hold something, and what is told of them.
-const QUERY: Query = Query {
+/// Pages that are not absent, and what is told of them by every `PAGEMAP_SCAN`.
+pub(super) const QUERY: Query = Query {
+    inverted: PageCategories::empty(),
+    all_of: PageCategories::empty(),
     any_of: PageCategories::PRESENT.union(PageCategories::SWAPPED),
     wanted: PageCategories::PRESENT
         .union(PageCategories::SWAPPED)
@@ -28,45 +30,47 @@ const QUERY: Query = Query {
         .union(PageCategories::HUGE),
 };
 
-const WORD_BYTES: usize = size_of::<u64>();
+/// Bytes of a word of pagemap, and of the files that tell of frames.
+pub(super) const WORD_BYTES: usize = size_of::<u64>();
 
 /// Words per read of pagemap: the state of 16 MiB with pages of 4 KiB.
 const BATCH_WORDS: usize = 4096;
-
-/// Longest time for which a look holds the lock of a memory map.
-const MAX_LOCK: Duration = Duration::from_millis(2);
 
 /// Reads page state.
 #[derive(Debug)]
 pub struct PageReader {
     page: PageSize,
-    /// `None` where the kernel has no `PAGEMAP_SCAN`, or it is not to be used.
-    scanner: Option<Scanner>,
+    /// What to ask `PAGEMAP_SCAN` for; `None` where the kernel has none, or it is not to be used.
+    scanner: Option<(Scanner, Query)>,
     words: Vec<u8>,
 }
 
 impl PageReader {
-    /// A reader for processes with base pages of size `page`; `scan` if the host has `PAGEMAP_SCAN`.
+    /// A reader for processes with base pages of size `page`, which holds their memory map for about `max_lock` at a time;
+    /// `scan` is what the host's `PAGEMAP_SCAN` can tell, nothing where there is none.
     #[must_use]
-    pub fn new(page: PageSize, scan: bool) -> Self {
-        let scanner = scan.then(|| Scanner::new(page, MAX_LOCK));
+    pub fn new(page: PageSize, scan: PageCategories, max_lock: Duration) -> Self {
+        let wanted = QUERY.wanted | (PageCategories::GUARD & scan);
+        let scanner =
+            scan.contains(QUERY.wanted).then(|| (Scanner::new(page, max_lock), Query { wanted, ..QUERY }));
         Self { page, scanner, words: vec![0; BATCH_WORDS * WORD_BYTES] }
     }
 
     /// What [`Self::read`] can tell of a page.
     #[must_use]
     pub fn tells(&self) -> PageCategories {
-        if self.scanner.is_some() { QUERY.wanted } else { PageCategories::OF_WORDS }
+        self.scanner.as_ref().map_or(PageCategories::OF_WORDS, |(_, query)| query.wanted)
     }
 
     /// State of the pages of `range`, which begins at a page, in address order.
     pub fn read(&mut self, pagemap: &File, range: VirtRange) -> Result<Vec<StateRun>, ProbeError> {
         let mut runs = Vec::new();
         match &mut self.scanner {
-            Some(scanner) => {
+            Some(_) if is_gone(pagemap)? => return Err(ProbeError::Gone),
+            Some((scanner, query)) => {
                 let mut rest = Some(range);
                 while let Some(range) = rest {
-                    let (found, left) = scanner.step(pagemap.as_fd(), range, QUERY)?;
+                    let (found, left) = scanner.step(pagemap.as_fd(), range, *query)?;
                     found.for_each(|run| append(&mut runs, run));
                     rest = left;
                 }
@@ -107,6 +111,9 @@ impl PageReader {
 }
 
 /// Whether the address space behind `pagemap` is gone: a living one has a word for page 0.
+///
+/// To be asked before a scan: of a file that was opened while the process ended, or of a kernel thread, kernels until about
+/// Linux 6.14 scan a memory map that is not there, and crash. To read it does no harm.
 pub(super) fn is_gone(pagemap: &File) -> Result<bool, ProbeError> {
     Ok(pagemap.read_at(&mut [0; WORD_BYTES], 0)? == 0)
 }
@@ -127,6 +134,7 @@ fn append(runs: &mut Vec<StateRun>, run: StateRun) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::guard;
 
     const PAGE: u64 = 4096;
 
@@ -171,7 +179,7 @@ mod tests {
     /// Whether this kernel can; says so if not.
     fn has_scan() -> bool {
         let here = range(PAGE, 2 * PAGE);
-        let known = PageReader::new(page(), true).read(&own_pagemap(), here).is_ok();
+        let known = PageReader::new(page(), QUERY.wanted, Duration::MAX).read(&own_pagemap(), here).is_ok();
         if !known {
             eprintln!("skipped: needs Linux 6.7 (PAGEMAP_SCAN)");
         }
@@ -183,7 +191,9 @@ mod tests {
         let (_memory, first) = memory(&[3, 4, 10]);
         let range = range(first, first + 64 * PAGE);
 
-        let runs = PageReader::new(page(), false).read(&own_pagemap(), range).expect("own memory");
+        let runs = PageReader::new(page(), PageCategories::empty(), Duration::MAX)
+            .read(&own_pagemap(), range)
+            .expect("own memory");
 
         let present = PageCategories::PRESENT;
         assert_eq!(shape(&runs, first), [(3, 2, present), (10, 1, present)]);
@@ -197,7 +207,9 @@ mod tests {
         let (_memory, first) = memory(&[0, 1, 2, 63]);
         let range = range(first, first + 64 * PAGE);
 
-        let runs = PageReader::new(page(), true).read(&own_pagemap(), range).expect("own memory");
+        let runs = PageReader::new(page(), QUERY.wanted, Duration::MAX)
+            .read(&own_pagemap(), range)
+            .expect("own memory");
 
         let present = PageCategories::PRESENT;
         assert_eq!(shape(&runs, first), [(0, 3, present), (63, 1, present)]);
@@ -213,8 +225,12 @@ mod tests {
         let (_memory, first) = memory(&touched);
         let range = range(first, first + 8000 * PAGE);
 
-        let scanned = PageReader::new(page(), true).read(&own_pagemap(), range).expect("own memory");
-        let words = PageReader::new(page(), false).read(&own_pagemap(), range).expect("own memory");
+        let scanned = PageReader::new(page(), QUERY.wanted, Duration::MAX)
+            .read(&own_pagemap(), range)
+            .expect("own memory");
+        let words = PageReader::new(page(), PageCategories::empty(), Duration::MAX)
+            .read(&own_pagemap(), range)
+            .expect("own memory");
 
         assert_eq!(scanned.len(), 2000);
         assert_eq!(shape(&scanned, first), shape(&words, first));
@@ -226,16 +242,35 @@ mod tests {
         let (_memory, first) = memory(&touched);
         let range = range(first, first + 8192 * PAGE);
 
-        let runs = PageReader::new(page(), false).read(&own_pagemap(), range).expect("own memory");
+        let runs = PageReader::new(page(), PageCategories::empty(), Duration::MAX)
+            .read(&own_pagemap(), range)
+            .expect("own memory");
 
         assert_eq!(shape(&runs, first), [(0, 4106, PageCategories::PRESENT)]);
+    }
+
+    #[test]
+    fn page_of_a_guard_region_is_told_where_the_kernel_can() {
+        let categories = QUERY.wanted | PageCategories::GUARD;
+        let seen = guard::with_guard_page(|addr| {
+            let range = range(addr.as_raw(), addr.as_raw() + PAGE);
+            PageReader::new(page(), categories, Duration::MAX).read(&own_pagemap(), range)
+        });
+        let Ok(Ok(runs)) = seen else {
+            return eprintln!("skipped: needs Linux 6.16 (PAGE_IS_GUARD)");
+        };
+
+        let [run] = runs[..] else { panic!("{runs:?}") };
+        assert_eq!(run.categories & !PageCategories::FILE, PageCategories::GUARD | PageCategories::SWAPPED);
     }
 
     #[test]
     fn words_beyond_user_space_are_none() {
         let range = range(0xffff_8000_0000_0000, 0xffff_8000_0001_0000);
 
-        let runs = PageReader::new(page(), false).read(&own_pagemap(), range).expect("no error");
+        let runs = PageReader::new(page(), PageCategories::empty(), Duration::MAX)
+            .read(&own_pagemap(), range)
+            .expect("no error");
 
         assert!(runs.is_empty());
     }

@@ -48,12 +48,12 @@ mod tests {
     use crate::{
         decode::Frame,
         event::{
-            Cpu, FaultCounts, HeatCell, HeatReading, HostFacts, Landmarks, Loss, LossCause, MapsLook,
-            Observation, PageLook, Seen, SpaceId, Tgid, Vma,
+            Cpu, FaultCounts, HeatCell, HeatReading, HostFacts, Landmarks, LookReason, Loss, LossCause,
+            MapsLook, Observation, PageLook, Seen, SpaceId, Tgid, Vma,
         },
         export::{Table, csv::CsvTable},
         pagemap::{PageCategories, StateRun},
-        pipeline::Detail,
+        pipeline::{Detail, FocusOptions},
         record::{Capture, Cost, End, Header, Totals, Writer},
         timeline::{MapRow, RegionSummary, TimelineRow},
         units::{Nanos, Timestamp, VirtAddr, VirtRange},
@@ -82,9 +82,11 @@ mod tests {
                 ring_bytes: 16 << 20,
                 follow_forks: true,
                 follows_maps: true,
+                focus: FocusOptions::default(),
                 gate: None,
             },
             features: Vec::new(),
+            page_era: None,
         }
     }
 
@@ -184,7 +186,13 @@ mod tests {
                 let run = StateRun { range: present, categories: PageCategories::PRESENT };
                 frames.push(look(
                     time + 7,
-                    Seen::Pages(PageLook { range: heap, told: run.categories, runs: vec![run] }),
+                    Seen::Pages(PageLook {
+                        began: Timestamp::default(),
+                        reason: LookReason::Heat,
+                        range: heap,
+                        told: run.categories,
+                        runs: vec![run],
+                    }),
                 ));
             }
         }

@@ -9,11 +9,11 @@ use super::*;
 use crate::{
     decode::Frame,
     event::{
-        Cpu, HeatCell, HeatReading, Landmarks, Loss, LossCause, MapsLook, Observation, PageLook, Seen,
-        SpaceId, Tgid, Vma,
+        Cpu, HeatCell, HeatReading, Landmarks, LookReason, Loss, LossCause, MapsLook, Observation, PageLook,
+        Seen, SpaceId, Tgid, Vma,
     },
-    pagemap::{PageCategories, StateRun},
-    units::{VirtAddr, VirtRange},
+    pagemap::{FlagsEra, PageCategories, PageEra, PagemapEra, StateRun, SwapLayout},
+    units::{PageCount, VirtAddr, VirtRange},
 };
 
 const START: Timestamp = Timestamp::from_nanos(1_000_000_000);
@@ -31,12 +31,19 @@ fn header() -> Header {
             ring_bytes: 16 << 20,
             follow_forks: true,
             follows_maps: true,
+            focus: FocusOptions::default(),
             gate: Some(FaultCounts { minor: 90, major: 1 }),
         },
         features: vec![Feature {
             name: "pagemap_scan".to_owned(),
             state: Availability::Missing { since: "Linux 6.7".to_owned() },
         }],
+        page_era: Some(PageEra {
+            pagemap: Some(PagemapEra::V6_15),
+            flags: FlagsEra::V6_12,
+            swap: SwapLayout::new(1, 3, 4, 1),
+            scan: PageCategories::PRESENT | PageCategories::GUARD,
+        }),
     }
 }
 
@@ -153,11 +160,11 @@ fn frame() -> impl Strategy<Value = Frame> {
     let seen = prop_oneof![
         Just(Seen::Nothing),
         maps,
-        (range, proptest::collection::vec(run, 0..4)).prop_map(|(range, runs)| Seen::Pages(PageLook {
-            range,
-            told: PageCategories::all(),
-            runs
-        })),
+        (time.clone(), range, proptest::collection::vec(run, 0..4)).prop_map(|(began, range, runs)| {
+            let (reason, told) = (LookReason::Population, PageCategories::all());
+            Seen::Pages(PageLook { began, reason, range, told, runs })
+        }),
+        any::<u64>().prop_map(|pages| Seen::Resident(PageCount::new(pages))),
     ];
     let observation =
         (time.clone(), any::<u32>(), any::<u64>(), seen).prop_map(|(time, tgid, space, seen)| {

@@ -43,8 +43,9 @@ impl AddressSpace {
     pub fn compare(&mut self, time: Timestamp, look: &MapsLook, ids: &mut RegionIds) -> Comparison {
         self.settle(ids);
         let MapsLook { began, vmas, landmarks } = look;
-        if self.landmarks.start_brk.is_some_and(|ours| landmarks.start_brk != Some(ours)) {
-            // It is another address space: an exec is missing, or amid, when there is no heap yet.
+        let places = self.landmarks.start_brk.zip(landmarks.start_brk);
+        if places.is_some_and(|(ours, theirs)| ours != theirs) {
+            // It is another address space: the record of an exec is missing.
             return Comparison::Inconclusive;
         }
         if self.is_loading || *began <= self.complete || *began <= self.forgotten {

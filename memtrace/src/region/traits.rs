@@ -227,6 +227,16 @@ impl Traits {
     }
 }
 
+/// What stands behind `vma`, as far as maps tells.
+#[must_use]
+pub fn backing_of(vma: &Vma) -> Backing {
+    match vma.name.as_slice() {
+        b"[heap]" => Backing::Heap,
+        b"[stack]" => Backing::Stack,
+        _ => Traits::of(vma).backing(),
+    }
+}
+
 /// Whether maps shows shared memory without a file of its own under this name.
 fn is_shared_anon(name: &[u8]) -> bool {
     name.starts_with(b"/dev/zero") || name.starts_with(b"[anon_shmem:")

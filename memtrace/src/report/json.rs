@@ -17,9 +17,10 @@ use crate::{
     pipeline::Detail,
     record::{Availability, ExitReason},
     timeline::{
-        AccessCounts, Churn, FaultTotals, MapFlags, MappingProcess, ProcessSummary, RegionId, RegionSummary,
+        AccessCounts, Churn, FaultTotals, LookCount, LookSummary, MapFlags, MappingProcess, PageState,
+        ProcessSummary, RegionId, RegionSummary,
     },
-    units::PageCount,
+    units::{PageCount, Timestamp},
 };
 
 /// Version of the JSON; changes when a key changes its meaning or goes.
@@ -30,7 +31,7 @@ impl Report {
     #[must_use]
     pub fn to_json(&self) -> Value {
         let (header, summary) = (&self.header, &self.summary);
-        let heat = summary.heat;
+        let (heat, start) = (summary.heat, header.host.start);
         json!({
             "schema": SCHEMA,
             "command": header.capture.command,
@@ -38,7 +39,7 @@ impl Report {
             "duration_ns": self.duration().get(),
             "complete": self.is_complete(),
             "exit": self.end.as_ref().and_then(|end| end.exit).map(exit),
-            "processes": summary.processes.iter().map(process).collect::<Vec<_>>(),
+            "processes": summary.processes.iter().map(|one| process(one, start)).collect::<Vec<_>>(),
             "tasks": {
                 "forks": summary.tasks.forks,
                 "threads": summary.tasks.threads,
@@ -69,8 +70,9 @@ impl Report {
                 "learnt": summary.maps.identity.learnt,
             },
             "regions_born": summary.regions_born,
-            "regions": summary.regions.iter().map(region).collect::<Vec<_>>(),
+            "regions": summary.regions.iter().map(|one| region(one, start)).collect::<Vec<_>>(),
             "findings": self.findings().iter().map(finding).collect::<Vec<_>>(),
+            "looks": self.looks_json(),
             "cost": self.cost_json(),
             "features": self.features_json(),
             "recovery": self.recovery,
@@ -132,6 +134,7 @@ impl Report {
             "hidden_programs": self.lost(LossCause::HiddenProgram),
             "late": self.lost(LossCause::Late),
             "unknown_kind": self.lost(LossCause::UnknownKind),
+            "skipped": self.lost(LossCause::Skipped),
             "gaps": self.summary.losses.len(),
         })
     }
@@ -147,13 +150,29 @@ impl Report {
         })
     }
 
+    fn looks_json(&self) -> Value {
+        let LookSummary { by_reason, hot_slots, hot_slots_gone, hot_slots_looked, unseen } =
+            &self.summary.looks;
+        let by = by_reason.iter().map(|(reason, LookCount { looks, pages })| {
+            (reason.name().to_owned(), json!({ "looks": looks, "pages": pages.get() }))
+        });
+        json!({
+            "by": by.collect::<Map<_, _>>(),
+            "hot_slots": hot_slots,
+            "hot_slots_gone": hot_slots_gone,
+            "hot_slots_looked": hot_slots_looked,
+            "never_looked": { "regions": unseen.regions, "bytes": unseen.bytes, "brief": unseen.brief },
+        })
+    }
+
     fn cost_json(&self) -> Value {
         let cost = self.end.as_ref().map(|end| end.cost);
+        let total = self.summary.looks.total();
         json!({
             "cpu_ns": cost.map(|cost| cost.cpu_ns),
             "lock_ns": cost.map(|cost| cost.lock_ns),
-            "looks": self.summary.looks,
-            "looked_pages": self.summary.looked_pages.get(),
+            "looks": total.looks,
+            "looked_pages": total.pages.get(),
         })
     }
 
@@ -203,18 +222,32 @@ fn exit(reason: ExitReason) -> Value {
     }
 }
 
-fn process(process: &ProcessSummary) -> Value {
-    let ProcessSummary { tgid, comm, faults, uncounted, account } = process;
+fn process(process: &ProcessSummary, start: Timestamp) -> Value {
+    let ProcessSummary { tgid, comm, faults, uncounted, account, pages } = process;
     json!({
         "tgid": tgid.0,
         "comm": comm.to_string(),
         "faults": counts(*faults),
         "uncounted": uncounted.map(counts),
         "kernel_counted": account.map(|account| counts(account.kernel)),
+        "pages": pages.map(|pages| page_state(pages, start)),
     })
 }
 
-fn region(region: &RegionSummary) -> Value {
+/// Pages as last seen.
+fn page_state(pages: PageState, start: Timestamp) -> Value {
+    let PageState { looked, present, swapped, file, zero, huge } = pages;
+    json!({
+        "looked_ns": looked.since(start).get(),
+        "present": present.get(),
+        "swapped": swapped.get(),
+        "file": file.get(),
+        "zero": zero.map(PageCount::get),
+        "huge": huge.map(PageCount::get),
+    })
+}
+
+fn region(region: &RegionSummary, start: Timestamp) -> Value {
     let RegionSummary {
         tgid,
         space,
@@ -225,8 +258,11 @@ fn region(region: &RegionSummary) -> Value {
         faults,
         latency_sum,
         peak_present,
+        pages,
+        looks,
         lower_bound,
     } = region;
+    let looks = looks.iter().map(|(reason, count)| (reason.name().to_owned(), (*count).into()));
     json!({
         "region": label.id.0,
         "tgid": tgid.0,
@@ -241,6 +277,8 @@ fn region(region: &RegionSummary) -> Value {
         "major_faults": faults.major,
         "latency_sum_ns": latency_sum.get(),
         "peak_present_pages": peak_present.map(PageCount::get),
+        "pages": pages.map(|pages| page_state(pages, start)),
+        "looks": looks.collect::<Map<_, _>>(),
         "lower_bound": lower_bound,
     })
 }

@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 use memtrace_ebpf::ABI_VERSION;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    event::{Account, CallKind, Comm, HostFacts, SpaceId, Tgid, UncountedCause},
+    event::{Account, CallKind, Comm, HostFacts, LookReason, SpaceId, Tgid, UncountedCause},
+    pipeline::FocusOptions,
     record::{Availability, Capture, Cost, Ending, ExitReason, Feature, Totals},
     timeline::{
-        AccessCounts, Backing, FaultTotals, MapIdentity, MapSummary, ProcessSummary, RegionId, RegionLabel,
-        RegionSummary, TaskTotals,
+        AccessCounts, Backing, FaultTotals, LookCount, LookSummary, MapIdentity, MapSummary, PageState,
+        ProcessSummary, RegionId, RegionLabel, RegionSummary, TaskTotals, UnseenRegions,
     },
     units::{PageCount, VirtAddr, VirtRange},
 };
@@ -25,6 +26,32 @@ const fn faults(minor: u64, major: u64) -> FaultCounts {
 
 fn at(nanos: u64) -> Timestamp {
     Timestamp::from_nanos(7_000_000_000 + nanos)
+}
+
+/// 8 pages present and 2 in swap, of which nobody told whether they are huge.
+fn pages() -> PageState {
+    PageState {
+        looked: at(300),
+        present: PageCount::new(8),
+        swapped: PageCount::new(2),
+        file: PageCount::new(1),
+        zero: Some(PageCount::new(0)),
+        huge: None,
+    }
+}
+
+/// Three looks; of the slots in which faults happened one had to wait.
+fn looks() -> LookSummary {
+    LookSummary {
+        by_reason: BTreeMap::from([
+            (LookReason::Heat, LookCount { looks: 2, pages: PageCount::new(500) }),
+            (LookReason::Rotation, LookCount { looks: 1, pages: PageCount::new(12) }),
+        ]),
+        hot_slots: 4,
+        hot_slots_gone: 1,
+        hot_slots_looked: 2,
+        unseen: UnseenRegions { regions: 3, bytes: 3 << 20, brief: 1 },
+    }
 }
 
 /// 100 minor and 2 major faults recorded, 30 uncounted, and the kernel says the same.
@@ -55,12 +82,14 @@ fn report() -> Report {
                 ring_bytes: 16 << 20,
                 follow_forks: true,
                 follows_maps: true,
+                focus: FocusOptions::default(),
                 gate: Some(faults(90, 1)),
             },
             features: vec![Feature {
                 name: "pagemap_scan".to_owned(),
                 state: Availability::Missing { since: "Linux 6.7".to_owned() },
             }],
+            page_era: None,
         },
         summary: Summary {
             without_region: FaultCounts::default(),
@@ -72,6 +101,7 @@ fn report() -> Report {
                 faults: faults(100, 2),
                 uncounted: Some(faults(30, 0)),
                 account: Some(account),
+                pages: Some(pages()),
             }],
             faults: FaultTotals {
                 completed: faults(100, 2),
@@ -101,6 +131,8 @@ fn report() -> Report {
                 faults: faults(100, 2),
                 latency_sum: Nanos::new(102_000),
                 peak_present: Some(PageCount::new(8)),
+                pages: Some(pages()),
+                looks: BTreeMap::from([(LookReason::Heat, 2)]),
                 lower_bound: false,
             }],
             regions_born: 6,
@@ -109,8 +141,7 @@ fn report() -> Report {
                 identity: MapIdentity { checks: 3, contradictions: 1, learnt: 2 },
                 ..MapSummary::default()
             },
-            looks: 3,
-            looked_pages: PageCount::new(512),
+            looks: looks(),
         },
         end: Some(End {
             time: at(500),
@@ -252,4 +283,40 @@ fn without_accounts_the_kernel_side_is_unknown_and_not_zero() {
     assert_eq!(json["uncounted"], json!(null));
     assert_eq!(json["kernel_counted"], json!(null));
     assert_eq!(line(&report.to_string(), "kernel"), "kernel unknown unknown");
+}
+
+#[test]
+fn looks_are_told_with_their_reasons_and_what_they_left_out() {
+    let report = report();
+
+    let json = report.to_json();
+    let by = json!({ "heat": { "looks": 2, "pages": 500 }, "rotation": { "looks": 1, "pages": 12 } });
+    let never = json!({ "regions": 3, "bytes": 3 << 20, "brief": 1 });
+    let looks = json!({
+        "by": by, "hot_slots": 4, "hot_slots_gone": 1, "hot_slots_looked": 2, "never_looked": never,
+    });
+    assert_eq!(json["looks"], looks);
+    assert_eq!(json["regions"][0]["looks"], json!({ "heat": 2 }));
+
+    let text = report.to_string();
+    for line in [
+        "faults made 2M interesting 4 times:",
+        "           1  had to wait (--max-cpu 5%), or the process ended first",
+        "           1  the process had ended",
+        "never looked at: 3 regions of 3 MiB together, 1 of which lived for less than an interval (100ms)",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+}
+
+#[test]
+fn pages_of_a_process_are_those_last_seen() {
+    let report = report();
+
+    let pages =
+        json!({ "looked_ns": 300, "present": 8, "swapped": 2, "file": 1, "zero": 0, "huge": Value::Null });
+    assert_eq!(report.to_json()["processes"][0]["pages"], pages);
+    let row = "  42 sort                       32 KiB       8 KiB     unknown      300 ns";
+    let text = report.to_string();
+    assert!(text.contains(row), "{text}");
 }

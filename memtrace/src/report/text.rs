@@ -10,14 +10,17 @@ use anstyle::Style;
 
 use super::{
     Report,
-    numbers::{Difference, Share, Time},
+    numbers::{Difference, Share, Size, Time},
 };
 use crate::{
     event::{FaultCounts, Loss, Tgid},
     pipeline::Detail,
     record::Availability,
-    timeline::{AccessCounts, FaultTotals, ProcessSummary, RegionSummary},
-    units::ByteSize,
+    timeline::{
+        AccessCounts, FaultTotals, LookCount, LookSummary, PageState, ProcessSummary, RegionSummary,
+        UnseenRegions,
+    },
+    units::{ByteSize, PageCount},
 };
 
 mod maps;
@@ -47,6 +50,8 @@ impl Display for Report {
         self.ping_pong(f)?;
         self.mapping(f)?;
         self.advice(f)?;
+        self.pages(f)?;
+        self.looks(f)?;
         self.cost(f)
     }
 }
@@ -223,7 +228,9 @@ impl Report {
         processes.sort_by_key(|process| {
             std::cmp::Reverse(process.faults.total() + process.uncounted.unwrap_or_default().total())
         });
-        for ProcessSummary { tgid, comm: _, faults, uncounted, account } in processes.iter().take(SHOWN) {
+        for ProcessSummary { tgid, comm: _, faults, uncounted, account, pages: _ } in
+            processes.iter().take(SHOWN)
+        {
             let label = self.process_label(*tgid);
             let known = |count: Option<FaultCounts>| {
                 count.map_or("unknown".to_owned(), |count| count.total().to_string())
@@ -288,8 +295,64 @@ impl Report {
             writeln!(f, "  {:<24}{:>12}", "CPU of the recorder", Time(end.cost.cpu_ns))?;
             writeln!(f, "  {:<24}{:>12}", "time in looks", Time(end.cost.lock_ns))?;
         }
-        writeln!(f, "  {:<24}{:>12}", "looks", self.summary.looks)?;
-        writeln!(f, "  {:<24}{:>12}", "pages looked at", self.summary.looked_pages.get())
+        let LookCount { looks, pages } = self.summary.looks.total();
+        writeln!(f, "  {:<24}{looks:>12}", "looks")?;
+        writeln!(f, "  {:<24}{:>12}", "pages looked at", pages.get())
+    }
+
+    /// Pages of processes at their end, as last seen.
+    fn pages(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let states = self.summary.processes.iter().filter_map(|process| Some((process.tgid, process.pages?)));
+        let mut states: Vec<_> = states.collect();
+        if states.is_empty() {
+            return Ok(());
+        }
+        states.sort_by_key(|(_, pages)| std::cmp::Reverse(pages.present));
+        heading(f, "Pages at the end, as last seen", ["present", "swapped", "huge", "looked at"])?;
+        let size =
+            |pages: PageCount| Size(pages.get().saturating_mul(self.header.host.page.bytes())).to_string();
+        for (tgid, PageState { looked, present, swapped, huge, .. }) in states.iter().take(SHOWN) {
+            let label = self.process_label(*tgid);
+            let huge = huge.map_or("unknown".to_owned(), size);
+            let looked = Time(looked.since(self.header.host.start).get());
+            writeln!(f, "  {label:<24}{:>12}{:>12}{huge:>12}{looked:>12}", size(*present), size(*swapped))?;
+        }
+        more(f, states.len(), "report --json")
+    }
+
+    /// Why pages were looked at, and what was not.
+    fn looks(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let LookSummary { by_reason, hot_slots, hot_slots_gone, hot_slots_looked, unseen } =
+            &self.summary.looks;
+        if by_reason.is_empty() && *hot_slots == 0 {
+            return Ok(());
+        }
+        heading(f, "Looks at pages", ["looks", "pages"])?;
+        for (reason, LookCount { looks, pages }) in by_reason {
+            writeln!(f, "  {:<24}{looks:>12}{:>12}", reason.name(), pages.get())?;
+        }
+        let slots = ByteSize::new(1 << memtrace_ebpf::HEAT_SLOT_SHIFT);
+        writeln!(f, "  faults made {slots} interesting {hot_slots} times:")?;
+        let waited = hot_slots - hot_slots_gone - hot_slots_looked;
+        let share = self.header.capture.focus.max_cpu.percent();
+        let fates = [
+            (*hot_slots_looked, "looked at before the next reading".to_owned()),
+            (waited, format!("had to wait (--max-cpu {share}%), or the process ended first")),
+            (*hot_slots_gone, "the process had ended".to_owned()),
+        ];
+        for (slots, fate) in fates.into_iter().filter(|(slots, _)| *slots > 0) {
+            writeln!(f, "  {slots:>12}  {fate}")?;
+        }
+        let UnseenRegions { regions, bytes, brief } = unseen;
+        if *regions > 0 {
+            writeln!(
+                f,
+                "  never looked at: {regions} regions of {} together, {brief} of which lived for less than an interval ({})",
+                Size(*bytes),
+                self.header.capture.interval,
+            )?;
+        }
+        Ok(())
     }
 }
 

@@ -155,6 +155,9 @@ impl<W: Write, C: Write> Recorder<W, C> {
             }
         }
         self.read_heat()?;
+        // What is still there is seen in its last state.
+        self.pipeline.look_everywhere(&mut self.requests);
+        self.answer()?;
         let summary = self.pipeline.finish(&mut self.rows);
         write_rows(&mut self.csv, &mut self.rows)?;
         if let Some(csv) = self.csv {
@@ -167,7 +170,7 @@ impl<W: Write, C: Write> Recorder<W, C> {
     fn read_still(&mut self) -> Result<(), RecorderError> {
         while let Ok(Still { tgid, tid, _gate }) = self.still.1.try_recv() {
             // Which address space it is, the pipeline knows when it has come to that time.
-            if let Some(observation) = self.prober.still_look(tgid, tid, SpaceId(0)) {
+            for observation in self.prober.still_look(tgid, tid, SpaceId::UNKNOWN) {
                 self.take(&Frame::Observation(observation))?;
             }
         }

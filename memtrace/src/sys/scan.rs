@@ -92,9 +92,13 @@ unsafe impl Ioctl for Call<'_> {
 }
 
 /// Which pages a scan reports, and what it says of them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Query {
-    /// Pages with at least one of these are reported.
+    /// Categories that are meant to be absent where the masks below name them.
+    pub inverted: PageCategories,
+    /// Pages for which all of these hold are reported.
+    pub all_of: PageCategories,
+    /// And at least one of these, if there are any.
     pub any_of: PageCategories,
     /// What is told of them; neighbours that agree in these are one run.
     pub wanted: PageCategories,
@@ -125,12 +129,12 @@ impl From<Errno> for ScanError {
     }
 }
 
-/// Time under the lock of the memory map that a call takes at most for each page it finds, in nanoseconds.
+/// Time under the lock of the memory map that a call is reckoned to take for each page it finds, in nanoseconds.
 const PAGE_NS: u128 = 16;
 
 /// Scans page tables; keeps its buffer from one scan to the next.
 ///
-/// The kernel holds the lock of the memory map, shared, for a whole call: so a call is given no more than it can walk in
+/// The kernel holds the lock of the memory map, shared, for a whole call: so a call is given no more than it should walk in
 /// `max_lock`.
 #[derive(Debug)]
 pub struct Scanner {
@@ -206,6 +210,8 @@ impl Scanner {
             start,
             end,
             max_pages: max_pages.max(1),
+            category_inverted: query.inverted.bits(),
+            category_mask: query.all_of.bits(),
             category_anyof_mask: query.any_of.bits(),
             return_mask: query.wanted.bits(),
             ..ScanArg::default()
@@ -233,6 +239,8 @@ mod tests {
 
     const PAGE: u64 = 4096;
     const QUERY: Query = Query {
+        inverted: PageCategories::empty(),
+        all_of: PageCategories::empty(),
         any_of: PageCategories::PRESENT.union(PageCategories::SWAPPED),
         wanted: PageCategories::PRESENT,
     };

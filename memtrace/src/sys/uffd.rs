@@ -15,6 +15,12 @@ use rustix::{
 /// Write-protect faults are resolved by the kernel without a message (Linux 6.7).
 pub const WP_ASYNC: u64 = 1 << 15;
 
+/// Faults on pages of shared memory that are there already can be told (Linux 5.14).
+pub const MINOR_SHMEM: u64 = 1 << 10;
+
+/// Shared memory and hugetlb can be write-protected, where no page is by a marker (Linux 5.19).
+pub const WP_HUGETLBFS_SHMEM: u64 = 1 << 12;
+
 const UFFD_API: u64 = 0xaa;
 
 /// `UFFD_USER_MODE_ONLY`: what an unprivileged process may ask for.

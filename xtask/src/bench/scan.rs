@@ -1,5 +1,8 @@
-//! What reading the state of pages costs: time per page for words, flags and counts, and the reader's memory.
+//! What reading the state of pages costs: time per page for words, flags and counts, the reader's memory, and how long the
+//! process that is read is kept from changing its memory map.
 
+use anyhow::Context as _;
+use serde_json::Value;
 use xshell::cmd;
 
 use super::{Bench, ledger, median, number};
@@ -46,6 +49,36 @@ pub(super) fn run(bench: &Bench) -> anyhow::Result<()> {
                 of(|sample| sample.peak_mib),
             );
         }
+    }
+    longest_lock(bench)
+}
+
+/// Prints for how long the lock of a memory map was held at most, as the kernel's own tracepoints tell.
+fn longest_lock(bench: &Bench) -> anyhow::Result<()> {
+    const PROGRAM: &str = "\
+        tracepoint:mmap_lock:mmap_lock_acquire_returned /pid == cpid && args->success && !args->write/ { \
+            @began[tid, args->mm] = nsecs; } \
+        tracepoint:mmap_lock:mmap_lock_released /@began[tid, args->mm]/ { \
+            @longest = max(nsecs - @began[tid, args->mm]); delete(@began[tid, args->mm]); } \
+        END { clear(@began); }";
+    if !bench.has("bpftrace") {
+        return Ok(());
+    }
+    println!("\nlongest time under the lock of the memory map, 4 GiB");
+    let shapes = [("small", "pages of 4 KiB"), ("huge", "huge pages")];
+    let shapes_only = shapes.map(|(shape, _)| shape);
+    let samples = bench.in_turn(&shapes_only, |shape| {
+        let command = format!("{} {shape} --how walk --mib 4096", bench.scan.display());
+        let shell = &bench.shell;
+        let output =
+            cmd!(shell, "bpftrace -f json -e {PROGRAM} -c {command}").quiet().ignore_stderr().read()?;
+        let maps = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let longest = maps.into_iter().find_map(|line| line.get("data")?.get("@longest")?.as_f64());
+        longest.with_context(|| format!("no time in {output:?}"))
+    })?;
+    for ((_, title), ns) in shapes.iter().zip(samples) {
+        let most = ns.iter().copied().fold(f64::NAN, f64::max);
+        println!("{title:<36} {:>9.2} ms, median {:.2} ms", most / 1e6, median(ns) / 1e6);
     }
     Ok(())
 }

@@ -23,9 +23,9 @@ use crate::privilege::Privilege;
 const LIMIT: Duration = Duration::from_mins(30);
 
 /// The kernel's command line: `quiet` leaves the console to the tests; a processor that is stuck ends the guest, with all
-/// that the kernel has to say.
+/// that the kernel has to say. Stuck is twice the threshold, 60 s: the host may leave a guest standing for shorter times.
 const PARAMETERS: &str = "console=ttyS0 quiet loglevel=4 mitigations=off panic=-1 panic_print=0x20 \
-     sysctl.kernel.softlockup_panic=1 sysctl.kernel.softlockup_all_cpu_backtrace=1";
+     sysctl.kernel.watchdog_thresh=60 sysctl.kernel.softlockup_panic=1 sysctl.kernel.softlockup_all_cpu_backtrace=1";
 
 /// Time between two looks at whether it has ended.
 const PERIOD: Duration = Duration::from_millis(100);

@@ -16,6 +16,7 @@ use super::{
     initramfs::Initramfs,
     tier::{Machine, Tier},
 };
+use crate::oracles;
 
 /// The first process.
 const INIT: &str = include_str!("init.sh");
@@ -89,6 +90,7 @@ pub(super) fn initramfs(
     }
     add_python(shell, &mut guest)?;
     add_compiler(shell, &mut guest)?;
+    add_oracles(shell, &mut guest)?;
 
     fs::create_dir_all(stripped)?;
     for path in tier.tests.iter().map(|(_, path)| path).chain(&tier.programs) {
@@ -103,6 +105,16 @@ pub(super) fn initramfs(
         guest.text(Path::new("/memtrace").join(name), text, 0o644);
     }
     Ok(guest)
+}
+
+/// page-types; thpmaps takes more of python than there is.
+fn add_oracles(shell: &Shell, guest: &mut Initramfs) -> anyhow::Result<()> {
+    let Some(directory) = oracles::fetch_or_say(shell) else {
+        return Ok(());
+    };
+    guest.program(shell, &directory.join("page-types"))?;
+    guest.text("/memtrace/oracles", format!("{}\n", directory.display()), 0o644);
+    Ok(())
 }
 
 /// Directories and files that programs expect everywhere.

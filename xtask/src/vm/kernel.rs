@@ -2,7 +2,7 @@
 //!
 //! Input: the kernels asked for. Output: the columns of the table, in order, and a verified image of each.
 //! Keeps: an image is used only if it is the one that its manifest tells of; otherwise it is fetched anew.
-//! Not here: asking the archive (`archive`), compiling (`own`), booting (`boot`).
+//! Not here: asking the archive (`crate::archive`), compiling (`own`), booting (`boot`).
 
 use std::{
     fs,
@@ -14,11 +14,11 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use xshell::Shell;
 
-use super::{
+use super::own;
+use crate::{
     archive::{Archive, sha256},
-    own,
+    workspace,
 };
-use crate::workspace;
 
 /// What the tier runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]

@@ -7,19 +7,14 @@
 
 use std::{fs, path::Path};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use xshell::{Shell, cmd};
 
-use super::{
-    archive::{Archive, sha256},
-    kernel::Manifest,
-};
+use super::kernel::Manifest;
+use crate::archive::{self, sha256};
 
 /// Options over those of `make tinyconfig`.
 const CONFIG: &str = include_str!("../../kernel.config");
-
-const SOURCES: &str = "debian bookworm-backports";
-const PACKAGE: &str = "linux-source-6.12";
 
 /// What compiling takes: a file that tells of it, and its package.
 const NEEDED: [(&str, &str); 8] = [
@@ -40,17 +35,8 @@ pub(super) fn config_sha256() -> String {
 
 /// Compiles the kernel in `directory` and leaves its image at `image`.
 pub(super) fn compile(shell: &Shell, directory: &Path, image: &Path) -> anyhow::Result<Manifest> {
-    let missing: Vec<_> =
-        NEEDED.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect();
-    if !missing.is_empty() {
-        bail!("cannot compile a kernel: apt-get install {}", missing.join(" "));
-    }
-    let archive = Archive::open(shell, &directory.join("apt"), &[SOURCES])?;
-    let package = archive.show(PACKAGE)?;
-    let deb = archive.download(&package)?;
-    let sources = archive.extract(&deb, "*/linux-source-*.tar.xz")?;
-    fs::remove_file(&deb)?;
-    let sources = sources.with_context(|| format!("no sources in {}", deb.display()))?;
+    archive::require("compile a kernel", &NEEDED)?;
+    let (package, sources) = archive::kernel_sources(shell, &directory.join("apt"))?;
 
     let build = directory.join("build");
     if build.exists() {
@@ -58,7 +44,7 @@ pub(super) fn compile(shell: &Shell, directory: &Path, image: &Path) -> anyhow::
     }
     fs::create_dir_all(&build)?;
     cmd!(shell, "tar --extract --file {sources} --directory {build} --strip-components 1").run()?;
-    fs::remove_dir_all(archive.extracted())?;
+    fs::remove_file(&sources)?;
 
     eprintln!("compiling {} {}: some minutes", package.name, package.version);
     let there = shell.push_dir(&build);

@@ -16,6 +16,10 @@ uptime() {
 }
 
 scratch=$(mktemp -d)
+if [ -e "$orders/oracles" ]; then
+    read -r MEMTRACE_ORACLES <"$orders/oracles"
+    export MEMTRACE_ORACLES
+fi
 export MEMTRACE_SKIPS="$scratch/skips" MEMTRACE_VERIFIED="$scratch/verified"
 : >"$MEMTRACE_SKIPS"
 

@@ -6,7 +6,8 @@ use crate::event::{MapCall, MapRequest};
 /// A look at the first 2 MiB that could tell zero pages, and not huge ones.
 fn pages(runs: Vec<StateRun>) -> Seen {
     let told = PageCategories::PRESENT | PageCategories::SWAPPED | PageCategories::PFNZERO;
-    Seen::Pages(PageLook { range: range(0, 0x20_0000), told, runs })
+    let (began, reason) = (Timestamp::default(), LookReason::Heat);
+    Seen::Pages(PageLook { began, reason, range: range(0, 0x20_0000), told, runs })
 }
 
 #[test]
@@ -26,10 +27,11 @@ fn hot_slots_ask_for_looks() {
 
     let (_, requests, _) = run(Detail::Full, &[join(1), Record::Heat(HeatReading { time: at(100), cells })]);
 
-    let ranges = vec![range(0x20_0000, 0x60_0000), range(0xa0_0000, 0xc0_0000)];
+    let ranges = [(0x20_0000, 0x60_0000), (0xa0_0000, 0xc0_0000)];
+    let ranges = ranges.map(|(start, end)| (range(start, end), LookReason::Heat)).to_vec();
     let ask = |target| ProbeRequest { tgid: TGID, space: SPACE, target };
-    // The maps when it joined, and then the pages.
-    assert_eq!(requests, [ask(ProbeTarget::Maps), ask(ProbeTarget::Pages(ranges))]);
+    // The maps when it joined, then the pages, and how much there is in all.
+    assert_eq!(requests, [ProbeTarget::Maps, ProbeTarget::Pages(ranges), ProbeTarget::Resident].map(ask));
 }
 
 #[test]
@@ -56,7 +58,8 @@ fn look_after_an_interval_belongs_to_it() {
     let counts = [pages.looked_pages, pages.present, pages.swapped].map(PageCount::get);
     assert_eq!(counts, [8, 3, 1]);
     assert_eq!((pages.zero, pages.huge), (Some(PageCount::new(1)), None));
-    assert_eq!((summary.looks, summary.looked_pages.get()), (1, 512));
+    let total = summary.looks.total();
+    assert_eq!((total.looks, total.pages.get()), (1, 512));
 }
 
 #[test]
@@ -202,7 +205,8 @@ fn replaced_address_space_is_not_looked_at() {
     let (_, requests, _) = run(Detail::Full, &records);
 
     let spaces: Vec<_> = requests.iter().map(|request| request.space).collect();
-    assert_eq!(spaces, [SPACE, SpaceId(9)]);
+    assert_eq!(spaces, [SPACE, SpaceId(9), SpaceId(9)]);
+    assert!(!requests.iter().any(|request| matches!(request.target, ProbeTarget::Pages(_))), "{requests:?}");
 }
 
 #[test]
@@ -233,4 +237,106 @@ fn region_that_was_only_looked_at_had_no_faults() {
 
     assert_eq!(timeline(&rows)[0].faults.detail, Some(FaultDetail::default()));
     assert_eq!(summary.regions, []);
+}
+
+/// A look for `reason` at the first `slots` slots, whose first `present` pages are present.
+fn look(millis: u64, reason: LookReason, slots: u64, present: u64) -> Record {
+    let told = PageCategories::PRESENT | PageCategories::HUGE;
+    let runs = VirtRange::new(VirtAddr::from_raw(0), VirtAddr::from_raw(present * 0x1000))
+        .map(|range| StateRun { range, categories: PageCategories::PRESENT });
+    let runs = runs.into_iter().collect();
+    let seen =
+        Seen::Pages(PageLook { began: at(millis), reason, range: range(0, slots * 0x20_0000), told, runs });
+    Record::Observation(Observation { time: at(millis), tgid: TGID, space: SPACE, seen })
+}
+
+#[test]
+fn looks_are_counted_by_reason_and_what_they_left_out_is_too() {
+    let hot = |space, slot: u64| HeatCell {
+        space: Some(SpaceId(space)),
+        slot: Some(range(slot * 0x20_0000, (slot + 1) * 0x20_0000)),
+        faults: FaultCounts { minor: 1, major: 0 },
+    };
+    let cells = vec![hot(SPACE.0, 0), hot(SPACE.0, 9), hot(SPACE.0, 10), hot(99, 0)];
+    let regions = [(0x1000, 0x9000), (0x100_0000, 0x110_0000), (0x200_0000, 0x220_0000)];
+    let unmapped = MapRequest::Munmap { addr: VirtAddr::from_raw(0x200_0000), length: 0x20_0000 };
+    let call = MapCall { request: unmapped, result: Ok(0), may_have_resized: true };
+    let records = [
+        join(1),
+        maps(2, SPACE, &regions),
+        map(50, MapAction::Call { space: SPACE, call }),
+        Record::Heat(HeatReading { time: at(100), cells }),
+        look(101, LookReason::Heat, 1, 3),
+        look(102, LookReason::Rotation, 1, 4),
+        tick(600),
+    ];
+
+    let (_, _, summary) = run(Detail::Full, &records);
+
+    let looks = summary.looks;
+    let counts: Vec<_> =
+        looks.by_reason.iter().map(|(reason, count)| (*reason, count.looks, count.pages.get())).collect();
+    assert_eq!(counts, [(LookReason::Heat, 1, 512), (LookReason::Rotation, 1, 512)]);
+    assert_eq!((looks.hot_slots, looks.hot_slots_looked, looks.hot_slots_gone), (4, 1, 1));
+    // One lives to the end, the other went after 48 ms.
+    let unseen = looks.unseen;
+    assert_eq!((unseen.regions, unseen.bytes, unseen.brief), (2, 0x30_0000, 1));
+}
+
+#[test]
+fn pages_of_a_process_are_those_of_the_regions_that_it_had_last() {
+    let regions = [(0x1000, 0x9000), (0x10_0000, 0x18_0000)];
+    let unmapped = MapRequest::Munmap { addr: VirtAddr::from_raw(0x1000), length: 0x8000 };
+    let call = MapCall { request: unmapped, result: Ok(0), may_have_resized: true };
+    let records = [
+        join(1),
+        maps(2, SPACE, &regions),
+        look(10, LookReason::Heat, 1, 512),
+        map(20, MapAction::Call { space: SPACE, call }),
+        look(30, LookReason::Heat, 1, 0x110),
+        exit(40),
+        tick(600),
+    ];
+
+    let (rows, _, summary) = run(Detail::Full, &records);
+
+    let pages = summary.processes[0].pages.expect("there were looks");
+    assert_eq!((pages.looked, pages.present.get(), pages.zero), (at(30), 16, None));
+    assert_eq!(pages.huge, Some(PageCount::new(0)));
+    let peaks: Vec<_> = rows
+        .iter()
+        .filter_map(|row| if let Row::Region(row) = row { row.peak_present } else { None })
+        .map(PageCount::get)
+        .collect();
+    assert_eq!(peaks, [8, 128]);
+}
+
+#[test]
+fn look_at_a_process_whose_address_space_was_not_known_is_of_the_one_it_lives_in() {
+    let Record::Observation(seen) = look(10, LookReason::Full, 1, 512) else { unreachable!() };
+    let look = Record::Observation(Observation { space: SpaceId::UNKNOWN, ..seen });
+
+    let (_, _, summary) = run(Detail::Full, &[join(1), maps(2, SPACE, &[(0x1000, 0x9000)]), look, tick(600)]);
+
+    let pages = summary.processes[0].pages.expect("there was a look");
+    assert_eq!(pages.present.get(), 8);
+}
+
+#[test]
+fn pages_that_a_region_no_longer_has_are_not_its_last() {
+    let unmapped = MapRequest::Munmap { addr: VirtAddr::from_raw(0x20_0000), length: 0x40_0000 };
+    let call = MapCall { request: unmapped, result: Ok(0), may_have_resized: true };
+    let records = [
+        join(1),
+        maps(2, SPACE, &[(0, 0x60_0000)]),
+        look(10, LookReason::Full, 3, 3 * 512),
+        map(20, MapAction::Call { space: SPACE, call }),
+        exit(40),
+        tick(600),
+    ];
+
+    let (_, _, summary) = run(Detail::Full, &records);
+
+    let pages = summary.processes[0].pages.expect("there was a look");
+    assert_eq!(pages.present.get(), 512);
 }

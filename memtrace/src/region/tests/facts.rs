@@ -424,8 +424,11 @@ fn reading_of_another_heap_is_of_another_address_space() {
     };
 
     assert_eq!(read(20, Some(addr(33))), Comparison::Inconclusive, "the record of an exec is missing");
-    assert_eq!(read(22, None), Comparison::Inconclusive, "amid an exec");
-    assert!(matches!(read(24, Some(addr(32))), Comparison::Conclusive(found) if found.len() == 1));
+    assert!(
+        matches!(read(22, None), Comparison::Conclusive(found) if found.len() == 1),
+        "the reader may not know"
+    );
+    assert_eq!(read(24, Some(addr(32))), Comparison::Conclusive(Vec::new()));
 }
 
 #[test]

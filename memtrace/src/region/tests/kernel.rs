@@ -87,8 +87,7 @@ pub(super) fn reading(pages: &[Option<Page>], cut: usize, began: u64) -> MapsLoo
         let borders: Vec<usize> = [run.start].into_iter().chain(inner).chain([run.end]).collect();
         borders.windows(2).map(|pair| vma(pages, &(pair[0]..pair[1]))).collect::<Vec<_>>()
     });
-    let landmarks = Landmarks { start_brk: Some(addr(HEAP)), start_stack: None };
-    MapsLook { began: Timestamp::from_nanos(began), vmas: vmas.collect(), landmarks }
+    MapsLook { began: Timestamp::from_nanos(began), vmas: vmas.collect(), landmarks: Landmarks::default() }
 }
 
 impl Kernel {

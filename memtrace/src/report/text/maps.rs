@@ -116,7 +116,8 @@ impl Report {
             | LossCause::HiddenProgram
             | LossCause::Late
             | LossCause::TornTail
-            | LossCause::UnknownKind => true,
+            | LossCause::UnknownKind
+            | LossCause::Skipped => true,
         };
         !self.recovery.complete || self.summary.losses.iter().any(|loss| touches_calls(loss.cause))
     }

@@ -18,28 +18,32 @@ use xshell::{Shell, cmd};
 const MIRROR: &str = "http://deb.debian.org";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
+/// Where the sources of kernels are, and which of them.
+const KERNEL_SUITE: &str = "debian bookworm-backports";
+const KERNEL_SOURCES: &str = "linux-source-6.12";
+
 /// Some suites of the archive.
-pub(super) struct Archive<'a> {
+pub(crate) struct Archive<'a> {
     shell: &'a Shell,
     directory: PathBuf,
 }
 
 /// What the index says of a package.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Package {
+pub(crate) struct Package {
     /// Its name.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// The version that apt prefers.
-    pub(super) version: String,
+    pub(crate) version: String,
     /// SHA-256 of its file.
-    pub(super) sha256: String,
+    pub(crate) sha256: String,
     /// Names of the packages that it depends on.
     depends: Vec<String>,
 }
 
 impl<'a> Archive<'a> {
     /// Reads the indexes of `sources`, each `archive suite`, into `directory`.
-    pub(super) fn open(shell: &'a Shell, directory: &Path, sources: &[&str]) -> anyhow::Result<Self> {
+    pub(crate) fn open(shell: &'a Shell, directory: &Path, sources: &[&str]) -> anyhow::Result<Self> {
         if !Path::new(KEYRING).exists() {
             bail!("{KEYRING} is missing: apt-get install debian-archive-keyring");
         }
@@ -71,13 +75,13 @@ impl<'a> Archive<'a> {
     }
 
     /// What the index says of the package `name`.
-    pub(super) fn show(&self, name: &str) -> anyhow::Result<Package> {
+    pub(crate) fn show(&self, name: &str) -> anyhow::Result<Package> {
         let text = self.apt(cmd!(self.shell, "apt-cache show --no-all-versions {name}")).read()?;
         Package::parse(&text).with_context(|| format!("cannot make out what apt-cache says of {name}"))
     }
 
     /// Downloads `package`, which apt verifies, and says where it is.
-    pub(super) fn download(&self, package: &Package) -> anyhow::Result<PathBuf> {
+    pub(crate) fn download(&self, package: &Package) -> anyhow::Result<PathBuf> {
         let Package { name, version, sha256: expected, depends: _ } = package;
         eprintln!("downloading {name} {version}");
         let _there = self.shell.push_dir(&self.directory);
@@ -98,12 +102,12 @@ impl<'a> Archive<'a> {
     }
 
     /// Where [`Self::extract`] puts files.
-    pub(super) fn extracted(&self) -> PathBuf {
+    pub(crate) fn extracted(&self) -> PathBuf {
         self.directory.join("extracted")
     }
 
     /// Takes the file whose path matches `pattern` out of `deb`, if there is one.
-    pub(super) fn extract(&self, deb: &Path, pattern: &str) -> anyhow::Result<Option<PathBuf>> {
+    pub(crate) fn extract(&self, deb: &Path, pattern: &str) -> anyhow::Result<Option<PathBuf>> {
         let directory = self.extracted();
         fs::create_dir_all(&directory)?;
         let mut unpack =
@@ -142,9 +146,30 @@ impl Package {
     }
 
     /// The first package with that beginning that it depends on.
-    pub(super) fn dependency(&self, prefix: &str) -> Option<&str> {
+    pub(crate) fn dependency(&self, prefix: &str) -> Option<&str> {
         self.depends.iter().map(String::as_str).find(|name| name.starts_with(prefix))
     }
+}
+
+/// Downloads the sources of a kernel into `directory`: the package that they are in, and the compressed archive.
+pub(crate) fn kernel_sources(shell: &Shell, directory: &Path) -> anyhow::Result<(Package, PathBuf)> {
+    let archive = Archive::open(shell, directory, &[KERNEL_SUITE])?;
+    let package = archive.show(KERNEL_SOURCES)?;
+    let deb = archive.download(&package)?;
+    let sources = archive.extract(&deb, "*/linux-source-*.tar.xz")?;
+    fs::remove_file(&deb)?;
+    let sources = sources.with_context(|| format!("no sources in {}", deb.display()))?;
+    Ok((package, sources))
+}
+
+/// Fails unless all of `needed` are installed, each a file that tells of it and its package; `purpose` is what for.
+pub(crate) fn require(purpose: &str, needed: &[(&str, &str)]) -> anyhow::Result<()> {
+    let missing: Vec<_> =
+        needed.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect();
+    if !missing.is_empty() {
+        bail!("cannot {purpose}: apt-get install {}", missing.join(" "));
+    }
+    Ok(())
 }
 
 /// The configuration of an apt whose world is `directory`.
@@ -170,7 +195,7 @@ Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
 }
 
 /// The SHA-256 of `bytes` in hexadecimal.
-pub(super) fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     format!("{:x}", Sha256::digest(bytes))
 }
 

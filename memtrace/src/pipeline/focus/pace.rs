@@ -1,0 +1,118 @@
+//! How long looks take, and how much of that they may.
+
+use super::super::pages::{slot_end, slot_of};
+use crate::units::{Nanos, PageCount, PageSize, VirtAddr, VirtRange};
+
+/// How long looks take per page, as the last ones tell.
+#[derive(Debug)]
+pub(super) struct Pace {
+    page: PageSize,
+    took: u64,
+    pages: u64,
+}
+
+impl Pace {
+    /// Pages after which everything before counts half.
+    const MEMORY: u64 = 1 << 20;
+
+    /// 20 ns per page, until looks tell.
+    pub(super) fn new(page: PageSize) -> Self {
+        Self { page, took: 20 * 4096, pages: 4096 }
+    }
+
+    /// A look at `range` took so long.
+    pub(super) fn learn(&mut self, took: Nanos, range: VirtRange) {
+        self.took = self.took.saturating_add(took.get());
+        self.pages = self.pages.saturating_add(range.pages(self.page).get());
+        let halvings = (self.pages / Self::MEMORY).checked_ilog2().map_or(0, |log| log + 1);
+        self.took >>= halvings;
+        self.pages >>= halvings;
+    }
+
+    /// How long a look at `pages` pages will take.
+    fn time_for(&self, pages: PageCount) -> Nanos {
+        proportion(pages.get(), self.took, self.pages).map_or(Nanos::new(u64::MAX), Nanos::new)
+    }
+
+    /// How many pages a look that takes `time` will cover.
+    fn pages_in(&self, time: Nanos) -> PageCount {
+        PageCount::new(proportion(time.get(), self.pages, self.took).unwrap_or(u64::MAX))
+    }
+}
+
+/// `of` times `numerator / denominator`; `None` if that is beyond all numbers.
+fn proportion(of: u64, numerator: u64, denominator: u64) -> Option<u64> {
+    let product = u128::from(of) * u128::from(numerator);
+    u64::try_from(product.checked_div(denominator.into())?).ok()
+}
+
+/// Time to be spent. The last look may take more than is left, so that none is too dear for ever.
+#[derive(Debug)]
+pub(super) struct Purse {
+    left: u64,
+}
+
+impl Purse {
+    pub(super) fn new(time: Nanos) -> Self {
+        Self { left: time.get() }
+    }
+
+    /// Pays for a look at the first slots of `range`, which begins at one: as many as there is time for, one at least. `None` if
+    /// no time was left.
+    pub(super) fn pay_for(&mut self, range: VirtRange, pace: &Pace) -> Option<VirtRange> {
+        let left = Some(self.left).filter(|left| *left > 0)?;
+        let start = range.start();
+        let bytes = pace.pages_in(Nanos::new(left)).get().saturating_mul(pace.page.bytes());
+        let reach = slot_of(VirtAddr::from_raw(start.as_raw().saturating_add(bytes)));
+        let part = VirtRange::new(start, slot_end(start).max(reach).min(range.end()))?;
+        self.left = left.saturating_sub(pace.time_for(part.pages(pace.page)).get().max(1));
+        Some(part)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLOT: u64 = 2 << 20;
+
+    fn pace() -> Pace {
+        Pace::new(PageSize::from_bytes(4096).expect("a power of two"))
+    }
+
+    /// The first `count` slots.
+    fn slots(count: u64) -> VirtRange {
+        VirtRange::new(VirtAddr::from_raw(0), VirtAddr::from_raw(count * SLOT)).expect("not empty")
+    }
+
+    #[test]
+    fn pace_follows_the_last_looks() {
+        let mut pace = pace();
+        assert_eq!(pace.time_for(PageCount::new(512)), Nanos::new(10_240));
+
+        for _ in 0..100 {
+            pace.learn(Nanos::new(5 * 100 * 512), slots(100));
+        }
+
+        let pages = pace.pages_in(Nanos::new(5_000)).get();
+        assert!((980..=1020).contains(&pages), "{pages} pages of 5 ns");
+    }
+
+    #[test]
+    fn looks_that_take_no_time_cover_everything() {
+        let mut pace = pace();
+        pace.learn(Nanos::new(0), slots(1 << 30));
+
+        assert_eq!(Purse::new(Nanos::new(1)).pay_for(slots(1 << 30), &pace), Some(slots(1 << 30)));
+    }
+
+    #[test]
+    fn purse_pays_for_whole_slots_and_for_one_at_least() {
+        let pace = pace();
+        let mut purse = Purse::new(Nanos::new(25_000));
+
+        assert_eq!(purse.pay_for(slots(9), &pace), Some(slots(2)));
+        assert_eq!(purse.pay_for(slots(9), &pace), Some(slots(1)));
+        assert_eq!(purse.pay_for(slots(9), &pace), None);
+    }
+}

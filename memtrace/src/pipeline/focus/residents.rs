@@ -1,0 +1,156 @@
+//! What is resident in an address space against what looks have seen of it.
+
+use std::collections::BTreeMap;
+
+use super::super::pages::{slot_of, slots};
+use crate::{
+    event::PageLook,
+    pagemap::PageCategories,
+    units::{PageCount, PageSize, VirtAddr},
+};
+
+/// Growth of what is resident unseen that makes a visit worth its time: this many pages, and this part of all.
+const GROWTH_PAGES: u64 = 256;
+const GROWTH_PART: u64 = 64;
+
+/// Resident and seen pages.
+#[derive(Debug, Default)]
+pub(super) struct Residents {
+    /// Present pages of each slot that has any, as last seen.
+    slots: BTreeMap<VirtAddr, u64>,
+    seen: u64,
+    resident: u64,
+    visit: Visit,
+}
+
+/// Whether everything has been visited.
+#[derive(Clone, Copy, Debug, Default)]
+enum Visit {
+    /// It is to be.
+    #[default]
+    Due,
+    /// Yes, since resident pages were counted.
+    Done,
+    /// Yes, and so many resident pages were not seen: the kernel counts some that no table has, and others change meanwhile.
+    Missed(u64),
+}
+
+impl Residents {
+    /// The kernel counts so many resident pages now.
+    pub(super) fn count(&mut self, pages: PageCount) {
+        self.resident = pages.get();
+        let unseen = self.resident.saturating_sub(self.seen);
+        self.visit = match self.visit {
+            Visit::Due => Visit::Due,
+            Visit::Done => Visit::Missed(unseen),
+            Visit::Missed(missed) if unseen - missed.min(unseen) >= self.worthwhile() => Visit::Due,
+            Visit::Missed(missed) => Visit::Missed(missed.min(unseen)),
+        };
+    }
+
+    fn worthwhile(&self) -> u64 {
+        GROWTH_PAGES.max(self.resident / GROWTH_PART)
+    }
+
+    /// Whether everything is to be visited.
+    pub(super) const fn is_visit_due(&self) -> bool {
+        matches!(self.visit, Visit::Due)
+    }
+
+    /// Makes a visit due.
+    pub(super) fn ask_for_visit(&mut self) {
+        self.visit = Visit::Due;
+    }
+
+    /// The last looks of a visit have been asked for.
+    pub(super) fn end_visit(&mut self) {
+        self.visit = Visit::Done;
+    }
+
+    /// A look, at whole slots.
+    pub(super) fn see(&mut self, look: &PageLook, page: PageSize) {
+        let before = self.slots.extract_if(look.range.start()..look.range.end(), |_, _| true);
+        self.seen -= before.map(|(_, pages)| pages).sum::<u64>();
+        for run in look.runs.iter().filter(|run| run.categories.contains(PageCategories::PRESENT)) {
+            for part in slots(run.range) {
+                let pages = part.pages(page).get();
+                *self.slots.entry(slot_of(part.start())).or_default() += pages;
+                self.seen += pages;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::LookReason,
+        pagemap::StateRun,
+        units::{Timestamp, VirtRange},
+    };
+
+    const SLOT: u64 = 2 << 20;
+
+    fn range(start: u64, end: u64) -> VirtRange {
+        VirtRange::new(VirtAddr::from_raw(start), VirtAddr::from_raw(end)).expect("not empty")
+    }
+
+    /// A look at two slots that finds the first `pages` pages of them present.
+    fn look(pages: u64) -> PageLook {
+        let categories = PageCategories::PRESENT;
+        PageLook {
+            began: Timestamp::default(),
+            reason: LookReason::Rotation,
+            range: range(SLOT, 3 * SLOT),
+            told: categories,
+            runs: vec![StateRun { range: range(SLOT, SLOT + pages * 4096), categories }],
+        }
+    }
+
+    fn page() -> PageSize {
+        PageSize::from_bytes(4096).expect("a power of two")
+    }
+
+    #[test]
+    fn visit_is_due_when_more_is_resident_than_was_seen() {
+        let mut residents = Residents::default();
+        assert!(residents.is_visit_due(), "nothing has been seen");
+        residents.see(&look(600), page());
+        residents.end_visit();
+        residents.count(PageCount::new(630));
+        assert!(!residents.is_visit_due(), "30 pages are no page-table's");
+
+        residents.count(PageCount::new(630 + 255));
+        assert!(!residents.is_visit_due());
+        residents.count(PageCount::new(630 + 256));
+        assert!(residents.is_visit_due());
+    }
+
+    #[test]
+    fn what_was_seen_before_is_replaced() {
+        let mut residents = Residents::default();
+        residents.see(&look(1024), page());
+        residents.see(&look(10), page());
+        residents.end_visit();
+
+        residents.count(PageCount::new(10));
+        residents.count(PageCount::new(10 + 256));
+
+        assert!(residents.is_visit_due());
+    }
+
+    #[test]
+    fn growth_counts_from_the_least_that_was_unseen() {
+        let mut residents = Residents::default();
+        residents.end_visit();
+        for pages in [1000, 100, 355] {
+            residents.count(PageCount::new(pages));
+            assert!(!residents.is_visit_due(), "{pages}");
+        }
+
+        residents.count(PageCount::new(356));
+
+        assert!(residents.is_visit_due());
+    }
+}

@@ -1,0 +1,59 @@
+//! Which looks were taken, and what they left out.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    event::{HeatReading, PageLook, SpaceId},
+    region::Region,
+    timeline::{LookCount, LookSummary},
+    units::{Nanos, PageSize, Timestamp, VirtAddr},
+};
+
+/// Counts looks.
+#[derive(Debug)]
+pub(super) struct LookTotals {
+    page: PageSize,
+    interval: Nanos,
+    /// Slots that the last reading found hot, and no look has seen since.
+    hot: BTreeSet<(SpaceId, VirtAddr)>,
+    summary: LookSummary,
+}
+
+impl LookTotals {
+    pub(super) fn new(page: PageSize, interval: Nanos) -> Self {
+        Self { page, interval, hot: BTreeSet::new(), summary: LookSummary::default() }
+    }
+
+    /// The heat counters were read; `is_there` tells of which address spaces there still is a process.
+    pub(super) fn read(&mut self, reading: &HeatReading, is_there: impl Fn(SpaceId) -> bool) {
+        let slots = reading.cells.iter().filter_map(|cell| Some((cell.space?, cell.slot?.start())));
+        let (there, gone): (BTreeSet<_>, BTreeSet<_>) = slots.partition(|(space, _)| is_there(*space));
+        self.summary.hot_slots += (there.len() + gone.len()) as u64;
+        self.summary.hot_slots_gone += gone.len() as u64;
+        self.hot = there;
+    }
+
+    /// A look was taken at `space`.
+    pub(super) fn add(&mut self, space: SpaceId, look: &PageLook) {
+        let PageLook { range, reason, .. } = look;
+        let count = LookCount { looks: 1, pages: range.pages(self.page) };
+        *self.summary.by_reason.entry(*reason).or_default() += count;
+        let seen = self.hot.extract_if((space, range.start())..(space, range.end()), |_| true);
+        self.summary.hot_slots_looked += seen.count() as u64;
+    }
+
+    /// No look saw `region`, which died at `died` if it did.
+    pub(super) fn miss(&mut self, region: &Region, died: Option<Timestamp>) {
+        if region.traits.perms().starts_with(b"---") {
+            return;
+        }
+        let unseen = &mut self.summary.unseen;
+        unseen.regions += 1;
+        unseen.bytes += region.range.bytes();
+        unseen.brief += u64::from(died.is_some_and(|died| died.since(region.born) < self.interval));
+    }
+
+    pub(super) fn into_summary(self) -> LookSummary {
+        self.summary
+    }
+}

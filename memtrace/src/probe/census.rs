@@ -1,0 +1,362 @@
+//! Takes a census of processes: every page of every VMA, counted.
+//!
+//! Layer: shell. Input: processes, a [`Selection`] of pages. Output: a [`ProcessCensus`] of each, and who shares what.
+//! Source: `/proc/PID/maps`, and what `walk` reads.
+//! Keeps: a process that ends meanwhile gives what was seen, marked; no smaps.
+//! Not here: counting (`census`), reading pages (`walk`), which processes (`cli`).
+
+mod files;
+mod frames;
+mod notes;
+
+use std::{
+    fs::{self, File},
+    io,
+};
+
+use rustix::io::Errno;
+
+use self::notes::Notes;
+pub use self::{
+    files::{FileCensusError, FileCensusTaker},
+    frames::FrameCensusTaker,
+};
+use super::{
+    ProbeError,
+    budget::Budget,
+    files::FileError,
+    idle::IdleMarker,
+    maps::{self, MapsError},
+    object::MemoryObject,
+    read_maps,
+    residency::Place,
+    walk::{PageWalker, Wanted},
+};
+use crate::{
+    census::{ProcessCensus, RegionCensus, Rules, Share, Sharers, Sharing, Tally},
+    event::{Tgid, Tid, Vma},
+    host,
+    pagemap::{NotPresent, PageCategories, PageRun, Residence},
+    region,
+    select::Selection,
+    timeline::Backing,
+    units::{FilePage, PageCount, VirtRange, Vpn},
+};
+
+/// Why there is no census of a process.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CensusError {
+    /// Nobody has this number, or no more.
+    #[error("there is no process {}", .0.0)]
+    Gone(Tgid),
+    /// It has no memory of its own.
+    #[error("process {} has no memory: it is a kernel thread or a zombie", .0.0)]
+    Bare(Tgid),
+    /// The kernel lets its owner and root alone look.
+    #[error("cannot look at process {}: needs its owner, or CAP_SYS_PTRACE", tgid.0)]
+    Denied {
+        /// The process.
+        tgid: Tgid,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Its maps make no sense.
+    #[error("cannot understand the maps of process {}", tgid.0)]
+    Maps {
+        /// The process.
+        tgid: Tgid,
+        /// The line that is none.
+        source: MapsError,
+    },
+    /// A file of the kernel that tells of frames cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Anything else the kernel said.
+    #[error("cannot look at process {}", tgid.0)]
+    Io {
+        /// The process.
+        tgid: Tgid,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl CensusError {
+    fn of(tgid: Tgid, error: ProbeError) -> Self {
+        match error {
+            ProbeError::Gone => Self::Gone(tgid),
+            ProbeError::Maps(source) => Self::Maps { tgid, source },
+            ProbeError::File(source) => Self::File(source),
+            ProbeError::Io(source) if is_refusal(&source) => Self::Denied { tgid, source },
+            ProbeError::Io(source) => Self::Io { tgid, source },
+        }
+    }
+
+    /// Whether the process ended or never had pages: no failure unless somebody asked for just this one.
+    #[must_use]
+    pub const fn is_absence(&self) -> bool {
+        matches!(self, Self::Gone(_) | Self::Bare(_))
+    }
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::ACCESS | Errno::PERM))
+}
+
+/// Takes censuses.
+#[derive(Debug)]
+pub struct CensusTaker {
+    rules: Rules,
+    selection: Selection,
+    /// Categories that are told of each page.
+    told: PageCategories,
+    is_layout_known: bool,
+    walker: PageWalker,
+    notes: Notes,
+    keeps_regions: bool,
+    sharing: Option<Sharing>,
+    slots: Option<Sharing>,
+    processes: u32,
+    has_warned: bool,
+}
+
+impl CensusTaker {
+    /// A taker that has all that is `wanted` told of the pages in `selection`, and marks them idle if `idle` is there.
+    pub fn new(
+        rules: Rules,
+        selection: Selection,
+        wanted: Wanted,
+        budget: Budget,
+        idle: Option<IdleMarker>,
+    ) -> Result<Self, FileError> {
+        let page = rules.page;
+        let scan = rules.era.scan;
+        let can_scan = scan.contains(PageCategories::HUGE | PageCategories::PFNZERO);
+        let mut walker = PageWalker::new(page, can_scan, wanted, budget)?;
+        let mut told = if can_scan { PageWalker::TELLS } else { PageCategories::OF_WORDS };
+        if let Some(condition) = selection.condition.as_ref().filter(|_| can_scan) {
+            let asked = condition.categories() & scan;
+            walker = walker.narrowed(selection.scan_masks(scan), asked);
+            told |= asked;
+        }
+        Ok(Self {
+            notes: Notes::new(page, wanted.flags, idle)?,
+            rules,
+            selection,
+            told,
+            is_layout_known: false,
+            walker,
+            keeps_regions: true,
+            sharing: None,
+            slots: None,
+            processes: 0,
+            has_warned: false,
+        })
+    }
+
+    /// A taker that forgets single regions once they are added up.
+    #[must_use]
+    pub fn without_regions(self) -> Self {
+        Self { keeps_regions: false, ..self }
+    }
+
+    /// A taker that keeps in mind which frames and slots of swap several processes have.
+    #[must_use]
+    pub fn with_sharing(self) -> Self {
+        Self { sharing: Some(Sharing::default()), slots: Some(Sharing::default()), ..self }
+    }
+
+    /// Counts the pages of `tgid`, and hands each run of them to `list`.
+    ///
+    /// If the process ends meanwhile, what was seen until then is there, and marked.
+    pub fn take(&mut self, tgid: Tgid, mut list: impl FnMut(&PageRun)) -> Result<ProcessCensus, CensusError> {
+        let failure = |error: ProbeError| CensusError::of(tgid, error);
+        // It stays with this address space: if the process executes a program, or its number is another's, there is nothing in it.
+        let opened = File::open(format!("/proc/{}/pagemap", tgid.0)).map_err(ProbeError::from);
+        let read = opened.and_then(|pagemap| Ok((pagemap, read_maps(Tid(tgid.0))?)));
+        let (pagemap, text) = read.map_err(|error| match error {
+            ProbeError::Gone if is_there(tgid) => CensusError::Bare(tgid),
+            error => failure(error),
+        })?;
+        let vmas = maps::parse(&text).map_err(|source| CensusError::Maps { tgid, source })?;
+        // A header, and a line for each area.
+        let has_swap = !fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() < 2);
+        let mut census = ProcessCensus {
+            tgid,
+            comm: comm(tgid),
+            cgroup: cgroup(tgid),
+            regions: Vec::new(),
+            total: Tally::default(),
+            swap_share: Share::default(),
+            is_complete: true,
+        };
+        for vma in vmas {
+            let mut tally = Tally::default();
+            for range in self.selected(vma.range) {
+                match self.walk(&pagemap, range, &mut tally, &mut list) {
+                    Err(ProbeError::Gone) => census.is_complete = false,
+                    result => result.map_err(failure)?,
+                }
+            }
+            if has_swap && census.is_complete {
+                match self.swapped_shared(tgid, &vma) {
+                    Some(pages) => tally.swapped_shared = pages,
+                    None => tally.is_swap_unknown = true,
+                }
+            }
+            tally.finish(&self.rules);
+            self.notes.settle(&mut tally);
+            census.total.merge(&tally);
+            if self.keeps_regions {
+                census.regions.push(RegionCensus { vma, tally, is_complete: census.is_complete });
+            }
+            if !census.is_complete {
+                break;
+            }
+        }
+        self.processes += 1;
+        self.notes.finish()?;
+        Ok(census)
+    }
+
+    /// How words were read.
+    #[must_use]
+    pub const fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Which pages were counted.
+    #[must_use]
+    pub const fn selection(&self) -> &Selection {
+        &self.selection
+    }
+
+    /// The frames of each set of processes that share them, most first; processes by their number in the order in which they were
+    /// taken. Forgets them all. There are none if they were not kept in mind; `None` if they are too many.
+    pub fn take_sharing(&mut self) -> Option<Vec<(Sharers, PageCount)>> {
+        self.processes = 0;
+        self.sharing.as_mut().map_or_else(|| Some(Vec::new()), |sharing| std::mem::take(sharing).into_sets())
+    }
+
+    /// Gives `processes`, which were taken in this order since the last call of [`Self::take_sharing`], their shares in swap.
+    pub fn share_swap(&mut self, processes: &mut [ProcessCensus]) {
+        let Some(sets) = self.slots.as_mut().and_then(|slots| std::mem::take(slots).into_sets()) else {
+            return;
+        };
+        let shares = Share::of_swap(processes.len(), &sets, self.rules.page);
+        for (process, share) in processes.iter_mut().zip(shares) {
+            process.swap_share = share;
+        }
+    }
+
+    /// Pages of `vma` in swap that page tables do not tell of; `None` if that cannot be looked up, or not all pages are counted.
+    fn swapped_shared(&mut self, tgid: Tgid, vma: &Vma) -> Option<PageCount> {
+        let mut swapped = PageCount::default();
+        if !matches!(region::backing_of(vma), Backing::Shmem | Backing::Memfd | Backing::Sysv) {
+            return Some(swapped);
+        }
+        if !self.selection.is_all() {
+            return None;
+        }
+        let page = self.rules.page;
+        let first = vma.offset / page.bytes();
+        let pages = FilePage::from_raw(first)..FilePage::from_raw(first + vma.range.pages(page).get());
+        let looked = MemoryObject::of_vma(tgid, vma.range, page).and_then(|object| {
+            let Some(object) = object else { return Ok(()) };
+            object.walk(pages, |run| {
+                if run.place == Place::Swapped {
+                    swapped += run.pages;
+                }
+            })
+        });
+        match looked {
+            Ok(()) => Some(swapped),
+            Err(error) => {
+                if !std::mem::replace(&mut self.has_warned, true) {
+                    let name = String::from_utf8_lossy(&vma.name);
+                    log::warn!(
+                        "which pages of shared memory are swapped is not known, of {name} and maybe others: {error}"
+                    );
+                }
+                None
+            }
+        }
+    }
+
+    /// The parts of `range` that are to be counted.
+    fn selected(&self, range: VirtRange) -> Vec<VirtRange> {
+        let page = self.rules.page;
+        let first = range.start().vpn(page).as_raw();
+        let pages = first..first + range.pages(page).get();
+        let addr = |number| Vpn::from_raw(number).start(page);
+        let parts = self.selection.parts(pages).into_iter();
+        parts.filter_map(|part| VirtRange::new(addr(part.start), addr(part.end))).collect()
+    }
+
+    fn walk(
+        &mut self,
+        pagemap: &File,
+        range: VirtRange,
+        tally: &mut Tally,
+        list: &mut impl FnMut(&PageRun),
+    ) -> Result<(), ProbeError> {
+        let Self {
+            rules,
+            selection,
+            told,
+            is_layout_known,
+            walker,
+            notes,
+            sharing,
+            slots,
+            processes,
+            keeps_regions: _,
+            has_warned: _,
+        } = self;
+        walker.walk(pagemap, range, |run| {
+            let entry = run.entries.entry;
+            if !*is_layout_known && matches!(rules.era.residence(entry), Some(Residence::NotPresent(_))) {
+                // It takes long to find, and few processes have such entries.
+                rules.era.swap = host::swap_layout();
+                *is_layout_known = true;
+            }
+            if !selection.takes(&run, *told, rules.era.flags) {
+                return;
+            }
+            tally.add(&run, rules);
+            if let Some(sharing) = &mut *sharing {
+                sharing.add(*processes, &run);
+            }
+            if let (Some(slots), Some(Residence::NotPresent(NotPresent::Swap(slot)))) =
+                (&mut *slots, rules.era.residence(entry))
+            {
+                slots.add_slots(*processes, slot, run.entries.pages);
+            }
+            if let Some(frame) = entry.pfn() {
+                notes.add(tally, frame, run.entries.pages);
+            }
+            list(&run);
+        })
+    }
+}
+
+fn is_there(tgid: Tgid) -> bool {
+    fs::exists(format!("/proc/{}", tgid.0)).is_ok_and(|is_there| is_there)
+}
+
+/// The name of a process, empty once it is gone.
+fn comm(tgid: Tgid) -> String {
+    let comm = fs::read(format!("/proc/{}/comm", tgid.0)).unwrap_or_default();
+    String::from_utf8_lossy(comm.trim_ascii_end()).into_owned()
+}
+
+/// The memory cgroup of a process: that of the controller in version 1, or else that of version 2.
+fn cgroup(tgid: Tgid) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{}/cgroup", tgid.0)).ok()?;
+    let lines: Vec<_> = text.lines().filter_map(|line| line.split_once(':')?.1.split_once(':')).collect();
+    let of_version_1 =
+        lines.iter().find(|(controllers, _)| controllers.split(',').any(|one| one == "memory"));
+    let (_, path) = of_version_1.or_else(|| lines.iter().find(|(controllers, _)| controllers.is_empty()))?;
+    Some((*path).to_owned())
+}

@@ -1,0 +1,186 @@
+//! Pages that are read together.
+
+use std::{fs::File, ops::Range, os::unix::fs::FileExt as _};
+
+use super::{
+    super::{
+        ProbeError,
+        pages::{QUERY, WORD_BYTES, is_gone},
+    },
+    Columns,
+};
+use crate::{
+    pagemap::{EntryFlags, EntryRun, PageCategories, PageRun, PagemapEntry},
+    units::{PageCount, PageSize, Vpn},
+};
+
+/// Pages per batch; batches begin at multiples of it, so that huge pages lie in one.
+const BATCH_PAGES: u64 = 8192;
+
+// Indices of pages are put together with the numbers of frames.
+const _: () = assert!(BATCH_PAGES <= 1 << u16::BITS);
+
+/// Absent pages whose words are read although nobody asked for them, if that saves a call.
+const MAX_GAP_PAGES: usize = 64;
+
+/// Neighbouring pages, most of which are there; read together.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// Number of the first page.
+    first: u64,
+    /// Index of the page behind the last.
+    end: usize,
+    parts: Vec<Part>,
+    /// Pages in a huge page: as many as a page table has entries.
+    huge_pages: u64,
+    bytes: Vec<u8>,
+    /// Words of all pages, absent ones too.
+    words: Vec<PagemapEntry>,
+    columns: Columns,
+}
+
+/// Pages of a batch that a scan found: part of one huge page, or any number of others.
+#[derive(Debug)]
+pub(in super::super) struct Part {
+    /// Their indices.
+    pub(super) pages: Range<usize>,
+    /// What the scan said of them.
+    categories: PageCategories,
+    /// Whether they lie in one huge page, and their words follow from the first.
+    pub(super) is_whole: bool,
+}
+
+impl Batch {
+    pub(super) fn new(page: PageSize, columns: Columns) -> Self {
+        Self {
+            first: 0,
+            end: 0,
+            parts: Vec::new(),
+            huge_pages: page.bytes() / WORD_BYTES as u64,
+            bytes: Vec::new(),
+            words: Vec::new(),
+            columns,
+        }
+    }
+
+    /// Adds the first of `pages`, which come after all before, and returns the others: those that have no place here any more.
+    pub(super) fn add(&mut self, pages: Range<u64>, categories: PageCategories) -> Range<u64> {
+        let mut next = pages.start;
+        if self.parts.is_empty() {
+            self.first = next;
+        }
+        // Batches begin at multiples of their size, or later.
+        let end = (self.first / BATCH_PAGES + 1) * BATCH_PAGES;
+        if next > self.first + (self.end + MAX_GAP_PAGES) as u64 {
+            return pages;
+        }
+        while next < pages.end.min(end) {
+            let unit = if categories.contains(PageCategories::HUGE) { self.huge_pages } else { BATCH_PAGES };
+            let stop = pages.end.min((next / unit + 1) * unit);
+            let index = |page: u64| usize::try_from(page - self.first).expect("at most a batch");
+            let pages = index(next)..index(stop);
+            self.end = pages.end;
+            self.parts.push(Part { pages, categories, is_whole: false });
+            next = stop;
+        }
+        next..pages.end
+    }
+
+    /// How many pages have to be read, each for itself: of a huge page but two.
+    pub(super) fn reads(&self) -> usize {
+        let of_part = |part: &Part| if part.is_huge() { 2 } else { part.pages.len() };
+        self.parts.iter().map(of_part).sum()
+    }
+
+    /// Reads what is told of the pages.
+    pub(super) fn read(&mut self, pagemap: &File) -> Result<(), ProbeError> {
+        self.read_words(pagemap)?;
+        Ok(self.columns.read(&self.parts, &self.words)?)
+    }
+
+    /// Forgets all pages.
+    pub(super) fn clear(&mut self) {
+        self.parts.clear();
+        self.end = 0;
+    }
+
+    /// Reads the words of the batch.
+    ///
+    /// Those of a huge page too, each: others may map a part of it alone, so that its pages are not equally exclusive.
+    fn read_words(&mut self, pagemap: &File) -> Result<(), ProbeError> {
+        self.bytes.resize(self.end * WORD_BYTES, 0);
+        let mut read = 0;
+        while read < self.bytes.len() {
+            match pagemap.read_at(&mut self.bytes[read..], self.first * WORD_BYTES as u64 + read as u64)? {
+                0 if read == 0 && is_gone(pagemap)? => return Err(ProbeError::Gone),
+                0 => break,
+                more => read += more,
+            }
+        }
+        self.bytes[read..].fill(0);
+        let words = self.bytes.as_chunks::<WORD_BYTES>().0;
+        self.words.clear();
+        self.words.extend(words.iter().map(|word| PagemapEntry::from_raw(u64::from_ne_bytes(*word))));
+        for part in self.parts.iter_mut().filter(|part| part.is_huge()) {
+            let words = &self.words[part.pages.clone()];
+            part.is_whole = (0..).zip(words).all(|(page, word)| words[0].advanced(page) == Some(*word));
+        }
+        Ok(())
+    }
+
+    /// Hands `emit` the pages that are there.
+    pub(super) fn tell(&self, emit: &mut impl FnMut(PageRun)) {
+        for part in &self.parts {
+            let mut next = part.pages.start;
+            while next < part.pages.end {
+                let (first, entry) = (next, self.words[next]);
+                let follows = |index: usize| {
+                    entry.advanced((index - first) as u64) == Some(self.words[index])
+                        && self.columns.agree(first, index)
+                };
+                next = if first > part.pages.start && self.columns.are_tails_alike(part, &self.words) {
+                    part.pages.end
+                } else {
+                    (first + 1..part.pages.end).find(|index| !follows(*index)).unwrap_or(part.pages.end)
+                };
+                // The word is younger than the scan; that of an absent page may still be soft-dirty.
+                let by_word = PageCategories::from_word(entry.as_raw());
+                if !by_word.intersects(QUERY.any_of) {
+                    continue;
+                }
+                emit(PageRun {
+                    entries: EntryRun {
+                        first: Vpn::from_raw(self.first + first as u64),
+                        pages: PageCount::new((next - first) as u64),
+                        entry,
+                    },
+                    categories: part.categories.difference(PageCategories::OF_WORDS) | by_word,
+                    frame: self.columns.frame(first),
+                });
+            }
+        }
+    }
+}
+
+impl Part {
+    /// These pages, each for itself.
+    pub(in super::super) const fn of_small_pages(pages: Range<usize>) -> Self {
+        Self { pages, categories: PageCategories::empty(), is_whole: false }
+    }
+
+    /// Whether a scan found them in a huge page.
+    pub(super) const fn is_huge(&self) -> bool {
+        self.categories.contains(PageCategories::HUGE)
+    }
+
+    /// The pages that speak for all: the first `count` of a huge page, or else each for itself.
+    pub(super) fn speakers(&self, count: usize) -> Range<usize> {
+        let Range { start, end } = self.pages;
+        start..if self.is_whole { end.min(start + count) } else { end }
+    }
+}
+
+/// Whether a page is in a frame that is mapped exactly once, as its word tells.
+pub(super) fn is_exclusive(word: PagemapEntry) -> bool {
+    word.as_raw() & EntryFlags::EXCLUSIVE.bits() != 0 && word.pfn().is_some()
+}

@@ -1,0 +1,141 @@
+//! What is looked at while a trace runs: what happens, what the user names, and in the end everything.
+
+use std::{fs::File, os::unix::fs::FileExt as _, thread, time::Duration};
+
+use memtrace_tests::{
+    frozen::Frozen,
+    ledger::{Layout, Stretch},
+    memory::page_bytes,
+    memtrace,
+    oracle::Rollup,
+    program,
+    recording::{Recording, TimelineRow},
+    require, turn,
+};
+
+/// Rows of regions that hold `stretch`.
+fn rows_of(recording: &Recording, stretch: &Stretch) -> Vec<TimelineRow> {
+    let holds = |row: &TimelineRow| {
+        row.start_addr.is_some_and(|start| start <= stretch.start)
+            && row.end_addr.is_some_and(|end| stretch.end <= end)
+    };
+    recording.timeline().into_iter().filter(holds).collect()
+}
+
+#[test]
+fn process_that_does_nothing_is_seen_as_smaps_counts_it() {
+    require!(root);
+    require!(bpf);
+    for kind in ["small", "huge", "cow", "file", "shmem"] {
+        let _turn = turn();
+        let frozen = Frozen::start(program!("layout"), kind, 8);
+        let pids: Vec<_> = frozen.pids().map(|pid| pid.to_string()).collect();
+
+        let options = ["-p", &pids.join(","), "--duration", "300ms"];
+        let recording = memtrace!().record(&options, &[]).expect_code(0);
+
+        let report = recording.report();
+        for pid in frozen.pids() {
+            let process = report.processes().into_iter().find(|process| process.tgid == pid);
+            let pages = process.and_then(|process| process.pages).expect("it was looked at");
+            let resident = pages.resident_kib();
+            require!(@ resident.is_none().then(|| "needs Linux 6.7 (PAGEMAP_SCAN)".to_owned()));
+            assert_eq!(resident, Some(Rollup::of(pid).rss), "{kind}: {pages:?}");
+        }
+        assert_eq!(report.number("/faults/minor"), 0, "{kind}");
+        assert!(report.number("/looks/by/full/looks") > 0, "{}", report.at("/looks"));
+    }
+}
+
+#[test]
+fn memory_that_a_call_populates_is_seen_without_a_fault() {
+    require!(root);
+    require!(bpf);
+    let command = [program!("layout"), "populated", "--mib", "5"];
+    let mut recording = memtrace!().start(&["--interval", "50ms", "--max-cpu", "100%"], &command);
+    let layout: Layout = serde_json::from_str(&recording.running.first_line()).expect("a ledger");
+    thread::sleep(Duration::from_secs(2));
+    let recording = recording.finish().expect_code(0);
+
+    let stretch = &layout.stretches[0];
+    let faults = recording.faults();
+    assert_eq!(faults.iter().filter(|row| (stretch.start..stretch.end).contains(&row.addr)).count(), 0);
+    let rows = rows_of(&recording, stretch);
+    let present = rows.iter().filter_map(|row| row.present_pages).max().unwrap_or_default();
+    // The kernel may have merged it with a neighbour, which has some pages too.
+    assert!((layout.touched_pages..layout.touched_pages + 64).contains(&present), "{rows:#?}");
+    let looks = recording.report().number("/looks/by/call/looks");
+    assert!(looks > 0, "the call that mapped it asked for a look");
+}
+
+#[test]
+fn memory_that_another_process_populates_is_found() {
+    require!(root);
+    require!(bpf);
+    let _turn = turn();
+    let frozen = Frozen::start(program!("layout"), "untouched", 8);
+    let stretch = &frozen.layout.stretches[0];
+    let pid = frozen.layout.pid.to_string();
+    let mut recording = memtrace!().start(&["-p", &pid, "--interval", "50ms", "--duration", "6s"], &[]);
+    recording.wait_until_armed();
+    thread::sleep(Duration::from_secs(1));
+    let memory = File::options().write(true).open(format!("/proc/{pid}/mem")).expect("it may be traced");
+    // More than what is not worth a visit.
+    let pages = 700;
+    for page in 0..pages {
+        memory.write_at(&[1], stretch.start + page * page_bytes() as u64).expect("it is mapped");
+    }
+    let recording = recording.finish().expect_code(0);
+
+    let rows = rows_of(&recording, stretch);
+    let found = rows.iter().find(|row| row.present_pages == Some(pages)).expect("it is there");
+    assert_eq!(rows.iter().map(|row| row.minor_faults).sum::<u64>(), 0, "{rows:#?}");
+    // Not by the look at the end.
+    assert!(found.end_ns < 5_900_000_000, "{rows:#?}");
+    assert!(recording.report().number("/looks/by/population/looks") > 1);
+}
+
+#[test]
+fn what_the_user_names_is_looked_at_in_each_interval() {
+    require!(root);
+    require!(bpf);
+    let _turn = turn();
+    let frozen = Frozen::start(program!("layout"), "small", 8);
+    let stretch = &frozen.layout.stretches[0];
+    let (pid, range) = (frozen.layout.pid.to_string(), format!("{:#x}+1M", stretch.start));
+    let watch = |focus: &[&str]| {
+        let options = [&["-p", &pid, "--interval", "50ms", "--duration", "1s", "--max-cpu", "100%"], focus];
+        memtrace!().record(&options.concat(), &[]).expect_code(0)
+    };
+    let looked = |recording: &Recording, backing: &str| {
+        let rows = recording.timeline();
+        rows.iter().filter(|row| row.backing == backing && row.present_pages.is_some()).count()
+    };
+
+    let [hot, heap, some] =
+        [&["--focus", "hot"], &["--focus", "[heap]"], &["--focus", &range]].map(|focus| watch(focus));
+
+    // At first and at last at least, and in rotation.
+    assert!((1..=4).contains(&looked(&hot, "heap")), "{:#?}", hot.timeline());
+    assert!(looked(&heap, "heap") > 8, "{:#?}", heap.timeline());
+    assert!(rows_of(&heap, stretch).len() <= 4, "{:#?}", heap.timeline());
+    assert!(rows_of(&some, stretch).len() > 8, "{:#?}", some.timeline());
+    assert!(looked(&some, "heap") <= 4, "{:#?}", some.timeline());
+    assert!(heap.report().number("/looks/by/asked/looks") > 8);
+}
+
+#[test]
+fn last_look_before_an_exit_sees_what_the_process_had() {
+    require!(root);
+    require!(bpf);
+    let command = ["cat", "/proc/self/smaps_rollup"];
+    let recording = memtrace!().record(&["--verify"], &command).expect_code(0);
+
+    let process = &recording.report().processes()[0];
+    let pages = process.pages.as_ref().expect("it was looked at");
+    let resident = pages.resident_kib();
+    require!(@ resident.is_none().then(|| "needs Linux 6.7 (PAGEMAP_SCAN)".to_owned()));
+    let told = Rollup::parse(&recording.run.stdout).rss;
+    let difference = resident.map(|resident| resident.abs_diff(told));
+    assert!(difference.is_some_and(|kib| kib <= 256), "{told} KiB, but for printing and exiting: {pages:?}");
+}
