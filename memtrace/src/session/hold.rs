@@ -7,6 +7,8 @@
 //! Keeps: signals, stops, exit codes and parents of a held process are its own. One thread does all of it, and its
 //! end lets everything go, since the kernel detaches what a thread has seized. A task leaves the hold as it exits,
 //! so whoever waits for a process reaps it as ever.
+//! A process killed in the microseconds between another stop and its answer may end without a call: `PTRACE_CONT`
+//! does not say which stop it ends.
 //! Not here: reading and comparing maps (`probe`, `pipeline`), waiting for the command (`watch`).
 
 use std::{
@@ -162,31 +164,39 @@ impl<F: FnMut(Tgid, Tid)> Holder<F> {
     }
 
     /// Lets a task that stands still go on as it would have without us.
+    ///
+    /// At once: should it be killed in between, it stands before its exit when it is told to go on, and does so unheard.
     fn answer(&mut self, tid: Tid, report: Report) -> io::Result<()> {
+        match report {
+            Report::Exiting => {
+                self.know(tid);
+                if let Some(tgid) = self.leave(tid) {
+                    (self.on_exit)(tgid, tid);
+                }
+                return ptrace::detach(tid);
+            }
+            Report::Dead => {
+                self.leave(tid);
+                return ptrace::reap(tid);
+            }
+            Report::Execed | Report::Passing => ptrace::resume(tid, 0)?,
+            Report::GroupStop => ptrace::listen(tid)?,
+            Report::Signal(signal) => ptrace::resume(tid, signal)?,
+        }
+        if report == Report::Execed {
+            // The thread that called exec reports under the ID of the leader, and its own is gone.
+            self.tasks.retain(|task, tgid| tgid.0 != tid.0 || *task == tid);
+        }
+        self.know(tid);
+        Ok(())
+    }
+
+    /// Notes which process a task is of, if that is new.
+    fn know(&mut self, tid: Tid) {
         if !self.tasks.contains_key(&tid)
             && let Some(tgid) = status(tid).and_then(|status| u32::try_from(status.tgid).ok())
         {
             self.tasks.insert(tid, Tgid(tgid));
-        }
-        match report {
-            Report::Exiting => {
-                if let Some(tgid) = self.leave(tid) {
-                    (self.on_exit)(tgid, tid);
-                }
-                ptrace::detach(tid)
-            }
-            Report::Execed => {
-                // The thread that called exec reports under the ID of the leader, and its own is gone.
-                self.tasks.retain(|task, tgid| tgid.0 != tid.0 || *task == tid);
-                ptrace::resume(tid, 0)
-            }
-            Report::Passing => ptrace::resume(tid, 0),
-            Report::GroupStop => ptrace::listen(tid),
-            Report::Signal(signal) => ptrace::resume(tid, signal),
-            Report::Dead => {
-                self.leave(tid);
-                ptrace::reap(tid)
-            }
         }
     }
 

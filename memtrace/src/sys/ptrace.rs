@@ -45,16 +45,19 @@ pub fn seize(tid: Tid) -> io::Result<()> {
 ///
 /// `ECHILD` if the calling thread has no seized task left.
 pub fn report() -> io::Result<Option<(Tid, Report)>> {
-    let found = wait(libc::P_ALL, 0, libc::WSTOPPED | libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)?;
-    // SAFETY: `waitid` fills the fields of a child, or leaves them zero if it finds none.
-    let (pid, status) = unsafe { (found.si_pid(), found.si_status()) };
-    let Some(tid) = u32::try_from(pid).ok().filter(|pid| *pid != 0).map(Tid) else { return Ok(None) };
-    let report = decode(found.si_code, status);
-    if report != Report::Dead {
-        // Until it is taken, a stop at exec cannot be answered (`looks_like_a_spurious_pid`, since 5.13).
-        wait(libc::P_PID, tid.0, libc::WSTOPPED | libc::WNOHANG)?;
+    loop {
+        let found = wait(libc::P_ALL, 0, libc::WSTOPPED | libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)?;
+        let Some((tid, report)) = decode(&found) else { return Ok(None) };
+        if report == Report::Dead {
+            return Ok(Some((tid, report)));
+        }
+        // Until it is taken, a stop at exec cannot be answered (`looks_like_a_spurious_pid`, since 5.13). What is
+        // taken may be another stop than the one seen, or none: a kill moves a task on from any but its last.
+        let taken = wait(libc::P_PID, tid.0, libc::WSTOPPED | libc::WNOHANG)?;
+        if let Some(taken) = decode(&taken) {
+            return Ok(Some(taken));
+        }
     }
-    Ok(Some((tid, report)))
 }
 
 /// Lets a stopped task go on, with `signal` delivered to it unless that is 0.
@@ -90,8 +93,16 @@ fn wait(which: libc::idtype_t, id: u32, options: libc::c_int) -> io::Result<libc
     Ok(unsafe { found.assume_init() })
 }
 
+/// The task that `waitid` found, if any, and what it reports.
+fn decode(found: &libc::siginfo_t) -> Option<(Tid, Report)> {
+    // SAFETY: `waitid` fills the fields of a child, or leaves them zero if it finds none.
+    let (pid, status) = unsafe { (found.si_pid(), found.si_status()) };
+    let tid = u32::try_from(pid).ok().filter(|pid| *pid != 0).map(Tid)?;
+    Some((tid, meaning(found.si_code, status)))
+}
+
 /// What `si_code` and `si_status` of a traced task mean: a signal, and above its 8 bits a `PTRACE_EVENT_*`.
-fn decode(code: i32, status: i32) -> Report {
+fn meaning(code: i32, status: i32) -> Report {
     if code != libc::CLD_TRAPPED {
         return Report::Dead;
     }
@@ -133,21 +144,21 @@ mod tests {
 
     #[test]
     fn events_stand_above_the_signal() {
-        assert_eq!(decode(TRAPPED, 6 << 8 | SIGTRAP), Report::Exiting);
-        assert_eq!(decode(TRAPPED, 4 << 8 | SIGTRAP), Report::Execed);
-        assert_eq!(decode(TRAPPED, 3 << 8 | SIGTRAP), Report::Passing);
-        assert_eq!(decode(TRAPPED, 15), Report::Signal(15));
+        assert_eq!(meaning(TRAPPED, 6 << 8 | SIGTRAP), Report::Exiting);
+        assert_eq!(meaning(TRAPPED, 4 << 8 | SIGTRAP), Report::Execed);
+        assert_eq!(meaning(TRAPPED, 3 << 8 | SIGTRAP), Report::Passing);
+        assert_eq!(meaning(TRAPPED, 15), Report::Signal(15));
     }
 
     #[test]
     fn only_stop_signals_make_a_group_stop() {
-        assert_eq!(decode(TRAPPED, 128 << 8 | SIGSTOP), Report::GroupStop);
-        assert_eq!(decode(TRAPPED, 128 << 8 | SIGTRAP), Report::Passing);
+        assert_eq!(meaning(TRAPPED, 128 << 8 | SIGSTOP), Report::GroupStop);
+        assert_eq!(meaning(TRAPPED, 128 << 8 | SIGTRAP), Report::Passing);
     }
 
     #[test]
     fn killed_task_is_dead() {
-        assert_eq!(decode(2, 9), Report::Dead);
+        assert_eq!(meaning(2, 9), Report::Dead);
     }
 
     #[test]
