@@ -51,7 +51,7 @@ pub struct PageWalker {
     scanner: Option<Scanner>,
     query: Query,
     budget: Budget,
-    /// One to fill, and one for each thread that reads.
+    /// Those of a [`Line`].
     batches: Vec<Batch>,
 }
 
@@ -66,7 +66,7 @@ impl PageWalker {
     pub fn new(page: PageSize, scan: bool, wanted: Wanted, budget: Budget) -> Result<Self, FileError> {
         let scanner = scan.then(|| Scanner::new(page, budget.max_lock));
         let batch = |_| Ok(Batch::new(page, Columns::open(wanted, scan)?));
-        let batches = (0..=budget.threads()).map(batch).collect::<Result<_, FileError>>()?;
+        let batches = (0..Line::batches(budget.threads())).map(batch).collect::<Result<_, FileError>>()?;
         Ok(Self { page, scanner, query: SCAN, budget, batches })
     }
 

@@ -86,14 +86,23 @@ impl Batch {
         next..pages.end
     }
 
-    /// How many pages have to be read, each for itself: of a huge page but two.
-    pub(super) fn reads(&self) -> usize {
+    /// How many frames have to be looked up, each for itself: of a huge page but two.
+    pub(super) fn lookups(&self) -> usize {
         let of_part = |part: &Part| if part.is_huge() { 2 } else { part.pages.len() };
         self.parts.iter().map(of_part).sum()
     }
 
     /// Reads what is told of the pages.
     pub(super) fn read(&mut self, pagemap: &File) -> Result<(), ProbeError> {
+        self.words.resize(self.end, PagemapEntry::from_raw(0));
+        if self.columns.can_tell_alike() && self.parts.iter().any(Part::is_huge) {
+            self.read_heads(pagemap)?;
+            self.columns.read(&self.parts, &self.words)?;
+            if self.parts.iter().all(|part| !part.is_huge() || self.columns.is_like_first(part, &self.words))
+            {
+                return Ok(());
+            }
+        }
         self.read_words(pagemap)?;
         Ok(self.columns.read(&self.parts, &self.words)?)
     }
@@ -108,22 +117,51 @@ impl Batch {
     ///
     /// Those of a huge page too, each: others may map a part of it alone, so that its pages are not equally exclusive.
     fn read_words(&mut self, pagemap: &File) -> Result<(), ProbeError> {
-        self.bytes.resize(self.end * WORD_BYTES, 0);
+        self.read_span(pagemap, 0..self.end)?;
+        for part in self.parts.iter_mut().filter(|part| part.is_huge()) {
+            let words = &self.words[part.pages.clone()];
+            part.is_whole = (0..).zip(words).all(|(page, word)| words[0].advanced(page) == Some(*word));
+        }
+        Ok(())
+    }
+
+    /// Reads the words of the batch, of a huge page the first alone: the others are taken to follow from it.
+    fn read_heads(&mut self, pagemap: &File) -> Result<(), ProbeError> {
+        let mut next = 0;
+        for index in 0..self.parts.len() {
+            let part = &mut self.parts[index];
+            if part.is_huge() {
+                part.is_whole = true;
+                let Range { start, end } = part.pages;
+                self.read_span(pagemap, next..start + 1)?;
+                let first = self.words[start];
+                for (page, word) in (0..).zip(&mut self.words[start..end]) {
+                    *word = first.advanced(page).unwrap_or(first);
+                }
+                next = end;
+            }
+        }
+        self.read_span(pagemap, next..self.end)
+    }
+
+    /// Reads the words of pages from one index to another.
+    fn read_span(&mut self, pagemap: &File, pages: Range<usize>) -> Result<(), ProbeError> {
+        if pages.is_empty() {
+            return Ok(());
+        }
+        self.bytes.resize(pages.len() * WORD_BYTES, 0);
+        let offset = (self.first + pages.start as u64) * WORD_BYTES as u64;
         let mut read = 0;
         while read < self.bytes.len() {
-            match pagemap.read_at(&mut self.bytes[read..], self.first * WORD_BYTES as u64 + read as u64)? {
+            match pagemap.read_at(&mut self.bytes[read..], offset + read as u64)? {
                 0 if read == 0 && is_gone(pagemap)? => return Err(ProbeError::Gone),
                 0 => break,
                 more => read += more,
             }
         }
         self.bytes[read..].fill(0);
-        let words = self.bytes.as_chunks::<WORD_BYTES>().0;
-        self.words.clear();
-        self.words.extend(words.iter().map(|word| PagemapEntry::from_raw(u64::from_ne_bytes(*word))));
-        for part in self.parts.iter_mut().filter(|part| part.is_huge()) {
-            let words = &self.words[part.pages.clone()];
-            part.is_whole = (0..).zip(words).all(|(page, word)| words[0].advanced(page) == Some(*word));
+        for (word, bytes) in self.words[pages].iter_mut().zip(self.bytes.as_chunks::<WORD_BYTES>().0) {
+            *word = PagemapEntry::from_raw(u64::from_ne_bytes(*bytes));
         }
         Ok(())
     }

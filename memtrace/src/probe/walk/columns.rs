@@ -76,7 +76,17 @@ impl Columns {
 
     /// Whether the same is told of all pages of `part` behind the first.
     pub(super) fn are_tails_alike(&self, part: &Part, words: &[PagemapEntry]) -> bool {
-        part.is_whole && (self.mapcount.is_none() || is_like_first(self.flags.as_ref(), part, words))
+        part.is_whole && (self.mapcount.is_none() || self.is_like_first(part, words))
+    }
+
+    /// Whether [`Self::is_like_first`] may be true of any part.
+    pub(super) const fn can_tell_alike(&self) -> bool {
+        self.flags.is_some()
+    }
+
+    /// Whether the pages of `part`, a huge one, are surely mapped as often as its first.
+    pub(super) fn is_like_first(&self, part: &Part, words: &[PagemapEntry]) -> bool {
+        is_like_first(self.flags.as_ref(), part, words)
     }
 
     /// Whether the same is told of two pages.
@@ -112,7 +122,7 @@ fn is_like_first(flags: Option<&Column>, part: &Part, words: &[PagemapEntry]) ->
 #[derive(Debug)]
 struct Column {
     file: FrameFile,
-    /// For each page the word of its frame, or [`Self::UNTOLD`].
+    /// For each page that was asked for the word of its frame, or [`Self::UNTOLD`].
     words: Vec<u64>,
     asked: Vec<Lookup>,
 }
@@ -132,13 +142,14 @@ impl Column {
         pages: impl Iterator<Item = usize>,
     ) -> Result<(), FileError> {
         let Self { file, words, asked } = self;
+        words.resize(entries.len(), Self::UNTOLD);
         asked.clear();
-        asked
-            .extend(pages.filter_map(|index| Lookup::new(entries[index].pfn()?, u16::try_from(index).ok()?)));
+        asked.extend(pages.filter_map(|index| {
+            words[index] = Self::UNTOLD;
+            Lookup::new(entries[index].pfn()?, u16::try_from(index).ok()?)
+        }));
         // The stable sort is the one that makes use of frames that ascend for a while.
         asked.sort();
-        words.clear();
-        words.resize(entries.len(), Self::UNTOLD);
         file.read(asked, |index, word| words[index] = word)
     }
 

@@ -4,7 +4,8 @@ use std::{
     collections::VecDeque,
     fs::File,
     ops::Range,
-    thread::{Scope, ScopedJoinHandle},
+    sync::mpsc::{Receiver, Sender, channel},
+    thread::Scope,
 };
 
 use super::{
@@ -13,8 +14,11 @@ use super::{
 };
 use crate::pagemap::{PageCategories, PageRun};
 
-/// Readings for which it pays to start a thread.
-const MIN_READS: usize = 2048;
+/// Lookups for which it pays to wake a thread.
+const MIN_LOOKUPS: usize = 512;
+
+/// Batches per thread that reads, so that one waits while another is read.
+const BATCHES_PER_READER: usize = 2;
 
 /// A batch that was read, or why not.
 type Reading = (Batch, Result<(), ProbeError>);
@@ -25,22 +29,62 @@ pub(super) struct Line<'scope, 'env> {
     pagemap: &'env File,
     /// Batches without pages; the last one is being filled.
     spare: &'env mut Vec<Batch>,
-    /// Those that are being read, in the order of their pages.
-    running: VecDeque<ScopedJoinHandle<'scope, Reading>>,
+    /// Threads that read, started when they are first needed; each batch goes to the next of them.
+    readers: Vec<Reader>,
+    max_readers: usize,
+    /// Batches that were handed out.
+    sent: usize,
+    /// Those of them that are not told yet, each by the index of its reader, in the order of their pages.
+    running: VecDeque<usize>,
     shift: Shift,
-    is_threaded: bool,
+}
+
+/// A thread that reads batches, one after the other, until it has no more to expect.
+struct Reader {
+    batches: Sender<Batch>,
+    readings: Receiver<Reading>,
+}
+
+impl Reader {
+    fn start<'scope>(scope: &'scope Scope<'scope, '_>, pagemap: &'scope File) -> Self {
+        let (batches, to_read) = channel::<Batch>();
+        let (read, readings) = channel();
+        scope.spawn(move || {
+            for mut batch in to_read {
+                let result = batch.read(pagemap);
+                if read.send((batch, result)).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { batches, readings }
+    }
 }
 
 impl<'scope, 'env> Line<'scope, 'env> {
-    /// A line with two of the `batches` at least, for as many threads as there are more than one.
+    /// How many batches it takes for so many `threads` that read: one more that is filled.
+    pub(super) const fn batches(threads: usize) -> usize {
+        1 + if threads > 1 { threads * BATCHES_PER_READER } else { 0 }
+    }
+
+    /// A line with as many of the `batches` as [`Self::batches`] says.
     pub(super) fn new(
         scope: &'scope Scope<'scope, 'env>,
         pagemap: &'env File,
         batches: &'env mut Vec<Batch>,
         shift: Shift,
     ) -> Self {
-        let is_threaded = batches.len() > 2;
-        Self { scope, pagemap, spare: batches, running: VecDeque::new(), shift, is_threaded }
+        let max_readers = (batches.len() - 1) / BATCHES_PER_READER;
+        Self {
+            scope,
+            pagemap,
+            spare: batches,
+            readers: Vec::new(),
+            max_readers,
+            sent: 0,
+            running: VecDeque::new(),
+            shift,
+        }
     }
 
     /// Adds `pages`, which come after all before.
@@ -62,8 +106,8 @@ impl<'scope, 'env> Line<'scope, 'env> {
 
     /// Reads and tells all that was added.
     pub(super) fn finish(mut self, emit: &mut impl FnMut(PageRun)) -> Result<(), ProbeError> {
-        let result = self.send(emit);
-        result.and(self.tell_all(emit))
+        let batch = self.take_filled();
+        self.read(batch, emit)
     }
 
     /// Rests as the budget says.
@@ -71,18 +115,30 @@ impl<'scope, 'env> Line<'scope, 'env> {
         self.shift.rest();
     }
 
+    fn take_filled(&mut self) -> Batch {
+        self.spare.pop().expect("one is filled while others are read")
+    }
+
     /// Has the batch that was filled read, by another thread if that pays.
     fn send(&mut self, emit: &mut impl FnMut(PageRun)) -> Result<(), ProbeError> {
-        let mut batch = self.spare.pop().expect("one is filled while others are read");
-        let pagemap = self.pagemap;
-        if self.is_threaded && batch.reads() >= MIN_READS {
-            self.running.push_back(self.scope.spawn(move || {
-                let result = batch.read(pagemap);
-                (batch, result)
-            }));
-            return if self.spare.is_empty() { self.tell_first(emit) } else { Ok(()) };
+        let batch = self.take_filled();
+        if self.max_readers == 0 || batch.lookups() < MIN_LOOKUPS {
+            return self.read(batch, emit);
         }
-        let result = self.tell_all(emit).and_then(|()| batch.read(pagemap));
+        let reader = self.sent % self.max_readers;
+        if reader == self.readers.len() {
+            self.readers.push(Reader::start(self.scope, self.pagemap));
+        }
+        self.readers[reader].batches.send(batch).expect("reading does not panic");
+        self.sent += 1;
+        self.running.push_back(reader);
+        if self.spare.is_empty() { self.tell_first(emit) } else { Ok(()) }
+    }
+
+    /// Reads `batch`, which comes after all that are being read, and tells it after them.
+    fn read(&mut self, mut batch: Batch, emit: &mut impl FnMut(PageRun)) -> Result<(), ProbeError> {
+        let result = batch.read(self.pagemap);
+        let result = self.tell_all(emit).and(result);
         let result = self.tell((batch, result), emit);
         self.shift.rest();
         result
@@ -99,8 +155,9 @@ impl<'scope, 'env> Line<'scope, 'env> {
 
     /// Waits for the batch that comes first, and tells it.
     fn tell_first(&mut self, emit: &mut impl FnMut(PageRun)) -> Result<(), ProbeError> {
-        let Some(reading) = self.running.pop_front() else { return Ok(()) };
-        self.tell(reading.join().expect("reading does not panic"), emit)
+        let Some(reader) = self.running.pop_front() else { return Ok(()) };
+        let reading = self.readers[reader].readings.recv().expect("reading does not panic");
+        self.tell(reading, emit)
     }
 
     fn tell(
