@@ -241,6 +241,7 @@ impl Pipeline {
     fn observe(&mut self, observation: Observation) {
         match &observation.seen {
             Seen::Pages(look) => {
+                self.intervals.expect_look(observation.time);
                 self.totals.look(observation.space, look);
                 self.focus.learn(observation.time, observation.space, look);
             }

@@ -107,13 +107,30 @@ pub(super) struct Intervals {
     closed: Timestamp,
     /// All events before have been counted.
     watermark: Timestamp,
-    /// Readings, and the first tick after each: by then the looks that it gave rise to have arrived.
-    readings: VecDeque<(Timestamp, Option<Timestamp>)>,
+    /// Readings of the heat counters whose looks may not all have been counted.
+    readings: VecDeque<Reading>,
     /// The last reading of which all looks have been counted.
     looked: Timestamp,
     /// Faults of the cell that the last one went to: they come in runs.
     run: Option<Run>,
     losses: Vec<Loss>,
+}
+
+/// A reading of the heat counters.
+#[derive(Debug)]
+struct Reading {
+    time: Timestamp,
+    /// Time of the last look that it gave rise to; of the reading if there was none yet.
+    last_look: Timestamp,
+    /// The first tick after it: by then its looks have arrived. A recorder that lags behind looks later than its ticks say.
+    tick: Option<Timestamp>,
+}
+
+impl Reading {
+    /// Whether all its looks have been counted, if that is true of all events before `released`.
+    fn is_done(&self, released: Timestamp) -> bool {
+        self.tick.is_some_and(|tick| tick <= released) && self.last_look < released
+    }
 }
 
 /// Faults in one cell, one after the other.
@@ -239,7 +256,7 @@ impl Intervals {
 
     /// Time of the reading that a look at `time` followed.
     fn reading_before(&self, time: Timestamp) -> Timestamp {
-        let readings = self.readings.iter().map(|(reading, _)| *reading);
+        let readings = self.readings.iter().map(|reading| reading.time);
         readings.rev().find(|reading| *reading <= time).unwrap_or(self.looked)
     }
 
@@ -285,7 +302,8 @@ impl Intervals {
 
     /// Notes that the heat counters were read. With counts alone that ends the interval in progress.
     pub(super) fn read(&mut self, reading: &HeatReading) {
-        self.readings.push_back((reading.time, None));
+        let time = reading.time;
+        self.readings.push_back(Reading { time, last_look: time, tick: None });
         if self.detail == Detail::Counts
             && let Some(current) = self.open.back_mut()
         {
@@ -293,6 +311,13 @@ impl Intervals {
             current.grown.clone_from(&reading.cells);
             let next = Interval::new(current.end, END_OF_TIME);
             self.open.push_back(next);
+        }
+    }
+
+    /// Notes that a look at `time` has arrived, which is counted when all events before it have been.
+    pub(super) fn expect_look(&mut self, time: Timestamp) {
+        if let Some(reading) = self.readings.back_mut() {
+            reading.last_look = reading.last_look.max(time);
         }
     }
 
@@ -309,15 +334,12 @@ impl Intervals {
         rows: &mut Vec<Row>,
     ) {
         self.watermark = self.watermark.max(released);
-        for (_, after) in self.readings.iter_mut().filter(|(_, after)| after.is_none()) {
-            *after = Some(tick);
+        for reading in &mut self.readings {
+            reading.tick.get_or_insert(tick);
         }
-        let is_done = |(_, after): &mut (_, Option<Timestamp>)| after.is_some_and(|after| after <= released);
-        let mut looked = Timestamp::default();
-        while let Some((reading, _)) = self.readings.pop_front_if(is_done) {
-            looked = reading;
+        while let Some(reading) = self.readings.pop_front_if(|reading| reading.is_done(released)) {
+            self.looked = self.looked.max(reading.time);
         }
-        self.looked = self.looked.max(looked);
         let (looked, length) = (self.looked, self.length);
         let is_over = |interval: &mut Interval| {
             interval.end <= released && (interval.end <= looked || interval.end.after(length) <= released)

@@ -228,6 +228,26 @@ fn later_look_replaces_an_earlier_one() {
 }
 
 #[test]
+fn looks_of_a_recorder_that_lags_behind_are_not_counted_together() {
+    let look = |millis| {
+        let seen =
+            pages(vec![StateRun { range: range(0x1000, 0x3000), categories: PageCategories::PRESENT }]);
+        Record::Observation(Observation { time: at(millis), tgid: TGID, space: SPACE, seen })
+    };
+    let slot = (0, 0x20_0000);
+    let mut records = vec![join(1), maps(2, SPACE, &[(0x1000, 0x9000)])];
+    records.extend([heat(1000, slot, 1), look(1010), tick(100), heat(1020, slot, 1), look(1030)]);
+    records.extend((2..10).map(|tenth| tick(tenth * 100)));
+    records.push(tick(2000));
+
+    let (rows, ..) = run(Detail::Full, &records);
+
+    let seen: Vec<_> = timeline(&rows).iter().filter_map(|row| row.pages).collect();
+    let [pages] = seen[..] else { panic!("{seen:?}") };
+    assert_eq!((pages.looked, pages.looked_pages.get(), pages.present.get()), (at(1030), 8, 2));
+}
+
+#[test]
 fn region_that_was_only_looked_at_had_no_faults() {
     let seen = pages(Vec::new());
     let look = Record::Observation(Observation { time: at(50), tgid: TGID, space: SPACE, seen });
