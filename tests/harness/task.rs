@@ -203,6 +203,15 @@ pub fn tid() -> u32 {
     rustix::thread::gettid().as_raw_pid().cast_unsigned()
 }
 
+/// Leaves SIGSEGV to the kernel: the handler of Rust's runtime returns to the access that raised it, which is then made twice.
+pub fn die_of_first_segv() -> io::Result<()> {
+    // SAFETY: the default action runs no code of this process.
+    if unsafe { libc::signal(libc::SIGSEGV, libc::SIG_DFL) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// How often [`count_terminations`] saw SIGTERM.
 static TERMINATIONS: AtomicU32 = AtomicU32::new(0);
 

@@ -53,6 +53,7 @@ fn main() -> io::Result<ExitCode> {
         End::Segv => {
             let memory = Mapping::anonymous(1)?;
             memory.forbid()?;
+            task::die_of_first_segv()?;
             memory.write(0);
             unreachable!("the page is forbidden")
         }
