@@ -59,6 +59,9 @@ impl Frozen {
 }
 
 /// Copies the libraries of this process into `directory`, and returns the copy of what loads them.
+///
+/// Another program writes them: a child that a second test starts here meanwhile would inherit a file that is open for writing,
+/// and until that child's exec, none of such a file succeeds (`ETXTBSY`).
 fn copy_libraries(directory: &Path) -> PathBuf {
     let maps = fs::read_to_string("/proc/self/maps").expect("own maps");
     let mut loader = None;
@@ -66,7 +69,7 @@ fn copy_libraries(directory: &Path) -> PathBuf {
         let name = path.file_name().expect("a file").to_string_lossy();
         if name.contains(".so") {
             let copy = directory.join(&*name);
-            fs::copy(path, &copy).expect("a library can be read");
+            let _copied = Run::new("cp").args([path, copy.as_path()]).finish().expect_code(0);
             if name.starts_with("ld-") {
                 loader = Some(copy);
             }
