@@ -23,26 +23,34 @@ const MAX_SPAN: u64 = 4096;
 /// The number of the first frame that no memory can have: architectures have frames with numbers of 40 bits at most.
 pub(super) const END_OF_FRAMES: u64 = 1 << 48;
 
-/// A frame to look up, and the index of the page that is in it; in the order of frames.
+/// Frames to look up that follow one another as the pages in them do; ordered by frames.
 ///
-/// One number for both, since sorting takes a good part of the time of a walk.
+/// Memory comes in stretches mostly, and it takes less time to sort those than their frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Lookup(u64);
+pub(super) struct Lookup {
+    first: u64,
+    /// Index of the page that is in the first.
+    index: usize,
+    frames: u64,
+}
 
 impl Lookup {
-    /// `None` for a frame that no memory can have.
-    pub(super) const fn new(frame: Pfn, index: u16) -> Option<Self> {
-        let frame = frame.as_raw();
-        if frame < END_OF_FRAMES { Some(Self(frame << u16::BITS | index as u64)) } else { None }
+    /// The frame `first`, in which the page with this `index` is.
+    pub(super) const fn new(first: Pfn, index: usize) -> Self {
+        Self { first: first.as_raw(), index, frames: 1 }
     }
 
-    const fn frame(self) -> u64 {
-        self.0 >> u16::BITS
+    /// Adds `next`, a single frame, if it goes on here and one call can read all.
+    pub(super) const fn try_append(&mut self, next: Self) -> bool {
+        let goes_on = next.first == self.end()
+            && next.index as u64 == self.index as u64 + self.frames
+            && self.frames < MAX_SPAN;
+        self.frames += goes_on as u64;
+        goes_on
     }
 
-    fn index(self) -> usize {
-        let [low, high, ..] = self.0.to_le_bytes();
-        usize::from(u16::from_le_bytes([low, high]))
+    const fn end(self) -> u64 {
+        self.first + self.frames
     }
 }
 
@@ -95,27 +103,31 @@ impl FrameFile {
         Ok(file)
     }
 
-    /// Hands `sink` the index and the word of each of `frames`, which ascend.
+    /// Hands `sink` the index of the first page and the words of each of `lookups`, which ascend; fewer at the end of memory.
     pub(super) fn read(
         &mut self,
-        frames: &[Lookup],
-        mut sink: impl FnMut(usize, u64),
+        lookups: &[Lookup],
+        mut sink: impl FnMut(usize, &[[u8; WORD_BYTES]]),
     ) -> Result<(), FileError> {
-        let spans = frames.chunk_by(|this, next| next.frame() - this.frame() <= MAX_GAP);
-        for span in spans {
-            let mut rest = span;
-            while let Some(first) = rest.first().map(|lookup| lookup.frame()) {
-                let len = rest.partition_point(|lookup| lookup.frame() - first < MAX_SPAN);
-                let (now, later) = rest.split_at(len);
-                let words = self.words(first, now[len - 1].frame() - first + 1)?;
-                for lookup in now {
-                    let nth = usize::try_from(lookup.frame() - first).unwrap_or(usize::MAX);
-                    if let Some(word) = words.get(nth) {
-                        sink(lookup.index(), u64::from_ne_bytes(*word));
-                    }
+        let mut rest = lookups;
+        while let Some(Lookup { first, .. }) = rest.first() {
+            let mut end = *first;
+            let fits = |lookup: &&Lookup| {
+                let is_near = lookup.first <= end + MAX_GAP && lookup.end() - first <= MAX_SPAN;
+                if is_near {
+                    end = end.max(lookup.end());
                 }
-                rest = later;
+                is_near
+            };
+            let count = rest.iter().take_while(fits).count();
+            let (now, later) = rest.split_at(count);
+            let words = self.words(*first, end - first)?;
+            for lookup in now {
+                let index =
+                    |frame: u64| usize::try_from(frame - first).map_or(words.len(), |at| at.min(words.len()));
+                sink(lookup.index, &words[index(lookup.first)..index(lookup.end())]);
             }
+            rest = later;
         }
         Ok(())
     }
@@ -147,31 +159,44 @@ mod tests {
         FrameFile { path: PathBuf::new(), file, bytes: Vec::new() }
     }
 
-    fn read(frames: &[u64], of: u64) -> Vec<(u64, u64)> {
-        let lookup = |(index, frame)| Lookup::new(Pfn::new(frame).expect("not 0"), index).expect("in memory");
-        let asked: Vec<_> = (0..).zip(frames.iter().copied()).map(lookup).collect();
-        let mut found = Vec::new();
-        file(of).read(&asked, |index, word| found.push((frames[index], word))).expect("a file");
+    /// The word of each of `frames`, looked up in a file with `of`; `None` if it has none.
+    fn read(frames: &[u64], of: u64) -> Vec<Option<u64>> {
+        let mut lookups: Vec<Lookup> = Vec::new();
+        for (index, frame) in frames.iter().enumerate() {
+            let next = Lookup::new(Pfn::new(*frame).expect("not 0"), index);
+            if !lookups.last_mut().is_some_and(|last| last.try_append(next)) {
+                lookups.push(next);
+            }
+        }
+        lookups.sort();
+        let mut found = vec![None; frames.len()];
+        let sink = |index: usize, words: &[[u8; WORD_BYTES]]| {
+            for (found, word) in found[index..].iter_mut().zip(words) {
+                *found = Some(u64::from_ne_bytes(*word));
+            }
+        };
+        file(of).read(&lookups, sink).expect("a file");
         found
     }
 
     #[test]
     fn each_frame_has_its_own_word() {
-        let frames = [1, 2, 3, 7, 8, 13, 100, 100, 4195, 4196, 9000];
+        let frames = [7, 8, 1, 2, 3, 100, 100, 101, 9000, 13, 4195, 4196, 2, 3, 4];
 
-        assert_eq!(read(&frames, 10_000), frames.map(|frame| (frame, 3 * frame)));
+        assert_eq!(read(&frames, 10_000), frames.map(|frame| Some(3 * frame)));
     }
 
     #[test]
-    fn long_spans_are_read_in_parts() {
+    fn long_stretches_are_read_in_parts() {
         let frames: Vec<u64> = (1..20_000).collect();
 
-        assert_eq!(read(&frames, 20_000).len(), frames.len());
+        let expected: Vec<_> = frames.iter().map(|frame| Some(3 * frame)).collect();
+        assert_eq!(read(&frames, 20_000), expected);
     }
 
     #[test]
     fn frame_beyond_the_end_has_no_word() {
-        assert_eq!(read(&[8, 9, 10, 11, 500], 10), [(8, 24), (9, 27)]);
+        assert_eq!(read(&[11, 500, 8, 9, 10], 10), [None, None, Some(24), Some(27), None]);
     }
 
     #[test]

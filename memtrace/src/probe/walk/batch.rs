@@ -17,9 +17,6 @@ use crate::{
 /// Pages per batch; batches begin at multiples of it, so that huge pages lie in one.
 const BATCH_PAGES: u64 = 8192;
 
-// Indices of pages are put together with the numbers of frames.
-const _: () = assert!(BATCH_PAGES <= 1 << u16::BITS);
-
 /// Absent pages whose words are read although nobody asked for them, if that saves a call.
 const MAX_GAP_PAGES: usize = 64;
 

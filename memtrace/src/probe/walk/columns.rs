@@ -144,13 +144,20 @@ impl Column {
         let Self { file, words, asked } = self;
         words.resize(entries.len(), Self::UNTOLD);
         asked.clear();
-        asked.extend(pages.filter_map(|index| {
+        for index in pages {
             words[index] = Self::UNTOLD;
-            Lookup::new(entries[index].pfn()?, u16::try_from(index).ok()?)
-        }));
-        // The stable sort is the one that makes use of frames that ascend for a while.
+            let Some(frame) = entries[index].pfn() else { continue };
+            let next = Lookup::new(frame, index);
+            if !asked.last_mut().is_some_and(|last| last.try_append(next)) {
+                asked.push(next);
+            }
+        }
         asked.sort();
-        file.read(asked, |index, word| words[index] = word)
+        file.read(asked, |index, told| {
+            for (word, bytes) in words[index..].iter_mut().zip(told) {
+                *word = u64::from_ne_bytes(*bytes);
+            }
+        })
     }
 
     /// Gives the pages of huge pages that were not looked up the word of the last of the `speakers` of theirs.
