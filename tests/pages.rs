@@ -8,9 +8,10 @@ use std::{
 };
 
 use memtrace::{
-    pagemap::{Frame, PageFlags, PageRun},
+    pagemap::{Frame, PageCategories, PageFlags, PageRun},
     probe::{
         budget::Budget,
+        pages::PageReader,
         walk::{PageWalker, Wanted},
     },
     units::VirtRange,
@@ -20,6 +21,7 @@ use memtrace_tests::{
     memory::{Mapping, Sharing, page_bytes},
     require,
 };
+use rustix::mm::Advice;
 
 /// Word in pagemap, and what is known of the frame.
 type Page = (u64, Frame);
@@ -99,6 +101,40 @@ fn huge_pages_beside_small_ones() {
     mapping.write(6 * pages_each - 1);
 
     expect_same(&mapping);
+}
+
+/// So many small pages that the walk no longer asks for a scan when it comes to the others.
+#[test]
+fn huge_pages_behind_many_small_ones() {
+    const SMALL: usize = 34;
+    require!(root);
+    require!(@ (!has_scan()).then(|| "needs Linux 6.7 (PAGEMAP_SCAN)".to_owned()));
+    let mapping = Mapping::huge(64).expect("room");
+    let pages_each = mapping.pages() / 64;
+    mapping.advise_part(0..SMALL * pages_each, Advice::LinuxNoHugepage).expect("there are huge pages");
+    (0..SMALL * pages_each).for_each(|page| mapping.write(page));
+    let huge = [SMALL, SMALL + 1, SMALL + 9, 63];
+    for part in huge {
+        mapping.write(part * pages_each);
+    }
+
+    expect_same(&mapping);
+    let range = range(&mapping);
+    let is_huge = |categories: PageCategories| categories.contains(PageCategories::HUGE);
+    let told: Vec<u64> = walk_own(range, true, EVERYTHING)
+        .iter()
+        .filter(|run| is_huge(run.categories))
+        .flat_map(|run| run.entries.first.as_raw()..run.entries.first.as_raw() + run.entries.pages.get())
+        .collect();
+    let scanned: Vec<u64> = PageReader::new(page_size(), PageWalker::TELLS, Budget::default().max_lock)
+        .read(&own_pagemap(), range)
+        .expect("this process lives")
+        .iter()
+        .filter(|run| is_huge(run.categories))
+        .flat_map(|run| run.range.vpns(page_size()))
+        .collect();
+    assert!(!scanned.is_empty(), "none of {} huge pages was given", huge.len());
+    assert!(told == scanned, "{} pages of huge ones, the scan has {}", told.len(), scanned.len());
 }
 
 #[test]

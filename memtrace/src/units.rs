@@ -6,7 +6,7 @@
 //! Not here: the page size of this machine (`HostFacts` carries that of the traced one).
 #![forbid(unsafe_code)]
 
-use std::{fmt, num::NonZeroU64, str::FromStr};
+use std::{fmt, num::NonZeroU64, ops::Range, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -265,12 +265,17 @@ impl VirtRange {
         self.end.0 - self.start.0
     }
 
+    /// Numbers of the base pages that the range touches, partial pages included.
+    #[must_use]
+    pub const fn vpns(self, page: PageSize) -> Range<u64> {
+        self.start.0 >> page.shift..((self.end.0 - 1) >> page.shift) + 1
+    }
+
     /// Number of base pages the range touches, partial pages included.
     #[must_use]
     pub const fn pages(self, page: PageSize) -> PageCount {
-        let first = self.start.0 >> page.shift;
-        let last = (self.end.0 - 1) >> page.shift;
-        PageCount(last - first + 1)
+        let Range { start, end } = self.vpns(page);
+        PageCount(end - start)
     }
 
     /// Whether `addr` lies in the range.

@@ -287,10 +287,8 @@ impl CensusTaker {
     /// The parts of `range` that are to be counted.
     fn selected(&self, range: VirtRange) -> Vec<VirtRange> {
         let page = self.rules.page;
-        let first = range.start().vpn(page).as_raw();
-        let pages = first..first + range.pages(page).get();
         let addr = |number| Vpn::from_raw(number).start(page);
-        let parts = self.selection.parts(pages).into_iter();
+        let parts = self.selection.parts(range.vpns(page)).into_iter();
         parts.filter_map(|part| VirtRange::new(addr(part.start), addr(part.end))).collect()
     }
 

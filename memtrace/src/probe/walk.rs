@@ -26,11 +26,15 @@ use crate::{
     pagemap::{PageCategories, PageRun},
     select::ScanMasks,
     sys::scan::{Query, Scanner},
-    units::{PageSize, VirtRange},
+    units::{PageSize, VirtRange, Vpn},
 };
 
 /// Pages that are not absent; what words tell of them the scan need not: the kernel would look at each frame for it.
 const SCAN: Query = Query { wanted: QUERY.wanted.difference(PageCategories::OF_WORDS), ..QUERY };
+
+/// Pages that are not scanned where such before them were small and all there: a scan would take a good part of the time, and
+/// tell nothing.
+const UNSCANNED_PAGES: u64 = 1 << 16;
 
 /// What to tell of each page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +54,8 @@ pub struct PageWalker {
     /// `None` where the kernel has no `PAGEMAP_SCAN`, or it is not to be used.
     scanner: Option<Scanner>,
     query: Query,
+    /// Whether pages may go without a scan if words and flags say the same.
+    may_skip: bool,
     budget: Budget,
     /// Those of a [`Line`].
     batches: Vec<Batch>,
@@ -65,9 +71,12 @@ impl PageWalker {
     /// beyond those to open `pagemap`.
     pub fn new(page: PageSize, scan: bool, wanted: Wanted, budget: Budget) -> Result<Self, FileError> {
         let scanner = scan.then(|| Scanner::new(page, budget.max_lock));
-        let batch = |_| Ok(Batch::new(page, Columns::open(wanted, scan)?));
+        let batch = |_| {
+            let scanner = scan.then(|| Scanner::new(page, budget.max_lock));
+            Ok(Batch::new(page, scanner, Columns::open(wanted, scan)?))
+        };
         let batches = (0..Line::batches(budget.threads())).map(batch).collect::<Result<_, FileError>>()?;
-        Ok(Self { page, scanner, query: SCAN, budget, batches })
+        Ok(Self { page, scanner, query: SCAN, may_skip: wanted.flags, budget, batches })
     }
 
     /// A walker that leaves out pages which do not pass `masks`, where the kernel scans, and has `wanted` told of the others.
@@ -75,7 +84,7 @@ impl PageWalker {
     pub fn narrowed(self, masks: ScanMasks, wanted: PageCategories) -> Self {
         let ScanMasks { inverted, all_of, any_of } = masks;
         let wanted = SCAN.wanted | wanted.difference(PageCategories::OF_WORDS);
-        Self { query: Query { inverted, all_of, any_of, wanted }, ..self }
+        Self { query: Query { inverted, all_of, any_of, wanted }, may_skip: false, ..self }
     }
 
     /// Hands `sink` the pages of `range`, which begins at a page, in address order.
@@ -110,27 +119,38 @@ impl PageWalker {
         if is_gone(pagemap)? {
             return Err(ProbeError::Gone);
         }
-        let Self { page, scanner, query, budget, batches } = self;
-        let pages_of = |range: VirtRange| {
-            let first = range.start().vpn(*page).as_raw();
-            first..first + range.pages(*page).get()
-        };
+        let Self { page, scanner, query, may_skip, budget, batches } = self;
         thread::scope(|scope| {
             let mut line = Line::new(scope, pagemap, batches, budget.shift());
             let Some(scanner) = scanner else {
                 // The words say it all.
-                let result = line.add(pages_of(range), PageCategories::empty(), emit);
+                let result = line.add(range.vpns(*page), None, emit);
                 return result.and(line.finish(emit));
             };
             let mut rest = Some(range);
             let mut result = Ok(());
             while let (Some(range), Ok(())) = (rest, &result) {
-                result = scanner.step(pagemap.as_fd(), range, *query).map_err(ProbeError::from).and_then(
-                    |(mut runs, left)| {
-                        rest = left;
-                        runs.try_for_each(|run| line.add(pages_of(run.range), run.categories, emit))
-                    },
-                );
+                let mut small = 0;
+                let step = scanner.step(pagemap.as_fd(), range, *query).map_err(ProbeError::from);
+                result = step.and_then(|(mut runs, left)| {
+                    rest = left;
+                    runs.try_for_each(|run| {
+                        let pages = run.range.vpns(*page);
+                        small += if run.categories.is_empty() { pages.end - pages.start } else { 0 };
+                        line.add(pages, Some(run.categories), emit)
+                    })
+                });
+                let start = rest.map_or(range.end(), VirtRange::start).vpn(*page).as_raw();
+                let are_small = small == start - range.start().vpn(*page).as_raw();
+                if let (Some(behind), Ok(())) = (rest, &result)
+                    && *may_skip
+                    && are_small
+                    && !line.has_scanned
+                {
+                    let until = behind.end().vpn(*page).as_raw().min(start + UNSCANNED_PAGES);
+                    result = line.add(start..until, None, emit);
+                    rest = VirtRange::new(Vpn::from_raw(until).start(*page), behind.end());
+                }
                 // Page tables without pages take time too.
                 line.rest();
             }

@@ -1,17 +1,23 @@
 //! Pages that are read together.
 
-use std::{fs::File, ops::Range, os::unix::fs::FileExt as _};
+use std::{
+    fs::File,
+    mem,
+    ops::Range,
+    os::{fd::AsFd as _, unix::fs::FileExt as _},
+};
 
 use super::{
     super::{
         ProbeError,
         pages::{QUERY, WORD_BYTES, is_gone},
     },
-    Columns,
+    Columns, SCAN,
 };
 use crate::{
     pagemap::{EntryFlags, EntryRun, PageCategories, PageRun, PagemapEntry},
-    units::{PageCount, PageSize, Vpn},
+    sys::scan::Scanner,
+    units::{PageCount, PageSize, VirtRange, Vpn},
 };
 
 /// Pages per batch; batches begin at multiples of it, so that huge pages lie in one.
@@ -28,32 +34,37 @@ pub(super) struct Batch {
     /// Index of the page behind the last.
     end: usize,
     parts: Vec<Part>,
-    /// Pages in a huge page: as many as a page table has entries.
-    huge_pages: u64,
+    page: PageSize,
+    /// Scans what was not scanned before, if it has to be after all; `None` where there is no scan.
+    scanner: Option<Scanner>,
+    /// Whether it had to be.
+    pub(super) was_scanned: bool,
     bytes: Vec<u8>,
     /// Words of all pages, absent ones too.
     words: Vec<PagemapEntry>,
     columns: Columns,
 }
 
-/// Pages of a batch that a scan found: part of one huge page, or any number of others.
+/// Pages of a batch: part of one huge page, or any number of others.
 #[derive(Debug)]
 pub(in super::super) struct Part {
     /// Their indices.
     pub(super) pages: Range<usize>,
-    /// What the scan said of them.
-    categories: PageCategories,
+    /// What the scan said of them; `None` if it was not asked, and they may be absent.
+    categories: Option<PageCategories>,
     /// Whether they lie in one huge page, and their words follow from the first.
     pub(super) is_whole: bool,
 }
 
 impl Batch {
-    pub(super) fn new(page: PageSize, columns: Columns) -> Self {
+    pub(super) fn new(page: PageSize, scanner: Option<Scanner>, columns: Columns) -> Self {
         Self {
             first: 0,
             end: 0,
             parts: Vec::new(),
-            huge_pages: page.bytes() / WORD_BYTES as u64,
+            page,
+            scanner,
+            was_scanned: false,
             bytes: Vec::new(),
             words: Vec::new(),
             columns,
@@ -61,26 +72,34 @@ impl Batch {
     }
 
     /// Adds the first of `pages`, which come after all before, and returns the others: those that have no place here any more.
-    pub(super) fn add(&mut self, pages: Range<u64>, categories: PageCategories) -> Range<u64> {
-        let mut next = pages.start;
+    pub(super) fn add(&mut self, pages: Range<u64>, categories: Option<PageCategories>) -> Range<u64> {
         if self.parts.is_empty() {
-            self.first = next;
+            self.first = pages.start;
         }
         // Batches begin at multiples of their size, or later.
         let end = (self.first / BATCH_PAGES + 1) * BATCH_PAGES;
-        if next > self.first + (self.end + MAX_GAP_PAGES) as u64 {
+        if pages.start > self.first + (self.end + MAX_GAP_PAGES) as u64 || pages.start >= end {
             return pages;
         }
-        while next < pages.end.min(end) {
-            let unit = if categories.contains(PageCategories::HUGE) { self.huge_pages } else { BATCH_PAGES };
+        let stop = pages.end.min(end);
+        self.push(pages.start..stop, categories);
+        stop..pages.end
+    }
+
+    /// Adds `pages`, which have a place here, as parts.
+    fn push(&mut self, pages: Range<u64>, categories: Option<PageCategories>) {
+        let is_huge = categories.is_some_and(|categories| categories.contains(PageCategories::HUGE));
+        // As many as a page table has entries.
+        let unit = if is_huge { self.page.bytes() / WORD_BYTES as u64 } else { BATCH_PAGES };
+        let mut next = pages.start;
+        while next < pages.end {
             let stop = pages.end.min((next / unit + 1) * unit);
             let index = |page: u64| usize::try_from(page - self.first).expect("at most a batch");
             let pages = index(next)..index(stop);
-            self.end = pages.end;
+            self.end = self.end.max(pages.end);
             self.parts.push(Part { pages, categories, is_whole: false });
             next = stop;
         }
-        next..pages.end
     }
 
     /// How many frames have to be looked up, each for itself: of a huge page but two.
@@ -101,13 +120,50 @@ impl Batch {
             }
         }
         self.read_words(pagemap)?;
-        Ok(self.columns.read(&self.parts, &self.words)?)
+        self.columns.read(&self.parts, &self.words)?;
+        if self.needs_scan() {
+            self.scan(pagemap)?;
+            self.was_scanned = true;
+            return self.read(pagemap);
+        }
+        Ok(())
     }
 
     /// Forgets all pages.
     pub(super) fn clear(&mut self) {
         self.parts.clear();
         self.end = 0;
+        self.was_scanned = false;
+    }
+
+    /// Whether a scan might tell more than words and flags do of pages that were not scanned.
+    fn needs_scan(&self) -> bool {
+        let mut unscanned = self.parts.iter().filter(|part| part.categories.is_none());
+        self.scanner.is_some()
+            && unscanned.any(|part| !self.columns.are_mapped_singly(part.pages.clone(), &self.words))
+    }
+
+    /// Scans what was not scanned.
+    fn scan(&mut self, pagemap: &File) -> Result<(), ProbeError> {
+        let Some(mut scanner) = self.scanner.take() else { return Ok(()) };
+        let mut result = Ok(());
+        for part in mem::take(&mut self.parts) {
+            if part.categories.is_some() {
+                self.parts.push(part);
+                continue;
+            }
+            let addr = |index: usize| Vpn::from_raw(self.first + index as u64).start(self.page);
+            let mut rest = VirtRange::new(addr(part.pages.start), addr(part.pages.end));
+            while let (Some(range), Ok(())) = (rest, &result) {
+                let step = scanner.step(pagemap.as_fd(), range, SCAN).map_err(ProbeError::from);
+                result = step.map(|(runs, left)| {
+                    rest = left;
+                    runs.for_each(|run| self.push(run.range.vpns(self.page), Some(run.categories)));
+                });
+            }
+        }
+        self.scanner = Some(scanner);
+        result
     }
 
     /// Reads the words of the batch.
@@ -189,7 +245,8 @@ impl Batch {
                         pages: PageCount::new((next - first) as u64),
                         entry,
                     },
-                    categories: part.categories.difference(PageCategories::OF_WORDS) | by_word,
+                    categories: by_word
+                        | part.categories.unwrap_or_default().difference(PageCategories::OF_WORDS),
                     frame: self.columns.frame(first),
                 });
             }
@@ -200,12 +257,12 @@ impl Batch {
 impl Part {
     /// These pages, each for itself.
     pub(in super::super) const fn of_small_pages(pages: Range<usize>) -> Self {
-        Self { pages, categories: PageCategories::empty(), is_whole: false }
+        Self { pages, categories: None, is_whole: false }
     }
 
     /// Whether a scan found them in a huge page.
     pub(super) const fn is_huge(&self) -> bool {
-        self.categories.contains(PageCategories::HUGE)
+        matches!(self.categories, Some(categories) if categories.contains(PageCategories::HUGE))
     }
 
     /// The pages that speak for all: the first `count` of a huge page, or else each for itself.

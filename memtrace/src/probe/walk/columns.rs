@@ -89,6 +89,20 @@ impl Columns {
         is_like_first(self.flags.as_ref(), part, words)
     }
 
+    /// Whether `pages` are, as far as they are there, surely mapped each for itself, and ordinary ones: a scan would tell nothing
+    /// that their words do not.
+    pub(super) fn are_mapped_singly(&self, pages: Range<usize>, words: &[PagemapEntry]) -> bool {
+        const LARGE: PageFlags = PageFlags::COMPOUND.union(PageFlags::THP).union(PageFlags::HUGE);
+        const TELLING: PageFlags = LARGE.union(PageFlags::ZERO_PAGE).union(PageFlags::MMAP);
+        self.flags.as_ref().is_some_and(|flags| {
+            let is_ordinary = |word| PageFlags::from_bits_retain(word) & TELLING == PageFlags::MMAP;
+            words[pages.clone()]
+                .iter()
+                .zip(&flags.words[pages])
+                .all(|(entry, word)| entry.pfn().is_none() || is_ordinary(*word))
+        })
+    }
+
     /// Whether the same is told of two pages.
     pub(super) fn agree(&self, one: usize, other: usize) -> bool {
         let Self { flags, mapcount, cgroup, is_scanned: _ } = self;

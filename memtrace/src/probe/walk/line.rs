@@ -36,6 +36,8 @@ pub(super) struct Line<'scope, 'env> {
     sent: usize,
     /// Those of them that are not told yet, each by the index of its reader, in the order of their pages.
     running: VecDeque<usize>,
+    /// Whether pages were scanned that had been added unscanned.
+    pub(super) has_scanned: bool,
     shift: Shift,
 }
 
@@ -83,15 +85,16 @@ impl<'scope, 'env> Line<'scope, 'env> {
             max_readers,
             sent: 0,
             running: VecDeque::new(),
+            has_scanned: false,
             shift,
         }
     }
 
-    /// Adds `pages`, which come after all before.
+    /// Adds `pages`, which come after all before, with what a scan said of them; `None` if it was not asked.
     pub(super) fn add(
         &mut self,
         mut pages: Range<u64>,
-        categories: PageCategories,
+        categories: Option<PageCategories>,
         emit: &mut impl FnMut(PageRun),
     ) -> Result<(), ProbeError> {
         loop {
@@ -168,6 +171,7 @@ impl<'scope, 'env> Line<'scope, 'env> {
         if result.is_ok() {
             batch.tell(emit);
         }
+        self.has_scanned |= batch.was_scanned;
         batch.clear();
         self.spare.push(batch);
         result
