@@ -9,8 +9,10 @@ use memtrace_tests::{
     memtrace,
     oracle::Rollup,
     program,
-    recording::{Recording, TimelineRow},
-    require, turn,
+    recording::Recording,
+    require,
+    rows::TimelineRow,
+    turn,
 };
 
 /// Rows of regions that hold `stretch`.

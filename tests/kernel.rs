@@ -17,8 +17,9 @@ use memtrace_ebpf::HeatCell;
 use memtrace_tests::{
     ledger::{Area, Ledger, Testimony},
     memtrace, program,
-    recording::{FaultRow, Memtrace, Process, Recording, Report},
+    recording::{Memtrace, Process, Recording, Report},
     require,
+    rows::FaultRow,
     task::Usage,
 };
 
@@ -470,6 +471,9 @@ fn areas_of_a_ledger_need_all_their_faults() {
         latency_ns: None,
         region: None,
         offset_bytes: None,
+        gave: None,
+        gave_pages: None,
+        gave_lag_ns: None,
     };
 
     assert_eq!(area.found_in(&[row(7, 0x1fff), row(8, 0x1000), row(7, 0x3000)]), area);

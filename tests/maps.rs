@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use memtrace_tests::{
     ledger::{Ledger, Stretch, Zoo},
-    memtrace, program,
-    recording::{MapRow, RegionRow},
-    require,
+    memtrace, program, require,
+    rows::{MapRow, RegionRow},
     setting::HugePages,
 };
 

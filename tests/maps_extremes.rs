@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs};
 
 use memtrace_tests::{
-    directory, ledger::Zoo, maps::successful_calls, memtrace, program, recording::MapRow, require, run::Run,
+    directory, ledger::Zoo, maps::successful_calls, memtrace, program, require, rows::MapRow, run::Run,
 };
 
 #[test]

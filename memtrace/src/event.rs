@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::{Nanos, PageSize, Timestamp, VirtAddr, VirtRange};
 
-pub use look::{LookReason, MapsLook, Observation, PageLook, ProbeRequest, ProbeTarget, Seen, Vma};
+pub use look::{
+    LookDepth, LookReason, MapsLook, Observation, PageLook, ProbeRequest, ProbeTarget, Seen, Vma,
+};
 pub use map::{CallKind, MapAction, MapCall, MapEvent, MapRequest, ShownVma, flags};
 
 /// A thread-group ID in the initial PID namespace: what the command line calls a PID.

@@ -53,6 +53,8 @@ pub enum Value<'a> {
     Number(u64),
     /// An address.
     Address(VirtAddr),
+    /// A word of bits.
+    Bits(u64),
     /// The number of an error that a call returned.
     Error(i32),
     /// One of few words.

@@ -14,7 +14,7 @@ mod run;
 mod swap;
 
 pub use self::{
-    categories::{PageCategories, StateRun},
+    categories::{PageCategories, PageWords, StateRun},
     entry::{EntryFlags, PagemapEntry, PagemapEra, Residence},
     era::{PageEra, Release},
     flags::{FlagsEra, PageFlags},

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     event::{
-        HeatReading, HostFacts, Loss, LossCause, MapAction, Observation, ProbeRequest, ProbeTarget, Record,
-        Seen, TaskAction, TaskEvent,
+        HeatReading, HostFacts, Loss, LossCause, MapAction, MapCall, Observation, ProbeRequest, ProbeTarget,
+        Record, Seen, TaskAction, TaskEvent,
     },
     order::{Event, Reorder},
     timeline::{Row, Summary},
@@ -21,9 +21,12 @@ use crate::{
 mod checks;
 mod directory;
 mod focus;
+mod forks;
+mod gave;
 mod intervals;
 mod maps;
 mod pages;
+mod places;
 mod residence;
 mod seen;
 mod tasks;
@@ -182,13 +185,19 @@ impl Pipeline {
                 Event::Fault(fault) => {
                     totals.fault(&fault);
                     let (task, position) = tasks.attribute(&fault);
+                    if let Some(task) = task {
+                        totals.copied(&fault, task.tgid);
+                    }
                     intervals.fault(&fault, task, position, tasks);
                 }
                 Event::Task(task) => {
                     totals.task(&task);
                     tasks.apply(&task);
-                    if matches!(task.action, TaskAction::Exec { is_hidden: true, .. }) {
-                        hidden.push(task.time);
+                    if let TaskAction::Exec { space, is_hidden, .. } = task.action {
+                        intervals.begin(space);
+                        if is_hidden {
+                            hidden.push(task.time);
+                        }
                     }
                     if *event_rows && matches!(task.action, TaskAction::Exit { group_dead: true, .. }) {
                         rows.push(Row::Map(maps::exit_row(&task)));
@@ -196,6 +205,15 @@ impl Pipeline {
                 }
                 Event::Map(map) => {
                     let done = maps::apply(&map, tasks);
+                    match &map.action {
+                        MapAction::Call { space, call: MapCall { request, result: Ok(_), .. } } => {
+                            if let Some(range) = done.row.as_ref().and_then(|row| row.range) {
+                                intervals.called(*space, request, range);
+                            }
+                        }
+                        MapAction::Renewed { space } => intervals.begin(*space),
+                        _ => {}
+                    }
                     totals.map(&map);
                     intervals.map(map.time, &done);
                     rows.extend(done.row.filter(|_| *event_rows).map(Row::Map));
@@ -216,7 +234,7 @@ impl Pipeline {
                         }
                         Seen::Pages(look) => {
                             let space = tasks.settle_space(tgid, space);
-                            intervals.look(time, (tgid, space), &look, tasks, totals);
+                            intervals.look(time, (tgid, space), &look, tasks, totals, rows);
                         }
                         Seen::Resident(_) | Seen::Nothing => {}
                     }

@@ -37,11 +37,17 @@ use std::{
 use memtrace_ebpf::HEAT_SLOT_SHIFT;
 use rustix::io::Errno;
 
-use self::{files::FileError, maps::MapsError, pages::PageReader};
+use self::{
+    budget::Budget,
+    files::FileError,
+    maps::MapsError,
+    pages::PageReader,
+    walk::{PageWalker, Wanted},
+};
 use crate::{
     event::{
-        Landmarks, LookReason, MapsLook, Observation, PageLook, ProbeRequest, ProbeTarget, Seen, SpaceId,
-        Tgid, Tid,
+        Landmarks, LookDepth, LookReason, MapsLook, Observation, PageLook, ProbeRequest, ProbeTarget, Seen,
+        SpaceId, Tgid, Tid,
     },
     pagemap::PageCategories,
     record::Cost,
@@ -90,17 +96,36 @@ impl From<io::Error> for ProbeError {
 #[derive(Debug)]
 pub struct Prober {
     page: PageSize,
+    /// Reads what is told of many pages in one go.
     reader: PageReader,
+    /// Reads each page, and how much of it.
+    walker: PageWalker,
+    depth: LookDepth,
     cost: Cost,
 }
 
 impl Prober {
     /// A prober on a host with base pages of size `page`, whose looks hold the lock of a memory map for about `max_lock` at most;
-    /// `scan` is what the host's `PAGEMAP_SCAN` can tell, nothing where there is none.
-    #[must_use]
-    pub fn new(page: PageSize, scan: PageCategories, max_lock: Nanos) -> Self {
-        let reader = PageReader::new(page, scan, Duration::from_nanos(max_lock.get()));
-        Self { page, reader, cost: Cost::default() }
+    /// `scan` is what the host's `PAGEMAP_SCAN` can tell, nothing where there is none, and `depth` how much can be read of a page.
+    ///
+    /// Fails if `depth` asks for the flags of frames and they cannot be read.
+    pub fn new(
+        page: PageSize,
+        scan: PageCategories,
+        max_lock: Nanos,
+        depth: LookDepth,
+    ) -> Result<Self, FileError> {
+        let max_lock = Duration::from_nanos(max_lock.get());
+        let wanted = Wanted { flags: depth >= LookDepth::Frames, ..Wanted::default() };
+        let can_scan = scan.contains(PageWalker::TELLS);
+        let walker = PageWalker::new(page, can_scan, wanted, Budget { max_lock, ..Budget::default() })?;
+        Ok(Self {
+            page,
+            reader: PageReader::new(page, scan, max_lock),
+            walker,
+            depth: depth.max(LookDepth::Words),
+            cost: Cost::default(),
+        })
     }
 
     /// What recording cost, if its CPU time is `cpu`.
@@ -166,7 +191,7 @@ impl Prober {
 
     fn look_at_maps(&mut self, tid: Tid) -> Result<MapsLook, ProbeError> {
         let began = clock::boottime();
-        let text = self.timed(|_| read_maps(tid))?;
+        let text = timed(&mut self.cost, || read_maps(tid))?;
         let landmarks = landmarks(tid).ok_or(ProbeError::Gone)?;
         Ok(MapsLook { began, vmas: maps::parse(&text)?, landmarks })
     }
@@ -191,26 +216,32 @@ impl Prober {
         ranges: &[(VirtRange, LookReason)],
         mut observe: impl FnMut(Seen),
     ) -> Result<(), ProbeError> {
-        let pagemap = self.timed(|_| File::open(format!("/proc/{}/pagemap", tid.0)))?;
-        let told = self.reader.tells();
+        let Self { page, reader, walker, depth, cost } = self;
+        let pagemap = timed(cost, || File::open(format!("/proc/{}/pagemap", tid.0)))?;
         for &(range, reason) in ranges {
             let began = clock::boottime();
-            let runs = self.timed(|reader| reader.read(&pagemap, range))?;
-            self.cost.looks += 1;
-            self.cost.looked_pages += range.pages(self.page).get();
-            observe(Seen::Pages(PageLook { began, reason, range, told, runs }));
+            let (runs, told, depth) = if reason.is_close() {
+                let mut runs = Vec::new();
+                timed(cost, || walker.walk(&pagemap, range, |run| runs.extend(run.to_state(*page))))?;
+                (runs, walker.tells(), *depth)
+            } else {
+                (timed(cost, || reader.read(&pagemap, range))?, reader.tells(), LookDepth::Categories)
+            };
+            cost.looks += 1;
+            cost.looked_pages += range.pages(*page).get();
+            observe(Seen::Pages(PageLook { began, reason, range, told, depth, runs }));
         }
         Ok(())
     }
+}
 
-    /// Adds the time that `look` takes to the cost.
-    fn timed<T>(&mut self, look: impl FnOnce(&mut PageReader) -> T) -> T {
-        let began = Instant::now();
-        let result = look(&mut self.reader);
-        let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.cost.lock_ns = self.cost.lock_ns.saturating_add(nanos);
-        result
-    }
+/// Adds the time that `look` takes to the cost.
+fn timed<T>(cost: &mut Cost, look: impl FnOnce() -> T) -> T {
+    let began = Instant::now();
+    let result = look();
+    let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    cost.lock_ns = cost.lock_ns.saturating_add(nanos);
+    result
 }
 
 /// The text of the maps of the thread `tid`.
@@ -275,7 +306,9 @@ mod tests {
             PageSize::from_bytes(page).expect("a power of two"),
             PageCategories::all(),
             Nanos::new(2_000_000),
+            LookDepth::Words,
         )
+        .expect("words need no file but pagemap")
     }
 
     fn ask(tgid: u32, target: ProbeTarget) -> ProbeRequest {

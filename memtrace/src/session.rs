@@ -18,13 +18,13 @@ use rustix::fs::{OFlags, fcntl_getfl};
 
 use crate::{
     decode::Frame,
-    event::{FaultCounts, Tgid, Tid},
+    event::{FaultCounts, LookDepth, Tgid, Tid},
     export::{ExportError, csv::CsvTimeline},
     host::{self, Facility},
     live::{self, ArmError, AttachError, Drain, Entry, HeatReader, LossMeter, Plan, Probes, Target},
     pagemap::PageCategories,
     pipeline::{Detail, FocusOptions},
-    probe::Prober,
+    probe::{Prober, files::FileError},
     record::{Capture, Cost, End, Ending, ExitReason, Header, RecordError, Writer},
     sys::clock,
     timeline::Summary,
@@ -124,6 +124,9 @@ pub enum SessionError {
     /// The CSV could not be written.
     #[error(transparent)]
     Export(#[from] ExportError),
+    /// A file of the kernel that tells of frames cannot be read.
+    #[error(transparent)]
+    Frames(#[from] FileError),
     /// A thread or a signal handler could not be set up.
     #[error("cannot set up the session")]
     Io(#[from] io::Error),
@@ -184,13 +187,15 @@ async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outc
     };
     let scan =
         if features.is_usable(Facility::PagemapScan) { page_era.scan } else { PageCategories::empty() };
+    let has_frames = [Facility::FrameNumbers, Facility::PageFlags].iter().all(|one| features.is_usable(*one));
+    let depth = if has_frames { LookDepth::Frames } else { LookDepth::Words };
     let csv = csv.map(empty).transpose()?;
     let taker = Recorder::new(
         Writer::new(BufWriter::new(empty(file)?), &header)?,
         csv.map(|csv| CsvTimeline::new(BufWriter::new(csv), &facts)).transpose()?,
         &facts,
         header.capture.options(false),
-        Prober::new(facts.page, scan, options.max_lock),
+        Prober::new(facts.page, scan, options.max_lock, depth)?,
         heat,
     );
     let (look, still_looks) = (taker.look_switch(), taker.still_looks());

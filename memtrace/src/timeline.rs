@@ -16,9 +16,11 @@ use crate::{
 
 mod looks;
 mod maps;
+mod pages;
 
-pub use looks::{LookCount, LookSummary, PageState, UnseenRegions};
+pub use looks::{LookCount, LookSummary, PageCounts, PageState, UnseenRegions};
 pub use maps::{Churn, MapFlags, MapIdentity, MapRow, MapSummary, MapTally, MappingProcess};
+pub use pages::{CopyTotals, ForkTax, Gave, GaveKind, GaveTotals, PageCause, PageKind, PageRow};
 
 /// The number of a region, unique in a recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -195,16 +197,17 @@ pub struct PageTally {
     pub looked: Timestamp,
     /// Pages looked at: the slots of the region that were hot.
     pub looked_pages: PageCount,
-    /// In memory.
-    pub present: PageCount,
-    /// In swap, or another non-present entry.
-    pub swapped: PageCount,
-    /// Of a file or shared memory.
-    pub file: PageCount,
-    /// The zero page.
-    pub zero: Option<PageCount>,
-    /// Mapped by a huge entry.
-    pub huge: Option<PageCount>,
+    /// What was seen of them.
+    pub counts: PageCounts,
+    /// Pages that the kernel moved to other frames since they were looked at before; `None` if none of them was.
+    pub migrated: Option<PageCount>,
+}
+
+impl PageTally {
+    /// Nothing seen yet, at `looked`.
+    pub(crate) fn at(looked: Timestamp) -> Self {
+        Self { looked, looked_pages: PageCount::default(), counts: PageCounts::default(), migrated: None }
+    }
 }
 
 /// One fault with what is known around it.
@@ -218,6 +221,8 @@ pub struct FaultRow {
     pub comm: Option<Comm>,
     /// Where the address lay.
     pub place: Option<FaultPlace>,
+    /// What it brought; `None` if no look came in time to tell.
+    pub gave: Option<Gave>,
 }
 
 /// Where a fault was taken.
@@ -244,6 +249,8 @@ pub enum Row {
     Map(MapRow),
     /// A region that is no more, or was there at the end.
     Region(RegionSummary),
+    /// Pages changed between two looks, in the order of the looks.
+    Pages(PageRow),
     /// Records are missing.
     Loss(Loss),
 }
@@ -283,6 +290,11 @@ pub struct Summary {
     pub without_region: FaultCounts,
     /// What was looked at, and what was not.
     pub looks: LookSummary,
+    /// What forks cost those who forked.
+    pub fork_tax: BTreeMap<Tgid, ForkTax>,
+    /// What faults gave: by kind, and by how many pages each, unless that differs from fault to fault. Empty where faults are not
+    /// followed one by one.
+    pub gave: BTreeMap<(GaveKind, Option<PageCount>), GaveTotals>,
 }
 
 /// Totals of fault records.

@@ -188,6 +188,28 @@ pub struct Layout {
     pub swapped_pages: u64,
 }
 
+/// What the workload `gave` touched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gifts {
+    /// Its process.
+    pub pid: u32,
+    /// The child that it forked.
+    pub child: u32,
+    /// By what they are like.
+    pub gifts: BTreeMap<String, Gift>,
+}
+
+/// A stretch of memory that was touched in one way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gift {
+    /// First address.
+    pub start: u64,
+    /// First address behind.
+    pub end: u64,
+    /// How many of its pages were touched, huge ones as one, each time counted.
+    pub touched: u64,
+}
+
 /// Prints `entry` as one line of JSON on stdout.
 pub fn print(entry: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(entry)?;

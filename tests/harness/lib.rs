@@ -25,6 +25,7 @@ pub mod memory;
 pub mod oracle;
 pub mod recording;
 pub mod requirement;
+pub mod rows;
 pub mod run;
 pub mod setting;
 pub mod swap;

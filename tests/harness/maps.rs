@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::recording::{MapRow, Recording};
+use crate::{recording::Recording, rows::MapRow};
 
 impl Recording {
     /// Checks that memtrace's map was compared with the kernel's at least `checks` times and was the same, and that

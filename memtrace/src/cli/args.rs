@@ -148,6 +148,8 @@ pub(super) enum Table {
     Maps,
     /// One row per region
     Regions,
+    /// One row per run of pages that changed between two looks
+    Pages,
     /// One row per gap
     Losses,
 }

@@ -18,7 +18,7 @@ use crate::{
     event::Loss,
     export::{self, csv::CsvTable},
     record::{self, MAGIC, Recording},
-    timeline::{FaultRow, MapRow, RegionSummary, Summary, TimelineRow},
+    timeline::{FaultRow, MapRow, PageRow, RegionSummary, Summary, TimelineRow},
 };
 
 pub(super) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
@@ -29,6 +29,7 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
         (Format::Csv, Table::Faults) => csv::<FaultRow>(&mut recording, output, true),
         (Format::Csv, Table::Maps) => csv::<MapRow>(&mut recording, output, true),
         (Format::Csv, Table::Regions) => csv::<RegionSummary>(&mut recording, output, false),
+        (Format::Csv, Table::Pages) => csv::<PageRow>(&mut recording, output, true),
         (Format::Csv, Table::Losses) => csv::<Loss>(&mut recording, output, false),
     }?;
     let complete = recording.recovery().complete && summary.losses.is_empty();

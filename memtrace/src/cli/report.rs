@@ -11,7 +11,8 @@ use crate::{record, report::Report};
 
 pub(super) fn run(args: &ReportArgs) -> anyhow::Result<ExitCode> {
     let mut recording = super::open(&args.input.file)?;
-    let options = recording.header().capture.options(false);
+    // Each fault is followed, so that it is known what it gave.
+    let options = recording.header().capture.options(true);
     let summary = record::replay(&mut recording, options, |_| anyhow::Ok(()))?;
     let report = Report::new(&recording, summary);
     super::print(args.json.then(|| report.to_json()), &report)?;

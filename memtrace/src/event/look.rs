@@ -56,8 +56,22 @@ pub struct PageLook {
     pub range: VirtRange,
     /// What the look could tell: without a category here, its absence from a run means nothing.
     pub told: PageCategories,
+    /// What else was read of each page.
+    pub depth: LookDepth,
     /// Runs of pages that are not absent, in address order.
     pub runs: Vec<StateRun>,
+}
+
+/// How much a look reads of each page; each more than the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LookDepth {
+    /// Categories alone: what a scan tells in one go.
+    Categories,
+    /// Its word in pagemap too.
+    Words,
+    /// And the flags of its frame.
+    Frames,
 }
 
 /// Why pages were looked at; in order of importance.
@@ -79,6 +93,15 @@ pub enum LookReason {
 }
 
 impl LookReason {
+    /// Whether each page is worth a look of its own: something points at just these.
+    #[must_use]
+    pub const fn is_close(self) -> bool {
+        match self {
+            Self::Asked | Self::Heat | Self::Call | Self::Full => true,
+            Self::Population | Self::Rotation => false,
+        }
+    }
+
     /// The word for it in reports.
     #[must_use]
     pub const fn name(self) -> &'static str {

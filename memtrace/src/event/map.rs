@@ -220,6 +220,12 @@ pub mod flags {
     pub const MREMAP_FIXED: u64 = 2;
     /// `MREMAP_DONTUNMAP`
     pub const MREMAP_DONTUNMAP: u64 = 4;
+    /// `MADV_DONTNEED`
+    pub const MADV_DONTNEED: u64 = 4;
+    /// `MADV_REMOVE`
+    pub const MADV_REMOVE: u64 = 9;
+    /// `MADV_DONTNEED_LOCKED`
+    pub const MADV_DONTNEED_LOCKED: u64 = 24;
     /// `MADV_DONTFORK`
     pub const MADV_DONTFORK: u64 = 10;
     /// `MADV_DOFORK`

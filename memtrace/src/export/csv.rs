@@ -63,6 +63,7 @@ impl<R: Table, W: io::Write> CsvTable<R, W> {
             Value::Unknown => {}
             Value::Number(number) => write!(self.number, "{number}")?,
             Value::Address(addr) => write!(self.number, "{addr}")?,
+            Value::Bits(bits) => write!(self.number, "{bits:#x}")?,
             Value::Error(error) => write!(self.number, "-{error}")?,
             Value::Flags(flags) => write!(self.number, "{flags}")?,
             Value::Word(word) => return self.writer.write_field(word),
@@ -92,8 +93,8 @@ mod tests {
             Access, Comm, Cpu, Fault, FaultCounts, FaultKind, Loss, LossCause, Mode, SpaceId, Tgid, Tid,
         },
         timeline::{
-            AccessCounts, Backing, FaultDetail, FaultPlace, FaultRow, FaultTally, MapFlags, MapRow, MapTally,
-            PageTally, RegionId, RegionLabel, RegionSummary,
+            AccessCounts, Backing, FaultDetail, FaultPlace, FaultRow, FaultTally, Gave, GaveKind, MapFlags,
+            MapRow, MapTally, PageCounts, PageRow, PageTally, RegionId, RegionLabel, RegionSummary,
         },
         units::{Nanos, PageCount, VirtAddr, VirtRange},
     };
@@ -158,6 +159,11 @@ mod tests {
                 name: Arc::from(&b"/lib/x.so"[..]),
                 file_offset: Some(0x3010),
             }),
+            gave: Some(Gave {
+                kind: GaveKind::File,
+                pages: Some(PageCount::new(16)),
+                lag: Nanos::new(5_000),
+            }),
         }
     }
 
@@ -171,10 +177,12 @@ mod tests {
             ksm_pages,huge_pages,mthp_pages,hugetlb_pages,written_pages,accessed_pages,\
             migrated_pages,lower_bound\n";
         let faults = "time_ns,tgid,tid,comm,cpu,addr,ip,access,mode,kind,latency_ns,region,\
-            offset_bytes,gave,stack,name,file_offset_bytes\n";
+            offset_bytes,gave,stack,name,file_offset_bytes,gave_pages,gave_lag_ns\n";
+        let pages = "time_ns,tgid,region,addr,pages,pfn,prev_pfn,state,prev_state,flags,order,node,cause\n";
 
         assert_eq!(csv::<TimelineRow>(&[]), timeline);
         assert_eq!(csv::<FaultRow>(&[]), faults);
+        assert_eq!(csv::<PageRow>(&[]), pages);
         assert_eq!(csv::<Loss>(&[]), "start_ns,end_ns,cpu,cause,count\n");
     }
 
@@ -211,11 +219,19 @@ mod tests {
             pages: Some(PageTally {
                 looked: at(90),
                 looked_pages: PageCount::new(31),
-                present: PageCount::new(32),
-                swapped: PageCount::new(33),
-                file: PageCount::new(34),
-                zero: Some(PageCount::new(35)),
-                huge: Some(PageCount::new(36)),
+                counts: PageCounts {
+                    present: PageCount::new(32),
+                    swapped: PageCount::new(33),
+                    file: PageCount::new(34),
+                    shared: Some(PageCount::new(35)),
+                    exclusive: Some(PageCount::new(36)),
+                    zero: Some(PageCount::new(37)),
+                    ksm: None,
+                    huge: Some(PageCount::new(39)),
+                    mthp: Some(PageCount::new(40)),
+                    hugetlb: Some(PageCount::new(41)),
+                },
+                migrated: Some(PageCount::new(44)),
             }),
             lower_bound: true,
             ..timeline_row()
@@ -223,7 +239,7 @@ mod tests {
 
         let text = csv::<TimelineRow>(&[Row::Timeline(row)]);
         let expected = "0,100000000,42,cc1,7,0x1000,0x9000,rw-p,file,\"/tmp/a, \"\"b\"\" \u{fffd}\",\
-            10,2,3,4,5,6,7,8,,,900,200,41,42,43,44,45,46,47,90,31,32,33,34,,,35,,36,,,,,,1";
+            10,2,3,4,5,6,7,8,,,900,200,41,42,43,44,45,46,47,90,31,32,33,34,35,36,37,,39,40,41,,,44,1";
         assert_eq!(text.lines().nth(1), Some(expected));
     }
 
@@ -247,12 +263,13 @@ mod tests {
             tgid: None,
             comm: None,
             place: None,
+            gave: None,
         };
 
         let text = csv::<FaultRow>(&[Row::Fault(fault_row()), Row::Fault(bare)]);
         let expected = [
-            "1234,42,43,cc1,1,0x7f0000001010,0x401000,write,user,minor,900,7,4112,,,/lib/x.so,12304",
-            "1234,,43,,1,0x7f0000001010,0x401000,,user,failed,,,,,,,",
+            "1234,42,43,cc1,1,0x7f0000001010,0x401000,write,user,minor,900,7,4112,file,,/lib/x.so,12304,16,5000",
+            "1234,,43,,1,0x7f0000001010,0x401000,,user,failed,,,,,,,,,",
         ];
         assert_eq!(text.lines().skip(1).collect::<Vec<_>>(), expected);
     }

@@ -5,11 +5,12 @@
 //! Not here: how a value is written (`csv`).
 
 mod maps;
+mod pages;
 
 use super::{Column, Table, Value};
 use crate::{
     event::{Access, FaultKind, Loss, Mode},
-    timeline::{AccessCounts, FaultDetail, FaultRow, PageTally, Row, TimelineRow},
+    timeline::{AccessCounts, FaultDetail, FaultRow, PageCounts, PageTally, Row, TimelineRow},
     units::{Nanos, PageCount, Timestamp, VirtAddr, VirtRange},
 };
 
@@ -81,6 +82,10 @@ impl TimelineRow {
         self.pages.as_ref().map(of).into()
     }
 
+    fn counts<'a, T: Into<Value<'a>>>(&self, of: impl FnOnce(&PageCounts) -> T) -> Value<'a> {
+        self.pages(|pages| of(&pages.counts))
+    }
+
     /// Where the region lies, or the slot that stands for it.
     fn place(&self) -> Option<VirtRange> {
         self.region.as_ref().map(|region| region.range).or(self.range)
@@ -148,21 +153,29 @@ impl Table for TimelineRow {
             row.pages(|pages| pages.looked.since(start))
         }),
         column("looked_pages", "pages looked at", |row, _| row.pages(|pages| pages.looked_pages)),
-        column("present_pages", "pages in memory", |row, _| row.pages(|pages| pages.present)),
+        column("present_pages", "pages in memory", |row, _| row.counts(|pages| pages.present)),
         column("swapped_pages", "pages in swap, or with another non-present entry", |row, _| {
-            row.pages(|pages| pages.swapped)
+            row.counts(|pages| pages.swapped)
         }),
-        column("file_pages", "pages of a file or shared memory", |row, _| row.pages(|pages| pages.file)),
-        unknown("shared_pages", "pages mapped more than once"),
-        unknown("exclusive_pages", "pages mapped once"),
-        column("zero_pages", "pages that are the zero page", |row, _| row.pages(|pages| pages.zero)),
-        unknown("ksm_pages", "pages merged by KSM"),
-        column("huge_pages", "pages mapped by a huge entry", |row, _| row.pages(|pages| pages.huge)),
-        unknown("mthp_pages", "pages of large folios mapped page by page"),
-        unknown("hugetlb_pages", "pages of hugetlbfs"),
+        column("file_pages", "pages of a file or shared memory", |row, _| row.counts(|pages| pages.file)),
+        column("shared_pages", "pages mapped more than once, but for the zero page", |row, _| {
+            row.counts(|pages| pages.shared)
+        }),
+        column("exclusive_pages", "pages mapped once", |row, _| row.counts(|pages| pages.exclusive)),
+        column("zero_pages", "pages that are the zero page", |row, _| row.counts(|pages| pages.zero)),
+        column("ksm_pages", "pages merged by KSM", |row, _| row.counts(|pages| pages.ksm)),
+        column("huge_pages", "pages mapped by a huge entry", |row, _| row.counts(|pages| pages.huge)),
+        column("mthp_pages", "pages of large folios mapped page by page", |row, _| {
+            row.counts(|pages| pages.mthp)
+        }),
+        column("hugetlb_pages", "pages of hugetlbfs", |row, _| row.counts(|pages| pages.hugetlb)),
         unknown("written_pages", "distinct pages found written in the interval"),
         unknown("accessed_pages", "distinct pages found accessed in the interval"),
-        unknown("migrated_pages", "distinct pages found moved in the interval"),
+        column(
+            "migrated_pages",
+            "pages that the kernel moved to other frames since the look before",
+            |row, _| row.pages(|pages| pages.migrated),
+        ),
         column("lower_bound", "1 if a loss touches the interval: counts are at least these", |row, _| {
             u64::from(row.lower_bound).into()
         }),
@@ -171,7 +184,7 @@ impl Table for TimelineRow {
     fn of(row: &Row) -> Option<&Self> {
         match row {
             Row::Timeline(row) => Some(row),
-            Row::Fault(_) | Row::Map(_) | Row::Region(_) | Row::Loss(_) => None,
+            Row::Fault(_) | Row::Map(_) | Row::Region(_) | Row::Loss(_) | Row::Pages(_) => None,
         }
     }
 }
@@ -220,7 +233,9 @@ impl Table for FaultRow {
         column("offset_bytes", "distance of the address from the start of the region", |row, _| {
             row.place.as_ref().map(|place| place.offset).into()
         }),
-        unknown("gave", "what the fault brought"),
+        column("gave", "what the fault brought: anon, zero, file, swap, copy, reuse or hugetlb", |row, _| {
+            row.gave.map(|gave| gave.kind.name()).into()
+        }),
         unknown("stack", "call stack"),
         column("name", "path or bracketed name of the region, as in maps", |row, _| match &row.place {
             Some(place) => Value::Text(&place.name),
@@ -229,12 +244,18 @@ impl Table for FaultRow {
         column("file_offset_bytes", "offset of the address in the file", |row, _| {
             row.place.as_ref().and_then(|place| place.file_offset).into()
         }),
+        column("gave_pages", "how many pages it brought; empty if that is not known", |row, _| {
+            row.gave.and_then(|gave| gave.pages).into()
+        }),
+        column("gave_lag_ns", "time from the fault to the look that tells", |row, _| {
+            row.gave.map(|gave| gave.lag).into()
+        }),
     ];
 
     fn of(row: &Row) -> Option<&Self> {
         match row {
             Row::Fault(row) => Some(row),
-            Row::Timeline(_) | Row::Map(_) | Row::Region(_) | Row::Loss(_) => None,
+            Row::Timeline(_) | Row::Map(_) | Row::Region(_) | Row::Loss(_) | Row::Pages(_) => None,
         }
     }
 }
@@ -253,7 +274,7 @@ impl Table for Loss {
     fn of(row: &Row) -> Option<&Self> {
         match row {
             Row::Loss(loss) => Some(loss),
-            Row::Timeline(_) | Row::Fault(_) | Row::Map(_) | Row::Region(_) => None,
+            Row::Timeline(_) | Row::Fault(_) | Row::Map(_) | Row::Region(_) | Row::Pages(_) => None,
         }
     }
 }

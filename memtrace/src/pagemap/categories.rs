@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{entry::PagemapEntry, flags::PageFlags};
 use crate::units::VirtRange;
 
 bitflags::bitflags! {
@@ -54,6 +55,25 @@ pub struct StateRun {
     pub range: VirtRange,
     /// What holds for each page of it.
     pub categories: PageCategories,
+    /// What else was read of them; `None` if nothing was asked for.
+    pub words: Option<PageWords>,
+}
+
+/// What the kernel has written of consecutive pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageWords {
+    /// Word of the first page in pagemap; the others follow from it.
+    pub entry: PagemapEntry,
+    /// Word of the frame of each page in `/proc/kpageflags`; `None` for pages without one, and where frames are hidden.
+    pub flags: Option<PageFlags>,
+}
+
+impl StateRun {
+    /// A run of which nothing but `categories` is known.
+    #[must_use]
+    pub const fn new(range: VirtRange, categories: PageCategories) -> Self {
+        Self { range, categories, words: None }
+    }
 }
 
 #[cfg(test)]

@@ -214,6 +214,13 @@ impl PagemapEntry {
         if self.0 & EntryFlags::PRESENT.bits() == 0 { None } else { Pfn::new(self.0 & LOW_MASK) }
     }
 
+    /// Whether the page is mapped exactly once; since Linux 4.2.
+    #[must_use]
+    pub const fn is_exclusive(self) -> bool {
+        const BITS: u64 = EntryFlags::PRESENT.union(EntryFlags::EXCLUSIVE).bits();
+        self.0 & BITS == BITS
+    }
+
     /// What the entry of the `pages`-th page after this one would be in one run with it: a present page lies in the frame so
     /// many further, a swapped one at an offset so many further; else it is the same.
     ///

@@ -1,7 +1,11 @@
 //! Runs of pagemap words that follow from one another.
 
-use super::{categories::PageCategories, entry::PagemapEntry, flags::PageFlags};
-use crate::units::{PageCount, Vpn};
+use super::{
+    categories::{PageCategories, PageWords, StateRun},
+    entry::PagemapEntry,
+    flags::PageFlags,
+};
+use crate::units::{PageCount, PageSize, VirtRange, Vpn};
 
 /// Consecutive pages whose words follow from the first: the same flags, and a frame number or an offset in swap that grows
 /// by one from page to page, or stays where it means nothing.
@@ -53,6 +57,15 @@ pub struct PageRun {
 }
 
 impl PageRun {
+    /// Where it lies and in what state, with base pages of size `page`.
+    #[must_use]
+    pub fn to_state(self, page: PageSize) -> Option<StateRun> {
+        let Self { entries: EntryRun { first, pages, entry }, categories, frame } = self;
+        let end = Vpn::from_raw(first.as_raw() + pages.get());
+        let range = VirtRange::new(first.start(page), end.start(page))?;
+        Some(StateRun { range, categories, words: Some(PageWords { entry, flags: frame.flags }) })
+    }
+
     /// Adds `next` at the end, unless it is no neighbour or not alike.
     pub fn try_append(&mut self, next: &Self) -> bool {
         let Self { entries, categories, frame } = self;

@@ -4,18 +4,20 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{
     Detail, END_OF_TIME, Options,
+    gave::{SlotLook, Unresolved, is_migration},
     maps::Done,
-    pages::{slot_of, slots},
-    residence::SlotState,
+    pages::{Counting, slot_of, slots},
+    places::{Places, part_of},
     tasks::{Position, Task, Tasks},
     totals::Totals,
 };
 use crate::{
     event::{
-        Fault, FaultKind, HeatCell, HeatReading, HostFacts, Loss, Mode, PageLook, SpaceId, Tgid, Uncounted,
+        Fault, FaultKind, HeatCell, HeatReading, HostFacts, LookDepth, Loss, MapRequest, Mode, PageLook,
+        SpaceId, Tgid, Uncounted,
     },
     timeline::{FaultRow, FaultTally, MapTally, PageTally, RegionId, RegionLabel, Row, TimelineRow},
-    units::{Nanos, PageSize, Timestamp, VirtRange},
+    units::{Nanos, PageCount, PageSize, Timestamp, VirtRange},
 };
 
 /// What one row is about. In the order of rows: by process, what no region explains last.
@@ -81,6 +83,7 @@ struct Interval {
     cells: BTreeMap<CellKey, Cell>,
     waiting: Vec<Waiting>,
     fault_rows: Vec<FaultRow>,
+    unresolved: Unresolved,
     /// With counts alone: the growth that the reading at its end found.
     grown: Vec<HeatCell>,
 }
@@ -88,7 +91,15 @@ struct Interval {
 impl Interval {
     fn new(start: Timestamp, end: Timestamp) -> Self {
         let cells = BTreeMap::new();
-        Self { start, end, cells, waiting: Vec::new(), fault_rows: Vec::new(), grown: Vec::new() }
+        Self {
+            start,
+            end,
+            cells,
+            waiting: Vec::new(),
+            fault_rows: Vec::new(),
+            unresolved: Unresolved::default(),
+            grown: Vec::new(),
+        }
     }
 }
 
@@ -98,6 +109,8 @@ pub(super) struct Intervals {
     detail: Detail,
     event_rows: bool,
     page: PageSize,
+    counting: Counting,
+    places: Places,
     origin: Timestamp,
     length: Nanos,
     /// In order. With full detail they lie on a grid of `length`, and those in which nothing happened are
@@ -154,6 +167,8 @@ impl Intervals {
             detail,
             event_rows,
             page: host.page,
+            counting: Counting::new(host),
+            places: Places::new(host.page),
             origin,
             length: interval.max(Nanos::new(1)),
             open,
@@ -174,14 +189,22 @@ impl Intervals {
         position: Option<Position>,
         tasks: &Tasks,
     ) {
-        let event_rows = self.event_rows;
+        let (event_rows, page) = (self.event_rows, self.page);
+        if let Some(task) = task
+            && matches!(fault.kind, FaultKind::Minor | FaultKind::Major)
+        {
+            self.places.fault(fault.time, task.space, fault.addr);
+        }
         if event_rows || position.is_none() {
             let interval = self.at(fault.time);
             let row = interval.fault_rows.len();
             if event_rows {
                 let (tgid, comm) = task.map(|task| (task.tgid, task.comm)).unzip();
                 let place = task.and_then(|task| tasks.place(task.space, fault.addr, position?));
-                interval.fault_rows.push(FaultRow { fault: *fault, tgid, comm, place });
+                interval.fault_rows.push(FaultRow { fault: *fault, tgid, comm, place, gave: None });
+                if let Some(task) = task {
+                    interval.unresolved.add(task.space, page, row, &interval.fault_rows);
+                }
             }
             if let (Some(task), None) = (task, position)
                 && interval.waiting.len() < MAX_WAITING
@@ -218,6 +241,20 @@ impl Intervals {
         let place = region.map_or(Place::Unknown, Place::Region);
         let key = CellKey { tgid: Some(tgid), space, place };
         self.at(time).cells.entry(key).or_default().maps.add(kind);
+    }
+
+    /// `space` is new: a program is loaded into it.
+    pub(super) fn begin(&mut self, space: SpaceId) {
+        self.places.begin(space);
+    }
+
+    /// Notes what a call about `range` may have done to pages.
+    pub(super) fn called(&mut self, space: SpaceId, request: &MapRequest, range: VirtRange) {
+        if self.places.call(space, request, range) {
+            for Interval { unresolved, .. } in &mut self.open {
+                unresolved.forget(space, range, self.page);
+            }
+        }
     }
 
     /// Counts faults without an event.
@@ -268,35 +305,75 @@ impl Intervals {
         look: &PageLook,
         tasks: &Tasks,
         totals: &mut Totals,
+        rows: &mut Vec<Row>,
     ) {
-        let PageLook { range, told, runs, reason, began: _ } = look;
-        let (page, reading) = (self.page, self.reading_before(time));
+        let range = look.range;
+        let (page, reading, counting) = (self.page, self.reading_before(time), self.counting);
         let interval = self.looked_at(time);
-        let regions = tasks.regions(space).into_iter().flat_map(|regions| regions.overlapping(*range));
+        let regions = tasks.regions(space).into_iter().flat_map(|regions| regions.overlapping(range));
         for region in regions {
             let (id, whole) = (region.id, region.range);
-            let Some(looked) = whole.intersection(*range) else { continue };
+            let Some(looked) = whole.intersection(range) else { continue };
             let key = CellKey { tgid: Some(tgid), space, place: Place::Region(id) };
             let cell = interval.cells.entry(key).or_default();
-            let nothing = Look { reading, tally: PageTally::at(time, *told) };
-            let look = cell.pages.get_or_insert(nothing);
-            if look.reading != reading {
-                *look = nothing;
+            let nothing = Look { reading, tally: PageTally::at(time) };
+            let seen = cell.pages.get_or_insert(nothing);
+            if seen.reading != reading {
+                *seen = nothing;
             }
-            let tally = &mut look.tally;
+            let tally = &mut seen.tally;
             tally.looked = time;
             tally.looked_pages += looked.pages(page);
-            totals.looked_at(id, *reason);
-            for slot in slots(looked) {
-                let mut state = SlotState::default();
-                let first = runs.partition_point(|run| run.range.end() <= slot.start());
-                for run in &runs[first..] {
-                    let Some(part) = run.range.intersection(slot) else { break };
-                    tally.add(run.categories, part.pages(page));
-                    state.add(run.categories, part.pages(page));
-                }
-                totals.seen(id).see(time, *told, slot_of(slot.start()), state);
+            totals.looked_at(id, look.reason);
+            for part in slots(looked) {
+                let state = counting.count(look, part, |range| range.pages(page));
+                tally.counts += &state;
+                totals.seen(id).see(time, slot_of(part.start()), state);
             }
+        }
+        if look.depth >= LookDepth::Frames && self.detail == Detail::Full {
+            for slot in slots(range) {
+                self.look_closely(time, (tgid, space), look, slot, tasks, rows);
+            }
+        }
+    }
+
+    /// Notes what changed in a slot since it was looked at before, and what faults gave.
+    fn look_closely(
+        &mut self,
+        time: Timestamp,
+        (tgid, space): (Tgid, SpaceId),
+        look: &PageLook,
+        slot: VirtRange,
+        tasks: &Tasks,
+        rows: &mut Vec<Row>,
+    ) {
+        let page = self.page;
+        let first = look.runs.partition_point(|run| run.range.end() <= slot.start());
+        let runs: Vec<_> = look.runs[first..].iter().map_while(|run| part_of(run, slot, page)).collect();
+        let before = self.places.replace(look.began, space, slot.start(), runs.clone());
+        let seen = SlotLook { began: look.began, slot: slot.start(), runs: &runs, before: &before, page };
+        for region in tasks.regions(space).into_iter().flat_map(|regions| regions.overlapping(slot)) {
+            let Some(part) = region.range.intersection(slot).filter(|part| before.knows_of(*part)) else {
+                continue;
+            };
+            let changes = before.changes(part, &runs, page);
+            let migrated = changes.iter().filter(|change| is_migration(change));
+            let migrated = PageCount::new(migrated.map(|change| change.range.pages(page).get()).sum());
+            let key = CellKey { tgid: Some(tgid), space, place: Place::Region(region.id) };
+            if let Some(cell) = self.looked_at(time).cells.get_mut(&key)
+                && let Some(look) = &mut cell.pages
+            {
+                *look.tally.migrated.get_or_insert_default() += migrated;
+            }
+            if self.event_rows {
+                rows.extend(
+                    changes.iter().filter_map(|change| seen.row(change, tgid, region.id)).map(Row::Pages),
+                );
+            }
+        }
+        for Interval { unresolved, fault_rows, .. } in &mut self.open {
+            unresolved.resolve(space, &seen, fault_rows);
         }
     }
 
@@ -372,6 +449,9 @@ impl Intervals {
         interval.place_waiting(tasks);
         interval.place_grown(tasks);
         let Interval { start, end, cells, fault_rows, .. } = interval;
+        for row in &fault_rows {
+            totals.gave(row);
+        }
         rows.extend(fault_rows.into_iter().map(Row::Fault));
 
         let lower_bound = self.losses.iter().any(|loss| loss.touches(start, end));
@@ -406,6 +486,7 @@ impl Intervals {
         }
         rows[from..].sort_by_key(row_order);
         rows.extend(totals.purge(tasks.purge(start)).map(Row::Region));
+        self.places.retain(|space| tasks.regions(space).is_some());
         self.closed = end;
         self.losses.retain(|loss| loss.end.is_none_or(|until| until >= end));
     }

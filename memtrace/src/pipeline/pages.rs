@@ -2,11 +2,11 @@
 
 use memtrace_ebpf::HEAT_SLOT_SHIFT;
 
-use super::residence::kinds_of;
 use crate::{
-    pagemap::PageCategories,
-    timeline::PageTally,
-    units::{PageCount, Timestamp, VirtAddr, VirtRange},
+    event::{HostFacts, LookDepth, PageLook},
+    pagemap::{PageCategories, PageFlags, StateRun},
+    timeline::{PageCounts, PageKind},
+    units::{PageCount, VirtAddr, VirtRange},
 };
 
 /// `range` cut at the borders of heat slots.
@@ -29,28 +29,158 @@ pub(super) fn slot_end(addr: VirtAddr) -> VirtAddr {
     VirtAddr::from_raw(slot_of(addr).as_raw().saturating_add(1 << HEAT_SLOT_SHIFT))
 }
 
-impl PageTally {
-    /// Nothing looked at yet.
-    pub(super) fn at(looked: Timestamp, told: PageCategories) -> Self {
-        let none = PageCount::default();
-        let zero = told.contains(PageCategories::PFNZERO).then_some(none);
-        let huge = told.contains(PageCategories::HUGE).then_some(none);
-        Self { looked, looked_pages: none, present: none, swapped: none, file: none, zero, huge }
+bitflags::bitflags! {
+    /// Kinds of pages that are counted.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub(super) struct Kinds: u16 {
+        const PRESENT = 1 << 0;
+        const SWAPPED = 1 << 1;
+        const FILE = 1 << 2;
+        const ZERO = 1 << 3;
+        const HUGE = 1 << 4;
+        const SHARED = 1 << 5;
+        const EXCLUSIVE = 1 << 6;
+        const KSM = 1 << 7;
+        const MTHP = 1 << 8;
+        const HUGETLB = 1 << 9;
+    }
+}
+
+/// How many [`Kinds`] there are.
+const KINDS: usize = 10;
+
+const _: () = assert!(Kinds::all().bits().count_ones() as usize == KINDS);
+
+impl Kinds {
+    /// Of which kinds each page of `run` is.
+    pub(super) fn of(run: &StateRun) -> Self {
+        let StateRun { categories, words, .. } = run;
+        let has = |category| categories.contains(category);
+        let flags = words.and_then(|words| words.flags).unwrap_or_default();
+        let mut kinds = Self::empty();
+        // A guard has the form of a swap entry.
+        kinds.set(Self::SWAPPED, has(PageCategories::SWAPPED) && !has(PageCategories::GUARD));
+        kinds.set(Self::FILE, has(PageCategories::FILE));
+        kinds.set(Self::ZERO, has(PageCategories::PFNZERO) || flags.contains(PageFlags::ZERO_PAGE));
+        if !has(PageCategories::PRESENT) {
+            return kinds;
+        }
+        kinds |= Self::PRESENT;
+        let is_exclusive = words.is_some_and(|words| words.entry.is_exclusive());
+        kinds.set(Self::EXCLUSIVE, is_exclusive);
+        kinds.set(Self::SHARED, !is_exclusive && !kinds.contains(Self::ZERO));
+        kinds.set(Self::HUGE, has(PageCategories::HUGE));
+        kinds.set(Self::KSM, flags.contains(PageFlags::KSM));
+        kinds.set(Self::HUGETLB, flags.contains(PageFlags::HUGE));
+        let is_part = flags.contains(PageFlags::THP) && !kinds.intersects(Self::HUGE | Self::ZERO);
+        kinds.set(Self::MTHP, is_part);
+        kinds
     }
 
-    /// Adds `pages` pages for which `categories` hold.
-    pub(super) fn add(&mut self, categories: PageCategories, pages: PageCount) {
-        let counts = [
-            Some(&mut self.present),
-            Some(&mut self.swapped),
-            Some(&mut self.file),
-            self.zero.as_mut(),
-            self.huge.as_mut(),
-        ];
-        for (count, holds) in counts.into_iter().zip(kinds_of(categories)) {
-            if let Some(count) = count.filter(|_| holds) {
-                *count += pages;
+    /// Those of which `look` tells.
+    fn told_by(look: &PageLook, is_ksm_told: bool) -> Self {
+        let PageLook { told, depth, .. } = look;
+        let mut kinds = Self::PRESENT | Self::SWAPPED | Self::FILE;
+        let has_frames = *depth >= LookDepth::Frames;
+        kinds.set(Self::ZERO, told.contains(PageCategories::PFNZERO) || has_frames);
+        kinds.set(Self::HUGE, told.contains(PageCategories::HUGE));
+        kinds.set(Self::SHARED | Self::EXCLUSIVE, *depth >= LookDepth::Words && kinds.contains(Self::ZERO));
+        kinds.set(Self::HUGETLB, has_frames);
+        // Else they would be taken for those that are mapped by a huge entry.
+        kinds.set(Self::MTHP, has_frames && kinds.contains(Self::HUGE));
+        kinds.set(Self::KSM, has_frames && is_ksm_told);
+        kinds
+    }
+
+    fn indices(self) -> impl Iterator<Item = usize> {
+        (0..KINDS).filter(move |kind| self.bits() & (1 << kind) != 0)
+    }
+}
+
+/// The one word for the state of the pages of `run`.
+pub(super) fn kind_of(run: &StateRun) -> PageKind {
+    let kinds = Kinds::of(run);
+    let words = [
+        (Kinds::SWAPPED, PageKind::Swapped),
+        (Kinds::ZERO, PageKind::Zero),
+        (Kinds::HUGETLB, PageKind::Hugetlb),
+        (Kinds::HUGE, PageKind::Huge),
+        (Kinds::KSM, PageKind::Ksm),
+        (Kinds::MTHP, PageKind::Mthp),
+        (Kinds::PRESENT, PageKind::Small),
+    ];
+    words.into_iter().find(|(kind, _)| kinds.contains(*kind)).map_or(PageKind::Guard, |(_, word)| word)
+}
+
+/// How pages are told apart on one host.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counting {
+    is_ksm_told: bool,
+}
+
+impl Counting {
+    pub(super) fn new(host: &HostFacts) -> Self {
+        // There every anonymous page has that flag.
+        Self { is_ksm_told: !host.kernel_release.starts_with("6.12.") }
+    }
+
+    /// Counts the pages that `look` saw in `part`, which lies in one slot.
+    pub(super) fn count(
+        self,
+        look: &PageLook,
+        part: VirtRange,
+        pages: impl Fn(VirtRange) -> PageCount,
+    ) -> SlotState {
+        let mut state = SlotState { pages: [0; KINDS], told: Kinds::told_by(look, self.is_ksm_told) };
+        let first = look.runs.partition_point(|run| run.range.end() <= part.start());
+        for run in &look.runs[first..] {
+            let Some(seen) = run.range.intersection(part) else { break };
+            let count = u16::try_from(pages(seen).get()).unwrap_or(u16::MAX);
+            for kind in Kinds::of(run).indices() {
+                state.pages[kind] = state.pages[kind].saturating_add(count);
             }
         }
+        state
+    }
+}
+
+/// Pages of one slot by kind; a slot has 512 at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SlotState {
+    pages: [u16; KINDS],
+    told: Kinds,
+}
+
+impl SlotState {
+    /// Whether all pages are absent.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pages == [0; KINDS]
+    }
+
+    pub(super) fn present(&self) -> u64 {
+        u64::from(self.pages[0])
+    }
+}
+
+impl std::ops::AddAssign<&SlotState> for PageCounts {
+    fn add_assign(&mut self, slot: &SlotState) {
+        if slot.is_empty() {
+            return;
+        }
+        let count =
+            |kind: Kinds| PageCount::new(kind.indices().map(|kind| u64::from(slot.pages[kind])).sum());
+        let told = |kind| slot.told.contains(kind).then(|| count(kind));
+        *self += Self {
+            present: count(Kinds::PRESENT),
+            swapped: count(Kinds::SWAPPED),
+            file: count(Kinds::FILE),
+            zero: told(Kinds::ZERO),
+            huge: told(Kinds::HUGE),
+            shared: told(Kinds::SHARED),
+            exclusive: told(Kinds::EXCLUSIVE),
+            ksm: told(Kinds::KSM),
+            mthp: told(Kinds::MTHP),
+            hugetlb: told(Kinds::HUGETLB),
+        };
     }
 }

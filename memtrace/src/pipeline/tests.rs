@@ -1,9 +1,9 @@
 use super::*;
 use crate::{
     event::{
-        Access, Account, Comm, Cpu, Fault, FaultCounts, FaultKind, HeatCell, Landmarks, LookReason,
-        LossCause, MapAction, MapEvent, MapsLook, Mode, PageLook, SpaceId, TaskAction, TaskEvent, Tgid, Tid,
-        Uncounted, UncountedCause, Vma,
+        Access, Account, Comm, Cpu, Fault, FaultCounts, FaultKind, HeatCell, Landmarks, LookDepth,
+        LookReason, LossCause, MapAction, MapEvent, MapsLook, Mode, PageLook, SpaceId, TaskAction, TaskEvent,
+        Tgid, Tid, Uncounted, UncountedCause, Vma,
     },
     pagemap::{PageCategories, StateRun},
     timeline::{AccessCounts, FaultDetail, TimelineRow},

@@ -6,6 +6,7 @@ use hdrhistogram::Histogram;
 
 use super::{
     END_OF_TIME,
+    forks::Forks,
     maps::{self, MapTotals},
     residence::Residence,
     seen::LookTotals,
@@ -18,10 +19,10 @@ use crate::{
     },
     region::{Comparison, Region, Retired},
     timeline::{
-        FaultTotals, MapRow, PageState, ProcessSummary, RegionId, RegionLabel, RegionSummary, Summary,
-        TaskTotals, TimelineRow,
+        FaultRow, FaultTotals, GaveKind, GaveTotals, MapRow, PageState, ProcessSummary, RegionId,
+        RegionLabel, RegionSummary, Summary, TaskTotals, TimelineRow,
     },
-    units::{Nanos, Timestamp},
+    units::{Nanos, PageCount, Timestamp},
 };
 
 /// Longest latency that the histogram tells apart: 18 minutes.
@@ -54,6 +55,9 @@ pub(super) struct Totals {
     tasks: TaskTotals,
     without_region: FaultCounts,
     looks: LookTotals,
+    forks: Forks,
+    /// By what faults gave, and by how many pages where all faults of that kind bring as many.
+    gave: BTreeMap<(GaveKind, Option<PageCount>), GaveTotals>,
 }
 
 /// Regions that have gone and are remembered.
@@ -101,6 +105,8 @@ impl Totals {
         Self {
             end: host.start,
             looks: LookTotals::new(host.page, interval),
+            forks: Forks::default(),
+            gave: BTreeMap::new(),
             host,
             faults: FaultTotals::default(),
             latencies: Histogram::new_with_bounds(1, MAX_LATENCY_NS, 3)
@@ -158,6 +164,7 @@ impl Totals {
     }
 
     pub(super) fn task(&mut self, event: &TaskEvent) {
+        self.forks.task(event);
         let process = self.processes.entry(event.tgid).or_default();
         match event.action {
             TaskAction::Fork { clone_flags, child_tgid, .. } => {
@@ -180,6 +187,22 @@ impl Totals {
             }
             TaskAction::Comm(_) | TaskAction::Join { .. } => {}
         }
+    }
+
+    /// Counts a fault of `process` that a fork may have caused.
+    pub(super) fn copied(&mut self, fault: &Fault, process: Tgid) {
+        self.forks.fault(fault, process);
+    }
+
+    /// What a fault gave is known, or will never be.
+    pub(super) fn gave(&mut self, row: &FaultRow) {
+        let Some(gave) = row.gave else { return };
+        let size = gave.pages.filter(|_| gave.kind != GaveKind::File);
+        let totals = self.gave.entry((gave.kind, size)).or_default();
+        totals.faults += 1;
+        totals.pages += gave.pages.unwrap_or_default();
+        let latency = row.fault.latency.unwrap_or_default();
+        totals.latency_sum = Nanos::new(totals.latency_sum.get() + latency.get());
     }
 
     /// The heat counters were read; `is_there` tells of which address spaces there still is a process.
@@ -353,6 +376,8 @@ impl Totals {
             maps: self.maps.into_summary(),
             without_region: self.without_region,
             looks: self.looks.into_summary(),
+            fork_tax: self.forks.into_tax(),
+            gave: self.gave,
         }
     }
 }

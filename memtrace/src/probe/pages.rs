@@ -101,7 +101,7 @@ impl PageReader {
                 if let Some(range) = VirtRange::new(next, end)
                     && categories.intersects(QUERY.any_of)
                 {
-                    append(runs, StateRun { range, categories });
+                    append(runs, StateRun::new(range, categories));
                 }
                 next = end;
             }

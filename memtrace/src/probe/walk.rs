@@ -87,6 +87,12 @@ impl PageWalker {
         Self { query: Query { inverted, all_of, any_of, wanted }, may_skip: false, ..self }
     }
 
+    /// What [`Self::walk`] can tell of a page.
+    #[must_use]
+    pub fn tells(&self) -> PageCategories {
+        if self.scanner.is_some() { Self::TELLS } else { PageCategories::OF_WORDS }
+    }
+
     /// Hands `sink` the pages of `range`, which begins at a page, in address order.
     ///
     /// If the process ends or executes a program meanwhile, what was seen until then has been handed over, and the error is

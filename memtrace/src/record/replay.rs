@@ -48,8 +48,8 @@ mod tests {
     use crate::{
         decode::Frame,
         event::{
-            Cpu, FaultCounts, HeatCell, HeatReading, HostFacts, Landmarks, LookReason, Loss, LossCause,
-            MapsLook, Observation, PageLook, Seen, SpaceId, Tgid, Vma,
+            Cpu, FaultCounts, HeatCell, HeatReading, HostFacts, Landmarks, LookDepth, LookReason, Loss,
+            LossCause, MapsLook, Observation, PageLook, Seen, SpaceId, Tgid, Vma,
         },
         export::{Table, csv::CsvTable},
         pagemap::{PageCategories, StateRun},
@@ -183,10 +183,11 @@ mod tests {
                 let reading = HeatReading { time: at(time + 6), cells: vec![cell] };
                 frames.push(Frame::Heat(reading));
                 let present = range(heap.start().as_raw(), heap.start().as_raw() + 4096 * (page + 1));
-                let run = StateRun { range: present, categories: PageCategories::PRESENT };
+                let run = StateRun::new(present, PageCategories::PRESENT);
                 frames.push(look(
                     time + 7,
                     Seen::Pages(PageLook {
+                        depth: LookDepth::Categories,
                         began: Timestamp::default(),
                         reason: LookReason::Heat,
                         range: heap,

@@ -9,10 +9,13 @@ use super::*;
 use crate::{
     decode::Frame,
     event::{
-        Cpu, HeatCell, HeatReading, Landmarks, LookReason, Loss, LossCause, MapsLook, Observation, PageLook,
-        Seen, SpaceId, Tgid, Vma,
+        Cpu, HeatCell, HeatReading, Landmarks, LookDepth, LookReason, Loss, LossCause, MapsLook, Observation,
+        PageLook, Seen, SpaceId, Tgid, Vma,
     },
-    pagemap::{FlagsEra, PageCategories, PageEra, PagemapEra, StateRun, SwapLayout},
+    pagemap::{
+        FlagsEra, PageCategories, PageEra, PageFlags, PageWords, PagemapEntry, PagemapEra, StateRun,
+        SwapLayout,
+    },
     units::{PageCount, VirtAddr, VirtRange},
 };
 
@@ -146,8 +149,13 @@ fn frame() -> impl Strategy<Value = Frame> {
     );
     let heat = (time.clone(), proptest::collection::vec(cell, 0..4))
         .prop_map(|(time, cells)| Frame::Heat(HeatReading { time, cells }));
-    let run = (range.clone(), any::<u64>())
-        .prop_map(|(range, bits)| StateRun { range, categories: PageCategories::from_bits_retain(bits) });
+    let words = any::<(u64, Option<u64>)>().prop_map(|(entry, flags)| PageWords {
+        entry: PagemapEntry::from_raw(entry),
+        flags: flags.map(PageFlags::from_bits_retain),
+    });
+    let run = (range.clone(), any::<u64>(), proptest::option::of(words)).prop_map(|(range, bits, words)| {
+        StateRun { range, categories: PageCategories::from_bits_retain(bits), words }
+    });
     let vma = (range.clone(), any::<([u8; 4], u64, (u32, u32), u64)>(), any::<Vec<u8>>()).prop_map(
         |(range, (perms, offset, device, inode), name)| Vma { range, perms, offset, device, inode, name },
     );
@@ -162,7 +170,7 @@ fn frame() -> impl Strategy<Value = Frame> {
         maps,
         (time.clone(), range, proptest::collection::vec(run, 0..4)).prop_map(|(began, range, runs)| {
             let (reason, told) = (LookReason::Population, PageCategories::all());
-            Seen::Pages(PageLook { began, reason, range, told, runs })
+            Seen::Pages(PageLook { began, reason, range, told, depth: LookDepth::Frames, runs })
         }),
         any::<u64>().prop_map(|pages| Seen::Resident(PageCount::new(pages))),
     ];

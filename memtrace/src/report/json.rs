@@ -17,8 +17,8 @@ use crate::{
     pipeline::Detail,
     record::{Availability, ExitReason},
     timeline::{
-        AccessCounts, Churn, FaultTotals, LookCount, LookSummary, MapFlags, MappingProcess, PageState,
-        ProcessSummary, RegionId, RegionSummary,
+        AccessCounts, Churn, CopyTotals, FaultTotals, ForkTax, GaveKind, GaveTotals, LookCount, LookSummary,
+        MapFlags, MappingProcess, PageCounts, PageState, ProcessSummary, RegionId, RegionSummary,
     },
     units::{PageCount, Timestamp},
 };
@@ -72,6 +72,8 @@ impl Report {
             "regions_born": summary.regions_born,
             "regions": summary.regions.iter().map(|one| region(one, start)).collect::<Vec<_>>(),
             "findings": self.findings().iter().map(finding).collect::<Vec<_>>(),
+            "fork_tax": self.summary.fork_tax.iter().map(fork_tax).collect::<Vec<_>>(),
+            "gave": self.summary.gave.iter().map(gave).collect::<Vec<_>>(),
             "looks": self.looks_json(),
             "cost": self.cost_json(),
             "features": self.features_json(),
@@ -234,16 +236,44 @@ fn process(process: &ProcessSummary, start: Timestamp) -> Value {
     })
 }
 
+fn fork_tax((tgid, tax): (&Tgid, &ForkTax)) -> Value {
+    let part = |CopyTotals { faults, latency_sum }: CopyTotals| json!({ "faults": faults, "latency_sum_ns": latency_sum.get() });
+    json!({
+        "tgid": tgid.0,
+        "forks": tax.forks,
+        "by_parent": part(tax.by_parent),
+        "by_children": part(tax.by_children),
+    })
+}
+
+/// Faults that gave the same.
+fn gave((&(kind, pages), totals): (&(GaveKind, Option<PageCount>), &GaveTotals)) -> Value {
+    json!({
+        "kind": kind.name(),
+        "pages_each": pages.map(PageCount::get),
+        "faults": totals.faults,
+        "pages": totals.pages.get(),
+        "latency_sum_ns": totals.latency_sum.get(),
+    })
+}
+
 /// Pages as last seen.
 fn page_state(pages: PageState, start: Timestamp) -> Value {
-    let PageState { looked, present, swapped, file, zero, huge } = pages;
+    let PageState { looked, counts } = pages;
+    let PageCounts { present, swapped, file, zero, huge, shared, exclusive, ksm, mthp, hugetlb } = counts;
+    let known = |pages: Option<PageCount>| pages.map(PageCount::get);
     json!({
         "looked_ns": looked.since(start).get(),
         "present": present.get(),
         "swapped": swapped.get(),
         "file": file.get(),
-        "zero": zero.map(PageCount::get),
-        "huge": huge.map(PageCount::get),
+        "zero": known(zero),
+        "huge": known(huge),
+        "shared": known(shared),
+        "exclusive": known(exclusive),
+        "ksm": known(ksm),
+        "mthp": known(mthp),
+        "hugetlb": known(hugetlb),
     })
 }
 

@@ -12,8 +12,8 @@ use crate::{
     pipeline::FocusOptions,
     record::{Availability, Capture, Cost, Ending, ExitReason, Feature, Totals},
     timeline::{
-        AccessCounts, Backing, FaultTotals, LookCount, LookSummary, MapIdentity, MapSummary, PageState,
-        ProcessSummary, RegionId, RegionLabel, RegionSummary, TaskTotals, UnseenRegions,
+        AccessCounts, Backing, FaultTotals, LookCount, LookSummary, MapIdentity, MapSummary, PageCounts,
+        PageState, ProcessSummary, RegionId, RegionLabel, RegionSummary, TaskTotals, UnseenRegions,
     },
     units::{PageCount, VirtAddr, VirtRange},
 };
@@ -32,11 +32,14 @@ fn at(nanos: u64) -> Timestamp {
 fn pages() -> PageState {
     PageState {
         looked: at(300),
-        present: PageCount::new(8),
-        swapped: PageCount::new(2),
-        file: PageCount::new(1),
-        zero: Some(PageCount::new(0)),
-        huge: None,
+        counts: PageCounts {
+            present: PageCount::new(8),
+            swapped: PageCount::new(2),
+            file: PageCount::new(1),
+            huge: None,
+            exclusive: Some(PageCount::new(7)),
+            ..PageCounts::default()
+        },
     }
 }
 
@@ -93,6 +96,8 @@ fn report() -> Report {
         },
         summary: Summary {
             without_region: FaultCounts::default(),
+            fork_tax: BTreeMap::new(),
+            gave: BTreeMap::new(),
             host,
             end: at(400),
             processes: vec![ProcessSummary {
@@ -313,8 +318,10 @@ fn looks_are_told_with_their_reasons_and_what_they_left_out() {
 fn pages_of_a_process_are_those_last_seen() {
     let report = report();
 
-    let pages =
-        json!({ "looked_ns": 300, "present": 8, "swapped": 2, "file": 1, "zero": 0, "huge": Value::Null });
+    let pages = json!({
+        "looked_ns": 300, "present": 8, "swapped": 2, "file": 1, "zero": 0, "huge": Value::Null, "shared": 0,
+        "exclusive": 7, "ksm": 0, "mthp": 0, "hugetlb": 0,
+    });
     assert_eq!(report.to_json()["processes"][0]["pages"], pages);
     let row = "  42 sort                       32 KiB       8 KiB     unknown      300 ns";
     let text = report.to_string();

@@ -17,8 +17,8 @@ use crate::{
     pipeline::Detail,
     record::Availability,
     timeline::{
-        AccessCounts, FaultTotals, LookCount, LookSummary, PageState, ProcessSummary, RegionSummary,
-        UnseenRegions,
+        AccessCounts, FaultTotals, ForkTax, GaveTotals, LookCount, LookSummary, PageCounts, PageState,
+        ProcessSummary, RegionSummary, UnseenRegions,
     },
     units::{ByteSize, PageCount},
 };
@@ -50,6 +50,8 @@ impl Display for Report {
         self.ping_pong(f)?;
         self.mapping(f)?;
         self.advice(f)?;
+        self.gave(f)?;
+        self.fork_tax(f)?;
         self.pages(f)?;
         self.looks(f)?;
         self.cost(f)
@@ -300,6 +302,50 @@ impl Report {
         writeln!(f, "  {:<24}{:>12}", "pages looked at", pages.get())
     }
 
+    /// What faults gave, and what that took.
+    fn gave(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let gave = &self.summary.gave;
+        if gave.is_empty() {
+            return Ok(());
+        }
+        heading(f, "What faults gave", ["faults", "bytes", "latency", "bytes/µs"])?;
+        let bytes = |pages: PageCount| pages.get().saturating_mul(self.header.host.page.bytes());
+        for ((kind, pages), GaveTotals { faults, pages: all, latency_sum }) in gave {
+            let size = pages.map_or(String::new(), |pages| format!(" {}", Size(bytes(pages))));
+            let label = format!("{}{size}", kind.name());
+            let rate = bytes(*all).saturating_mul(1000).checked_div(latency_sum.get());
+            let rate = rate.map_or(String::new(), |rate| rate.to_string());
+            let (all, latency) = (Size(bytes(*all)).to_string(), Time(latency_sum.get()).to_string());
+            writeln!(f, "  {label:<24}{faults:>12}{all:>12}{latency:>12}{rate:>12}")?;
+        }
+        let told: u64 = gave.values().map(|totals| totals.faults).sum();
+        match self.recorded().total().saturating_sub(told) {
+            0 => Ok(()),
+            untold => writeln!(
+                f,
+                "  {:<24}{untold:>12}  the page was looked at too late, or not closely",
+                "unknown"
+            ),
+        }
+    }
+
+    /// What forks cost in faults.
+    fn fork_tax(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let is_paid = |tax: &&ForkTax| tax.by_parent.faults + tax.by_children.faults > 0;
+        let taxed: Vec<_> = self.summary.fork_tax.iter().filter(|(_, tax)| is_paid(tax)).collect();
+        if taxed.is_empty() {
+            return Ok(());
+        }
+        heading(f, "Fork tax", ["forks", "faults", "by children", "latency"])?;
+        for (tgid, ForkTax { forks, by_parent, by_children }) in taxed.iter().take(SHOWN) {
+            let label = self.process_label(**tgid);
+            let latency = Time(by_parent.latency_sum.get() + by_children.latency_sum.get()).to_string();
+            let faults = by_parent.faults + by_children.faults;
+            writeln!(f, "  {label:<24}{forks:>12}{faults:>12}{:>12}{latency:>12}", by_children.faults)?;
+        }
+        more(f, taxed.len(), "report --json")
+    }
+
     /// Pages of processes at their end, as last seen.
     fn pages(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let states = self.summary.processes.iter().filter_map(|process| Some((process.tgid, process.pages?)));
@@ -307,11 +353,13 @@ impl Report {
         if states.is_empty() {
             return Ok(());
         }
-        states.sort_by_key(|(_, pages)| std::cmp::Reverse(pages.present));
+        states.sort_by_key(|(_, pages)| std::cmp::Reverse(pages.counts.present));
         heading(f, "Pages at the end, as last seen", ["present", "swapped", "huge", "looked at"])?;
         let size =
             |pages: PageCount| Size(pages.get().saturating_mul(self.header.host.page.bytes())).to_string();
-        for (tgid, PageState { looked, present, swapped, huge, .. }) in states.iter().take(SHOWN) {
+        for (tgid, PageState { looked, counts: PageCounts { present, swapped, huge, .. } }) in
+            states.iter().take(SHOWN)
+        {
             let label = self.process_label(*tgid);
             let huge = huge.map_or("unknown".to_owned(), size);
             let looked = Time(looked.since(self.header.host.start).get());

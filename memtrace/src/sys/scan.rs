@@ -186,7 +186,7 @@ impl Scanner {
         let runs = self.regions[..found].iter().filter_map(|region| {
             let PageRegion { start, end, categories } = *region;
             let range = VirtRange::new(VirtAddr::from_raw(start), VirtAddr::from_raw(end))?;
-            Some(StateRun { range, categories: PageCategories::from_bits_retain(categories) })
+            Some(StateRun::new(range, PageCategories::from_bits_retain(categories)))
         });
         let rest = if walked <= start {
             None

@@ -65,26 +65,77 @@ pub struct UnseenRegions {
 pub struct PageState {
     /// When the last look was.
     pub looked: Timestamp,
+    /// What was seen.
+    pub counts: PageCounts,
+}
+
+impl std::ops::AddAssign for PageState {
+    fn add_assign(&mut self, other: Self) {
+        self.looked = self.looked.max(other.looked);
+        self.counts += other.counts;
+    }
+}
+
+/// Base pages by what was seen of them; `None` where looks did not tell of all pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageCounts {
     /// In memory.
     pub present: PageCount,
     /// In swap, or another non-present entry.
     pub swapped: PageCount,
     /// Of a file or shared memory.
     pub file: PageCount,
-    /// The zero page; `None` if looks could not tell.
+    /// The zero page.
     pub zero: Option<PageCount>,
-    /// Mapped by a huge entry; `None` if looks could not tell.
+    /// Mapped by a huge entry.
     pub huge: Option<PageCount>,
+    /// In memory, and mapped more than once, but for the zero page.
+    pub shared: Option<PageCount>,
+    /// In memory, and mapped just here.
+    pub exclusive: Option<PageCount>,
+    /// Merged by KSM.
+    pub ksm: Option<PageCount>,
+    /// In a large folio, and not mapped by a huge entry.
+    pub mthp: Option<PageCount>,
+    /// Of hugetlb.
+    pub hugetlb: Option<PageCount>,
 }
 
-impl std::ops::AddAssign for PageState {
+impl Default for PageCounts {
+    /// No pages, of which everything is known.
+    fn default() -> Self {
+        let (none, known) = (PageCount::default(), Some(PageCount::default()));
+        Self {
+            present: none,
+            swapped: none,
+            file: none,
+            zero: known,
+            huge: known,
+            shared: known,
+            exclusive: known,
+            ksm: known,
+            mthp: known,
+            hugetlb: known,
+        }
+    }
+}
+
+impl std::ops::AddAssign for PageCounts {
     fn add_assign(&mut self, other: Self) {
-        let Self { looked, present, swapped, file, zero, huge } = other;
-        self.looked = self.looked.max(looked);
+        let Self { present, swapped, file, zero, huge, shared, exclusive, ksm, mthp, hugetlb } = other;
         self.present += present;
         self.swapped += swapped;
         self.file += file;
-        for (sum, pages) in [(&mut self.zero, zero), (&mut self.huge, huge)] {
+        let sums = [
+            (&mut self.zero, zero),
+            (&mut self.huge, huge),
+            (&mut self.shared, shared),
+            (&mut self.exclusive, exclusive),
+            (&mut self.ksm, ksm),
+            (&mut self.mthp, mthp),
+            (&mut self.hugetlb, hugetlb),
+        ];
+        for (sum, pages) in sums {
             *sum = sum.zip(pages).map(|(mut sum, pages)| {
                 sum += pages;
                 sum

@@ -52,7 +52,7 @@ impl Table for MapRow {
     fn of(row: &Row) -> Option<&Self> {
         match row {
             Row::Map(row) => Some(row),
-            Row::Timeline(_) | Row::Fault(_) | Row::Region(_) | Row::Loss(_) => None,
+            Row::Timeline(_) | Row::Fault(_) | Row::Region(_) | Row::Loss(_) | Row::Pages(_) => None,
         }
     }
 }
@@ -91,7 +91,7 @@ impl Table for RegionSummary {
     fn of(row: &Row) -> Option<&Self> {
         match row {
             Row::Region(row) => Some(row),
-            Row::Timeline(_) | Row::Fault(_) | Row::Map(_) | Row::Loss(_) => None,
+            Row::Timeline(_) | Row::Fault(_) | Row::Map(_) | Row::Loss(_) | Row::Pages(_) => None,
         }
     }
 }

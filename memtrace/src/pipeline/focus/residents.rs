@@ -85,7 +85,7 @@ impl Residents {
 mod tests {
     use super::*;
     use crate::{
-        event::LookReason,
+        event::{LookDepth, LookReason},
         pagemap::StateRun,
         units::{Timestamp, VirtRange},
     };
@@ -104,7 +104,8 @@ mod tests {
             reason: LookReason::Rotation,
             range: range(SLOT, 3 * SLOT),
             told: categories,
-            runs: vec![StateRun { range: range(SLOT, SLOT + pages * 4096), categories }],
+            depth: LookDepth::Categories,
+            runs: vec![StateRun::new(range(SLOT, SLOT + pages * 4096), categories)],
         }
     }
 

@@ -1,8 +1,8 @@
 use super::*;
 use crate::{
     event::{
-        Comm, FaultCounts, HeatCell, Landmarks, MapRequest, MapsLook, ProbeRequest, TaskAction, TaskEvent,
-        Tgid, Tid, Vma,
+        Comm, FaultCounts, HeatCell, Landmarks, LookDepth, MapRequest, MapsLook, ProbeRequest, TaskAction,
+        TaskEvent, Tgid, Tid, Vma,
     },
     pagemap::{PageCategories, StateRun},
 };
@@ -70,9 +70,10 @@ impl World {
                 let took = Nanos::new(range.pages(self.page).get() * page_ns);
                 let end = VirtAddr::from_raw(range.start().as_raw() + present * 4096);
                 let runs = VirtRange::new(range.start(), end)
-                    .map(|range| StateRun { range, categories: PageCategories::PRESENT });
+                    .map(|range| StateRun::new(range, PageCategories::PRESENT));
                 let (began, told) = (at(self.now), PageCategories::PRESENT);
-                let look = PageLook { began, reason, range, told, runs: runs.into_iter().collect() };
+                let depth = LookDepth::Categories;
+                let look = PageLook { began, reason, range, told, depth, runs: runs.into_iter().collect() };
                 self.focus.learn(at(self.now).after(took), SPACE, &look);
                 looks.push((range.start().as_raw() / SLOT, range.end().as_raw() / SLOT, reason));
             }

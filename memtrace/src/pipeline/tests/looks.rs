@@ -7,7 +7,14 @@ use crate::event::{MapCall, MapRequest};
 fn pages(runs: Vec<StateRun>) -> Seen {
     let told = PageCategories::PRESENT | PageCategories::SWAPPED | PageCategories::PFNZERO;
     let (began, reason) = (Timestamp::default(), LookReason::Heat);
-    Seen::Pages(PageLook { began, reason, range: range(0, 0x20_0000), told, runs })
+    Seen::Pages(PageLook {
+        began,
+        reason,
+        range: range(0, 0x20_0000),
+        told,
+        depth: LookDepth::Categories,
+        runs,
+    })
 }
 
 #[test]
@@ -37,12 +44,9 @@ fn hot_slots_ask_for_looks() {
 #[test]
 fn look_after_an_interval_belongs_to_it() {
     let runs = vec![
-        StateRun { range: range(0x1000, 0x3000), categories: PageCategories::PRESENT },
-        StateRun { range: range(0x3000, 0x4000), categories: PageCategories::SWAPPED },
-        StateRun {
-            range: range(0x8000, 0xa000),
-            categories: PageCategories::PRESENT | PageCategories::PFNZERO,
-        },
+        StateRun::new(range(0x1000, 0x3000), PageCategories::PRESENT),
+        StateRun::new(range(0x3000, 0x4000), PageCategories::SWAPPED),
+        StateRun::new(range(0x8000, 0xa000), PageCategories::PRESENT | PageCategories::PFNZERO),
     ];
     let look =
         Record::Observation(Observation { time: at(105), tgid: TGID, space: SPACE, seen: pages(runs) });
@@ -55,9 +59,9 @@ fn look_after_an_interval_belongs_to_it() {
     let pages = row.pages.expect("the region was looked at");
     assert_eq!((row.start, pages.looked), (at(0), at(105)));
     // The region is 0x1000..0x9000: two pages present, one in swap, one of the two zero pages within.
-    let counts = [pages.looked_pages, pages.present, pages.swapped].map(PageCount::get);
+    let counts = [pages.looked_pages, pages.counts.present, pages.counts.swapped].map(PageCount::get);
     assert_eq!(counts, [8, 3, 1]);
-    assert_eq!((pages.zero, pages.huge), (Some(PageCount::new(1)), None));
+    assert_eq!((pages.counts.zero, pages.counts.huge), (Some(PageCount::new(1)), None));
     let total = summary.looks.total();
     assert_eq!((total.looks, total.pages.get()), (1, 512));
 }
@@ -212,7 +216,7 @@ fn replaced_address_space_is_not_looked_at() {
 #[test]
 fn later_look_replaces_an_earlier_one() {
     let look = |millis| {
-        let runs = vec![StateRun { range: range(0x1000, 0x3000), categories: PageCategories::PRESENT }];
+        let runs = vec![StateRun::new(range(0x1000, 0x3000), PageCategories::PRESENT)];
         let seen = pages(runs);
         Record::Observation(Observation { time: at(millis), tgid: TGID, space: SPACE, seen })
     };
@@ -224,14 +228,13 @@ fn later_look_replaces_an_earlier_one() {
     let (rows, ..) = run(Detail::Full, &records);
 
     let pages = timeline(&rows)[0].pages.expect("the region was looked at");
-    assert_eq!((pages.looked, pages.looked_pages.get(), pages.present.get()), (at(41), 8, 2));
+    assert_eq!((pages.looked, pages.looked_pages.get(), pages.counts.present.get()), (at(41), 8, 2));
 }
 
 #[test]
 fn looks_of_a_recorder_that_lags_behind_are_not_counted_together() {
     let look = |millis| {
-        let seen =
-            pages(vec![StateRun { range: range(0x1000, 0x3000), categories: PageCategories::PRESENT }]);
+        let seen = pages(vec![StateRun::new(range(0x1000, 0x3000), PageCategories::PRESENT)]);
         Record::Observation(Observation { time: at(millis), tgid: TGID, space: SPACE, seen })
     };
     let slot = (0, 0x20_0000);
@@ -244,7 +247,7 @@ fn looks_of_a_recorder_that_lags_behind_are_not_counted_together() {
 
     let seen: Vec<_> = timeline(&rows).iter().filter_map(|row| row.pages).collect();
     let [pages] = seen[..] else { panic!("{seen:?}") };
-    assert_eq!((pages.looked, pages.looked_pages.get(), pages.present.get()), (at(1030), 8, 2));
+    assert_eq!((pages.looked, pages.looked_pages.get(), pages.counts.present.get()), (at(1030), 8, 2));
 }
 
 #[test]
@@ -263,10 +266,16 @@ fn region_that_was_only_looked_at_had_no_faults() {
 fn look(millis: u64, reason: LookReason, slots: u64, present: u64) -> Record {
     let told = PageCategories::PRESENT | PageCategories::HUGE;
     let runs = VirtRange::new(VirtAddr::from_raw(0), VirtAddr::from_raw(present * 0x1000))
-        .map(|range| StateRun { range, categories: PageCategories::PRESENT });
+        .map(|range| StateRun::new(range, PageCategories::PRESENT));
     let runs = runs.into_iter().collect();
-    let seen =
-        Seen::Pages(PageLook { began: at(millis), reason, range: range(0, slots * 0x20_0000), told, runs });
+    let seen = Seen::Pages(PageLook {
+        began: at(millis),
+        reason,
+        range: range(0, slots * 0x20_0000),
+        told,
+        depth: LookDepth::Categories,
+        runs,
+    });
     Record::Observation(Observation { time: at(millis), tgid: TGID, space: SPACE, seen })
 }
 
@@ -321,8 +330,8 @@ fn pages_of_a_process_are_those_of_the_regions_that_it_had_last() {
     let (rows, _, summary) = run(Detail::Full, &records);
 
     let pages = summary.processes[0].pages.expect("there were looks");
-    assert_eq!((pages.looked, pages.present.get(), pages.zero), (at(30), 16, None));
-    assert_eq!(pages.huge, Some(PageCount::new(0)));
+    assert_eq!((pages.looked, pages.counts.present.get(), pages.counts.zero), (at(30), 16, None));
+    assert_eq!(pages.counts.huge, Some(PageCount::new(0)));
     let peaks: Vec<_> = rows
         .iter()
         .filter_map(|row| if let Row::Region(row) = row { row.peak_present } else { None })
@@ -339,7 +348,7 @@ fn look_at_a_process_whose_address_space_was_not_known_is_of_the_one_it_lives_in
     let (_, _, summary) = run(Detail::Full, &[join(1), maps(2, SPACE, &[(0x1000, 0x9000)]), look, tick(600)]);
 
     let pages = summary.processes[0].pages.expect("there was a look");
-    assert_eq!(pages.present.get(), 8);
+    assert_eq!(pages.counts.present.get(), 8);
 }
 
 #[test]
@@ -358,5 +367,5 @@ fn pages_that_a_region_no_longer_has_are_not_its_last() {
     let (_, _, summary) = run(Detail::Full, &records);
 
     let pages = summary.processes[0].pages.expect("there was a look");
-    assert_eq!(pages.present.get(), 512);
+    assert_eq!(pages.counts.present.get(), 512);
 }

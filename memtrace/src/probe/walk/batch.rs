@@ -15,7 +15,7 @@ use super::{
     Columns, SCAN,
 };
 use crate::{
-    pagemap::{EntryFlags, EntryRun, PageCategories, PageRun, PagemapEntry},
+    pagemap::{EntryRun, PageCategories, PageRun, PagemapEntry},
     sys::scan::Scanner,
     units::{PageCount, PageSize, VirtRange, Vpn},
 };
@@ -270,9 +270,4 @@ impl Part {
         let Range { start, end } = self.pages;
         start..if self.is_whole { end.min(start + count) } else { end }
     }
-}
-
-/// Whether a page is in a frame that is mapped exactly once, as its word tells.
-pub(super) fn is_exclusive(word: PagemapEntry) -> bool {
-    word.as_raw() & EntryFlags::EXCLUSIVE.bits() != 0 && word.pfn().is_some()
 }

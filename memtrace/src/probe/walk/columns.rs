@@ -8,7 +8,7 @@ use super::{
         frames::{FrameFile, FrameFiles, Lookup},
     },
     Wanted,
-    batch::{Part, is_exclusive},
+    batch::Part,
 };
 use crate::pagemap::{Frame, PageFlags, PagemapEntry};
 
@@ -51,12 +51,14 @@ impl Columns {
                 let flags = flags.map(|flags| PageFlags::from_bits_retain(flags.words[index]));
                 self.is_scanned || flags.is_some_and(|flags| !flags.contains(PageFlags::THP))
             };
-            let is_once = |index: &usize| is_exclusive(words[*index]) && is_small(*index);
+            let is_once = |index: &usize| {
+                words[*index].is_exclusive() && words[*index].pfn().is_some() && is_small(*index)
+            };
             let (huge, small) = (|part: &&Part| part.is_huge(), |part: &&Part| !part.is_huge());
             let of_small = parts.iter().filter(small).flat_map(|part| part.pages.clone());
             let of_huge = parts.iter().filter(huge).flat_map(|part| {
                 let Range { start, end } = part.pages;
-                let is_read = !is_exclusive(words[start]);
+                let is_read = !words[start].is_exclusive();
                 start..if is_like_first(flags, part, words) { start + usize::from(is_read) } else { end }
             });
             mapcount.read(words, of_small.filter(|index| !is_once(index)).chain(of_huge))?;
@@ -64,7 +66,7 @@ impl Columns {
                 let pages = part.pages.clone();
                 if part.is_huge() && is_like_first(flags, part, words) {
                     let count =
-                        if is_exclusive(words[pages.start]) { 1 } else { mapcount.words[pages.start] };
+                        if words[pages.start].is_exclusive() { 1 } else { mapcount.words[pages.start] };
                     mapcount.words[pages].fill(count);
                 } else if !part.is_huge() {
                     pages.filter(is_once).for_each(|index| mapcount.words[index] = 1);
@@ -129,7 +131,7 @@ fn is_like_first(flags: Option<&Column>, part: &Part, words: &[PagemapEntry]) ->
     let first = part.pages.start;
     let Some(flags) = flags.filter(|_| part.is_whole) else { return false };
     let flags = PageFlags::from_bits_retain(flags.words[first]);
-    flags.contains(PageFlags::HUGE) || flags.contains(EXCLUSIVE) && is_exclusive(words[first])
+    flags.contains(PageFlags::HUGE) || flags.contains(EXCLUSIVE) && words[first].is_exclusive()
 }
 
 /// What one file tells of the frames of a batch.

@@ -1,0 +1,137 @@
+//! What forks cost: faults at pages that the fork left to both, and that nobody may write to any more.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    event::{Access, Fault, FaultKind, TaskAction, TaskEvent, Tgid},
+    timeline::ForkTax,
+    units::Nanos,
+};
+
+/// `CLONE_VM`, as `include/uapi/linux/sched.h` has it: nothing is copied then.
+const CLONE_VM: u64 = 0x100;
+
+/// Forks, and the faults that followed.
+#[derive(Debug, Default)]
+pub(super) struct Forks {
+    /// Children that have executed nothing yet, and who forked them.
+    sharing: BTreeMap<Tgid, Tgid>,
+    /// How many of these each has.
+    children: BTreeMap<Tgid, usize>,
+    tax: BTreeMap<Tgid, ForkTax>,
+}
+
+impl Forks {
+    pub(super) fn task(&mut self, event: &TaskEvent) {
+        match event.action {
+            TaskAction::Fork { clone_flags, child_tgid, .. } if clone_flags & CLONE_VM == 0 => {
+                self.sharing.insert(child_tgid, event.tgid);
+                *self.children.entry(event.tgid).or_default() += 1;
+                self.tax.entry(event.tgid).or_default().forks += 1;
+            }
+            TaskAction::Exec { .. } | TaskAction::Exit { group_dead: true, .. } => self.part(event.tgid),
+            _ => {}
+        }
+    }
+
+    /// The memory of `process` is its own from now on.
+    fn part(&mut self, process: Tgid) {
+        if let Some(parent) = self.sharing.remove(&process)
+            && let Some(children) = self.children.get_mut(&parent)
+        {
+            *children -= 1;
+        }
+        if self.children.remove(&process).is_some_and(|children| children > 0) {
+            self.sharing.retain(|_, parent| *parent != process);
+        }
+    }
+
+    /// Counts a fault of `process`, if it is one at a page that may be shared since a fork.
+    pub(super) fn fault(&mut self, fault: &Fault, process: Tgid) {
+        let is_copy = fault.access == Some(Access::Write)
+            && fault.protection == Some(true)
+            && matches!(fault.kind, FaultKind::Minor | FaultKind::Major);
+        if !is_copy {
+            return;
+        }
+        let is_parent = self.children.get(&process).is_some_and(|children| *children > 0);
+        let parent = if is_parent { Some(process) } else { self.sharing.get(&process).copied() };
+        let Some(tax) = parent.and_then(|parent| self.tax.get_mut(&parent)) else { return };
+        let part = if is_parent { &mut tax.by_parent } else { &mut tax.by_children };
+        part.faults += 1;
+        let latency = fault.latency.unwrap_or_default();
+        part.latency_sum = Nanos::new(part.latency_sum.get() + latency.get());
+    }
+
+    pub(super) fn into_tax(self) -> BTreeMap<Tgid, ForkTax> {
+        self.tax
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::{Comm, Cpu, Mode, SpaceId, Tid},
+        units::{Timestamp, VirtAddr},
+    };
+
+    fn task(tgid: u32, action: TaskAction) -> TaskEvent {
+        TaskEvent { time: Timestamp::default(), tgid: Tgid(tgid), tid: Tid(tgid), action }
+    }
+
+    fn fork(child: u32, clone_flags: u64) -> TaskAction {
+        TaskAction::Fork {
+            child_tgid: Tgid(child),
+            child_tid: Tid(child),
+            clone_flags,
+            space: SpaceId(child.into()),
+            parent_space: SpaceId(1),
+            comm: Comm::default(),
+        }
+    }
+
+    fn exit() -> TaskAction {
+        TaskAction::Exit { space: SpaceId(0), group_dead: true, account: None }
+    }
+
+    fn write(forks: &mut Forks, tgid: u32, protection: bool) {
+        let fault = Fault {
+            time: Timestamp::default(),
+            tid: Tid(tgid),
+            cpu: Cpu(0),
+            addr: VirtAddr::from_raw(0x1000),
+            ip: VirtAddr::from_raw(0),
+            access: Some(Access::Write),
+            protection: Some(protection),
+            mode: Mode::User,
+            kind: FaultKind::Minor,
+            latency: Some(Nanos::new(700)),
+        };
+        forks.fault(&fault, Tgid(tgid));
+    }
+
+    #[test]
+    fn copies_are_of_the_parent_or_of_its_children_until_they_part() {
+        let mut forks = Forks::default();
+        write(&mut forks, 1, true);
+        forks.task(&task(1, fork(2, 17)));
+        forks.task(&task(1, fork(3, 17)));
+        forks.task(&task(1, fork(4, CLONE_VM)));
+        for (tgid, protection) in [(1, true), (1, false), (2, true), (3, true), (3, true), (4, true)] {
+            write(&mut forks, tgid, protection);
+        }
+        forks.task(&task(2, exit()));
+        write(&mut forks, 2, true);
+        write(&mut forks, 1, true);
+        forks.task(&task(3, exit()));
+        write(&mut forks, 1, true);
+
+        let tax = forks.into_tax();
+
+        assert_eq!(tax.len(), 1);
+        let ForkTax { forks, by_parent, by_children } = tax[&Tgid(1)];
+        assert_eq!((forks, by_parent.faults, by_children.faults), (2, 2, 3));
+        assert_eq!(by_children.latency_sum, Nanos::new(2_100));
+    }
+}

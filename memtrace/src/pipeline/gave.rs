@@ -1,0 +1,220 @@
+//! What faults gave, and what changed pages: told by the first close look that follows.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use super::{
+    pages::{self, Kinds, slot_end},
+    places::{AROUND_SHIFT, Before, Cause, Change, Place, folio, part_of},
+};
+use crate::{
+    event::{Access, Fault, FaultKind, SpaceId, Tgid},
+    pagemap::{PageCategories, StateRun},
+    timeline::{FaultRow, Gave, GaveKind, PageCause, PageKind, PageRow, RegionId},
+    units::{PageCount, PageSize, Pfn, Timestamp, VirtAddr, VirtRange, Vpn},
+};
+
+/// Completed faults that no look has followed yet, by page. Of several at one page the last: what the others gave is gone.
+#[derive(Debug, Default)]
+pub(super) struct Unresolved(BTreeMap<(SpaceId, Vpn), Waiting>);
+
+/// A fault whose page was not looked at yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiting {
+    /// Its place among the fault rows of its interval.
+    row: usize,
+    /// Whether the page was read before it, which gives the zero page where there is nothing.
+    follows_read: bool,
+}
+
+impl Unresolved {
+    /// A fault in `space`, with the place `row`.
+    pub(super) fn add(&mut self, space: SpaceId, page: PageSize, row: usize, rows: &[FaultRow]) {
+        let fault = &rows[row].fault;
+        if matches!(fault.kind, FaultKind::Minor | FaultKind::Major) {
+            let key = (space, fault.addr.vpn(page));
+            let before = self.0.get(&key).map(|waiting| rows[waiting.row].fault.access);
+            self.0.insert(key, Waiting { row, follows_read: before == Some(Some(Access::Read)) });
+        }
+    }
+
+    /// What faults brought to `range` of `space` is there no more, or not in its place.
+    pub(super) fn forget(&mut self, space: SpaceId, range: VirtRange, page: PageSize) {
+        self.0.extract_if(keys(space, range, page), |_, _| true).for_each(drop);
+    }
+
+    /// Has the faults of one slot told by `look`.
+    pub(super) fn resolve(&mut self, space: SpaceId, look: &SlotLook<'_>, rows: &mut [FaultRow]) {
+        let Some(slot) = VirtRange::new(look.slot, slot_end(look.slot)) else { return };
+        // Of faults in one block of a file the first brought what came along.
+        let mut brought = None;
+        let faults = self.0.extract_if(keys(space, slot, look.page), |_, waiting| {
+            rows[waiting.row].fault.time <= look.began
+        });
+        let faults: Vec<_> = faults.map(|(_, waiting)| waiting).collect();
+        for Waiting { row, follows_read } in faults {
+            let FaultRow { fault, gave, .. } = &mut rows[row];
+            *gave = look.gave(fault, follows_read, &mut brought);
+        }
+    }
+}
+
+/// The pages of `range` in `space`.
+fn keys(space: SpaceId, range: VirtRange, page: PageSize) -> Range<(SpaceId, Vpn)> {
+    let end = VirtAddr::from_raw(range.end().as_raw() - 1).vpn(page).as_raw() + 1;
+    (space, range.start().vpn(page))..(space, Vpn::from_raw(end))
+}
+
+/// A close look at a slot, and what was known of it before.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SlotLook<'a> {
+    pub(super) began: Timestamp,
+    pub(super) slot: VirtAddr,
+    /// What it saw.
+    pub(super) runs: &'a [StateRun],
+    /// What was known of the slot before.
+    pub(super) before: &'a Place,
+    pub(super) page: PageSize,
+}
+
+impl SlotLook<'_> {
+    /// What `fault` gave; `None` if it is there no more. `brought` is the block of a file that the fault before had pages of.
+    fn gave(&self, fault: &Fault, follows_read: bool, brought: &mut Option<VirtRange>) -> Option<Gave> {
+        let index = self.runs.iter().position(|run| run.range.contains(fault.addr))?;
+        let run = &self.runs[index];
+        let here = self.page_at(fault.addr)?;
+        let kinds = Kinds::of(run);
+        if !kinds.contains(Kinds::PRESENT) {
+            return None;
+        }
+        let before = self.before.page(fault.addr, self.page);
+        let (was_zero, is_same) = match before {
+            Before::Run(was) => (
+                Kinds::of(&was).contains(Kinds::ZERO),
+                frame(&was) == part_of(run, here, self.page).as_ref().and_then(frame),
+            ),
+            Before::Absent | Before::Unknown => (follows_read && !kinds.contains(Kinds::FILE), false),
+        };
+        let is_copy = fault.access == Some(Access::Write) && fault.protection == Some(true) && !was_zero;
+        let kind = if kinds.contains(Kinds::HUGETLB) {
+            GaveKind::Hugetlb
+        } else if kinds.contains(Kinds::ZERO) {
+            GaveKind::Zero
+        } else if is_copy && is_same {
+            GaveKind::Reuse
+        } else if kinds.contains(Kinds::FILE) {
+            GaveKind::File
+        } else if is_copy {
+            GaveKind::Copy
+        } else if fault.kind == FaultKind::Major {
+            GaveKind::Swap
+        } else {
+            GaveKind::Anon
+        };
+        let pages = match kind {
+            GaveKind::File => self.came_along(fault.addr, brought),
+            GaveKind::Reuse => Some(PageCount::new(1)),
+            _ => Some(folio(self.runs, index, here, self.page).pages(self.page)),
+        };
+        Some(Gave { kind, pages, lag: self.began.since(fault.time) })
+    }
+
+    /// Pages of a file that are there now and were not before, and in which no fault happened, beside the one at `addr`.
+    fn came_along(&self, addr: VirtAddr, brought: &mut Option<VirtRange>) -> Option<PageCount> {
+        let one = PageCount::new(1);
+        let block = self.page_at(addr)?.widened(AROUND_SHIFT);
+        if brought.replace(block) == Some(block) {
+            return Some(one);
+        }
+        let mut pages = one;
+        let changes = self.before.changes(block, self.runs, self.page);
+        for Change { range, before, after, .. } in changes {
+            let is_new = after
+                .is_some_and(|run| run.categories.contains(PageCategories::PRESENT | PageCategories::FILE));
+            match before {
+                Before::Unknown => return None,
+                Before::Absent if is_new => {
+                    let others = range.pages(self.page).get() - self.before.faulted_pages(range, self.page);
+                    pages += PageCount::new(others);
+                }
+                Before::Absent | Before::Run(_) => {}
+            }
+        }
+        Some(pages)
+    }
+
+    fn page_at(&self, addr: VirtAddr) -> Option<VirtRange> {
+        let start = addr.vpn(self.page).start(self.page);
+        VirtRange::new(start, VirtAddr::from_raw(start.as_raw().saturating_add(self.page.bytes())))
+    }
+
+    /// The row of `change` in a region; `None` if it is not known whether it is one.
+    pub(super) fn row(&self, change: &Change, tgid: Tgid, region: RegionId) -> Option<PageRow> {
+        let Change { range, before, after, .. } = *change;
+        let was = match before {
+            Before::Unknown => return None,
+            Before::Absent => None,
+            Before::Run(run) => Some(run),
+        };
+        let index = self.runs.iter().position(|run| run.range.contains(range.start()));
+        let first = self.page_at(range.start())?;
+        let order =
+            index.map(|index| folio(self.runs, index, first, self.page).pages(self.page).get().ilog2());
+        Some(PageRow {
+            time: self.began,
+            tgid,
+            region,
+            range,
+            pages: range.pages(self.page),
+            state: after.as_ref().map_or(PageKind::Absent, pages::kind_of),
+            prev_state: was.as_ref().map_or(PageKind::Absent, pages::kind_of),
+            pfn: after.as_ref().and_then(frame),
+            prev_pfn: was.as_ref().and_then(frame),
+            flags: after.and_then(|run| run.words?.flags),
+            order,
+            cause: cause_of(change),
+        })
+    }
+}
+
+/// The frame of the first page of `run`.
+fn frame(run: &StateRun) -> Option<Pfn> {
+    run.words?.entry.pfn()
+}
+
+/// Whether the kernel moved present pages to other frames on its own.
+pub(super) fn is_migration(change: &Change) -> bool {
+    let Before::Run(was) = change.before else { return false };
+    let frames = (frame(&was), change.after.as_ref().and_then(frame));
+    change.cause == Cause::Kernel && matches!(frames, (Some(before), Some(after)) if before != after)
+}
+
+fn cause_of(change: &Change) -> PageCause {
+    match change.cause {
+        Cause::Fault => PageCause::Fault,
+        Cause::FaultAround => PageCause::FaultAround,
+        Cause::Call => PageCause::Call,
+        Cause::Kernel => cause_in_kernel(change),
+    }
+}
+
+/// What the kernel did on its own.
+fn cause_in_kernel(change: &Change) -> PageCause {
+    let Before::Run(was) = change.before else { return PageCause::Unknown };
+    let was = Kinds::of(&was);
+    let is = change.after.as_ref().map(Kinds::of).unwrap_or_default();
+    if !is.contains(Kinds::PRESENT) {
+        return if was.contains(Kinds::PRESENT) { PageCause::Reclaim } else { PageCause::Unknown };
+    }
+    let has_become = |kind| is.contains(kind) && !was.contains(kind);
+    if has_become(Kinds::HUGE) {
+        PageCause::Collapse
+    } else if has_become(Kinds::KSM) {
+        PageCause::Merge
+    } else if is_migration(change) {
+        PageCause::Migration
+    } else if was.contains(Kinds::HUGE) && !is.contains(Kinds::HUGE) {
+        PageCause::Split
+    } else {
+        PageCause::Unknown
+    }
+}

@@ -1,0 +1,197 @@
+//! What close looks tell of single pages: what faults gave, and what changed between looks.
+
+use crate::{
+    event::Tgid,
+    pagemap::PageFlags,
+    timeline::RegionId,
+    units::{Nanos, PageCount, Pfn, Timestamp, VirtRange},
+};
+
+/// What a fault brought, as the first close look after it shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gave {
+    /// What it was.
+    pub kind: GaveKind,
+    /// How many pages came with it: its folio as far as that is mapped, and of a file those around that came along; `None` if it
+    /// is not known which were there before.
+    pub pages: Option<PageCount>,
+    /// Time from the fault to the look.
+    pub lag: Nanos,
+}
+
+/// Kinds of what faults bring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GaveKind {
+    /// Fresh anonymous memory.
+    Anon,
+    /// The zero page, or the huge one.
+    Zero,
+    /// Pages of a file, or of shared memory.
+    File,
+    /// Memory that had been swapped out.
+    Swap,
+    /// A copy of a page that others have too.
+    Copy,
+    /// Leave to write to the page that was there.
+    Reuse,
+    /// A page of hugetlb.
+    Hugetlb,
+}
+
+impl GaveKind {
+    /// The word for it in tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Anon => "anon",
+            Self::Zero => "zero",
+            Self::File => "file",
+            Self::Swap => "swap",
+            Self::Copy => "copy",
+            Self::Reuse => "reuse",
+            Self::Hugetlb => "hugetlb",
+        }
+    }
+}
+
+/// Faults that gave the same, together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GaveTotals {
+    /// How many faults.
+    pub faults: u64,
+    /// What they brought in all, as far as is known.
+    pub pages: PageCount,
+    /// Sum of their known latencies.
+    pub latency_sum: Nanos,
+}
+
+/// What forks of a process cost: writes to pages that it shared with children which had not executed a program yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ForkTax {
+    /// Children that it forked.
+    pub forks: u64,
+    /// What the process itself wrote to while there were such children.
+    pub by_parent: CopyTotals,
+    /// What its children wrote to.
+    pub by_children: CopyTotals,
+}
+
+/// Write faults at present pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CopyTotals {
+    /// How many.
+    pub faults: u64,
+    /// Sum of their known latencies.
+    pub latency_sum: Nanos,
+}
+
+/// Consecutive pages that are in another state than at the look before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageRow {
+    /// When the look began that shows it.
+    pub time: Timestamp,
+    /// Their process.
+    pub tgid: Tgid,
+    /// Their region.
+    pub region: RegionId,
+    /// Where they lie.
+    pub range: VirtRange,
+    /// How many they are.
+    pub pages: PageCount,
+    /// What they are now.
+    pub state: PageKind,
+    /// What they were.
+    pub prev_state: PageKind,
+    /// The frame of the first of them now, and before.
+    pub pfn: Option<Pfn>,
+    /// The frame of the first of them before.
+    pub prev_pfn: Option<Pfn>,
+    /// Flags of their frames now.
+    pub flags: Option<PageFlags>,
+    /// Pages of their folio as far as it is mapped here, as a power of two; `None` if they are absent.
+    pub order: Option<u32>,
+    /// What changed them.
+    pub cause: PageCause,
+}
+
+/// States of pages that are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageKind {
+    /// Nothing is there.
+    Absent,
+    /// In swap, or another non-present entry.
+    Swapped,
+    /// A guard region.
+    Guard,
+    /// The zero page.
+    Zero,
+    /// Of hugetlb.
+    Hugetlb,
+    /// Mapped by a huge entry.
+    Huge,
+    /// In a large folio, mapped page by page.
+    Mthp,
+    /// Merged by KSM.
+    Ksm,
+    /// In a frame of its own.
+    Small,
+}
+
+impl PageKind {
+    /// The word for it in tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Swapped => "swapped",
+            Self::Guard => "guard",
+            Self::Zero => "zero",
+            Self::Hugetlb => "hugetlb",
+            Self::Huge => "huge",
+            Self::Mthp => "mthp",
+            Self::Ksm => "ksm",
+            Self::Small => "small",
+        }
+    }
+}
+
+/// What changed pages, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageCause {
+    /// A fault at one of them, or at a page of the same folio.
+    Fault,
+    /// A fault at a page of the same file nearby.
+    FaultAround,
+    /// A call that maps, unmaps or gives advice.
+    Call,
+    /// The kernel moved them to other frames.
+    Migration,
+    /// The kernel made a huge page of them.
+    Collapse,
+    /// The kernel mapped them page by page.
+    Split,
+    /// The kernel merged them with others.
+    Merge,
+    /// The kernel took them away.
+    Reclaim,
+    /// Nothing that was seen.
+    Unknown,
+}
+
+impl PageCause {
+    /// The word for it in tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fault => "fault",
+            Self::FaultAround => "fault-around",
+            Self::Call => "call",
+            Self::Migration => "migration",
+            Self::Collapse => "collapse",
+            Self::Split => "split",
+            Self::Merge => "merge",
+            Self::Reclaim => "reclaim",
+            Self::Unknown => "unknown",
+        }
+    }
+}

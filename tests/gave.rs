@@ -1,0 +1,94 @@
+//! What faults gave: each kind of memory that the workload touches has just what its ledger says.
+
+use std::{collections::BTreeMap, thread, time::Duration};
+
+use memtrace_tests::{
+    file_on_disk,
+    ledger::{Gift, Gifts},
+    made, memtrace, program,
+    recording::Recording,
+    require,
+    rows::{FaultRow, PageRow},
+    turn,
+};
+
+/// Runs the workload; what it did, and what was recorded.
+fn recorded() -> (Gifts, Recording) {
+    let options = ["--interval", "100ms", "--max-cpu", "100%"];
+    let mut recording =
+        memtrace!().start(&options, &[program!("gave"), "--pause-ms", "400", "--dir", "/var/tmp"]);
+    let gifts = serde_json::from_str(&recording.running.first_line()).expect("a ledger");
+    thread::sleep(Duration::from_millis(400));
+    (gifts, recording.finish().expect_code(0))
+}
+
+/// Faults of `tgid` in `gift` by what they gave, and how many pages these were.
+fn given(faults: &[FaultRow], tgid: u32, gift: &Gift) -> BTreeMap<String, (u64, u64)> {
+    let mut given: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    let here = |row: &&FaultRow| row.tgid == Some(tgid) && (gift.start..gift.end).contains(&row.addr);
+    for row in faults.iter().filter(here) {
+        let (faults, pages) = given.entry(row.gave.clone().unwrap_or_default()).or_default();
+        *faults += 1;
+        *pages += row.gave_pages.unwrap_or_default();
+    }
+    given
+}
+
+/// Pages of `tgid` in `gift` that changed, by state before, state after and cause.
+fn changed(rows: &[PageRow], tgid: u32, gift: &Gift) -> BTreeMap<(String, String, String), u64> {
+    let mut changed = BTreeMap::new();
+    let here = |row: &&PageRow| row.tgid == tgid && (gift.start..gift.end).contains(&row.addr);
+    for row in rows.iter().filter(here) {
+        let key = (row.prev_state.clone(), row.state.clone(), row.cause.clone());
+        *changed.entry(key).or_default() += row.pages;
+    }
+    changed
+}
+
+#[test]
+fn faults_gave_what_the_workload_was_given() {
+    require!(root);
+    require!(bpf);
+    let _disk = made!(file_on_disk());
+    let _turn = turn();
+    let (Gifts { pid, child, gifts }, recording) = recorded();
+
+    let (faults, pages) = (recording.faults(), recording.pages());
+    let expect = |name: &str, tgid, expected: &[(&str, u64, u64)]| {
+        let expected: BTreeMap<_, _> =
+            expected.iter().map(|(kind, faults, pages)| ((*kind).to_owned(), (*faults, *pages))).collect();
+        assert_eq!(given(&faults, tgid, &gifts[name]), expected, "{name}");
+    };
+    expect("small", pid, &[("anon", 300, 300)]);
+    expect("huge", pid, &[("anon", 3, 3 * 512)]);
+    expect("zero", pid, &[("zero", 200, 200)]);
+    // What the reads gave was gone when somebody looked.
+    expect("upgraded", pid, &[("", 100, 0), ("anon", 100, 100)]);
+    expect("refaulted", pid, &[("anon", 300, 300)]);
+    expect("populated", pid, &[]);
+    expect("filled", pid, &[("anon", 64, 64)]);
+    expect("shared", pid, &[("anon", 100, 100), ("copy", 50, 50), ("reuse", 50, 50)]);
+    expect("shared", child, &[("copy", 50, 50)]);
+    for name in ["warm", "cold"] {
+        let given = given(&faults, pid, &gifts[name]);
+        let kinds: Vec<_> = given.keys().map(String::as_str).collect();
+        let pages: u64 = given.values().map(|(_, pages)| pages).sum();
+        assert_eq!((kinds, pages), (vec!["file"], gifts[name].touched), "{name}");
+    }
+
+    let expect = |name: &str, expected: &[(&str, &str, &str, u64)]| {
+        let expected: BTreeMap<_, _> = expected
+            .iter()
+            .map(|(before, after, cause, pages)| {
+                (((*before).to_owned(), (*after).to_owned(), (*cause).to_owned()), *pages)
+            })
+            .collect();
+        assert_eq!(changed(&pages, pid, &gifts[name]), expected, "{name}");
+    };
+    expect("small", &[("absent", "small", "fault", 300)]);
+    expect("huge", &[("absent", "huge", "fault", 3 * 512)]);
+    expect("zero", &[("absent", "zero", "fault", 200)]);
+    expect("refaulted", &[("absent", "small", "fault", 300)]);
+    expect("populated", &[("absent", "small", "call", 400)]);
+    expect("shared", &[("absent", "small", "fault", 100), ("small", "small", "fault", 50)]);
+}

@@ -1,0 +1,115 @@
+//! Touches memory of many kinds, each in a mapping of its own, with pauses in which a recorder may look, and says where.
+//!
+//! Output: a line of [`Gifts`] when all is done; the end of stdin ends it.
+//! Keeps: all memory is there until the end; what a stretch is given is what its name says.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Read as _, Seek as _},
+    path::PathBuf,
+    process, thread,
+    time::Duration,
+};
+
+use clap::Parser;
+use memtrace_tests::{
+    ledger::{self, Gift, Gifts},
+    memory::{Mapping, Sharing, page_bytes},
+    task::Sleeper,
+};
+use rustix::{fs::Advice as FileAdvice, mm::Advice};
+
+/// Touch memory of many kinds, print where it is, and wait for the end of stdin
+#[derive(Parser)]
+struct Args {
+    /// Time between one kind and the next, in milliseconds
+    #[arg(long, default_value_t = 400)]
+    pause_ms: u64,
+    /// Directory of the files that it makes
+    #[arg(long, default_value = ".")]
+    dir: PathBuf,
+}
+
+/// Rounds of the stretch `refaulted`.
+const ROUNDS: usize = 3;
+
+fn main() -> io::Result<()> {
+    let args = Args::parse();
+    let pause = || thread::sleep(Duration::from_millis(args.pause_ms));
+    let mut gifts = BTreeMap::new();
+    let mut held = Vec::new();
+    let mut note = |name: &str, memory: Mapping, touched: usize| {
+        let area = memory.area(0);
+        gifts.insert(name.to_owned(), Gift { start: area.start, end: area.end, touched: touched as u64 });
+        held.push(memory);
+        pause();
+    };
+    pause();
+
+    let small = Mapping::anonymous(300)?;
+    small.write_all();
+    note("small", small, 300);
+
+    let huge = Mapping::huge(3)?;
+    huge.write_all();
+    note("huge", huge, 3);
+
+    let zero = Mapping::anonymous(200)?;
+    zero.read_all();
+    note("zero", zero, 200);
+
+    let upgraded = Mapping::anonymous(100)?;
+    upgraded.read_all();
+    upgraded.write_all();
+    note("upgraded", upgraded, 100);
+
+    let refaulted = Mapping::anonymous(100)?;
+    for round in 0..ROUNDS {
+        refaulted.write_all();
+        if round + 1 < ROUNDS {
+            pause();
+            refaulted.advise(Advice::LinuxDontNeed)?;
+        }
+    }
+    note("refaulted", refaulted, ROUNDS * 100);
+
+    note("populated", Mapping::populated(400)?, 0);
+
+    let filled = Mapping::anonymous(64)?;
+    filled.fill_from(&file(&args, 64)?)?;
+    note("filled", filled, 64);
+
+    let warm = file(&args, 160)?;
+    (&warm).rewind()?;
+    io::copy(&mut &warm, &mut io::sink())?;
+    let warm = Mapping::of_file(&warm, 160, Sharing::Private)?;
+    warm.read_all();
+    note("warm", warm, 160);
+
+    let cold = file(&args, 160)?;
+    rustix::fs::fadvise(&cold, 0, None, FileAdvice::DontNeed)?;
+    let cold = Mapping::of_file(&cold, 160, Sharing::Private)?;
+    cold.read_all();
+    note("cold", cold, 160);
+
+    let shared = Mapping::anonymous(100)?;
+    shared.write_all();
+    pause();
+    let child = Sleeper::fork_that_writes(&shared, 0..50)?;
+    pause();
+    shared.write_all();
+    note("shared", shared, 100);
+
+    ledger::print(&Gifts { pid: process::id(), child: child.pid(), gifts })?;
+    io::copy(&mut io::stdin().lock(), &mut io::sink()).map(drop)
+}
+
+/// A file without a name, of `pages` pages that are on the disk, rewound.
+fn file(args: &Args, pages: usize) -> io::Result<File> {
+    let mut file = tempfile::tempfile_in(&args.dir)?;
+    io::copy(&mut io::repeat(1).take((pages * page_bytes()) as u64), &mut file)?;
+    file.sync_all()?;
+    file.rewind()?;
+    Ok(file)
+}
