@@ -12,11 +12,11 @@ use memtrace_tests::{
     turn,
 };
 
-/// Runs the workload; what it did, and what was recorded.
-fn recorded() -> (Gifts, Recording) {
+/// Runs the workload with `args`; what it did, and what was recorded.
+fn recorded(args: &[&str]) -> (Gifts, Recording) {
     let options = ["--interval", "100ms", "--max-cpu", "100%"];
-    let mut recording =
-        memtrace!().start(&options, &[program!("gave"), "--pause-ms", "400", "--dir", "/var/tmp"]);
+    let target = [&[program!("gave"), "--pause-ms", "400"], args].concat();
+    let mut recording = memtrace!().start(&options, &target);
     let gifts = serde_json::from_str(&recording.running.first_line()).expect("a ledger");
     thread::sleep(Duration::from_millis(400));
     (gifts, recording.finish().expect_code(0))
@@ -46,12 +46,11 @@ fn changed(rows: &[PageRow], tgid: u32, gift: &Gift) -> BTreeMap<(String, String
 }
 
 #[test]
-fn faults_gave_what_the_workload_was_given() {
+fn faults_gave_the_memory_that_the_workload_was_given() {
     require!(root);
     require!(bpf);
-    let _disk = made!(file_on_disk());
     let _turn = turn();
-    let (Gifts { pid, child, gifts }, recording) = recorded();
+    let (Gifts { pid, child, gifts }, recording) = recorded(&[]);
 
     let (faults, pages) = (recording.faults(), recording.pages());
     let expect = |name: &str, tgid, expected: &[(&str, u64, u64)]| {
@@ -67,14 +66,9 @@ fn faults_gave_what_the_workload_was_given() {
     expect("refaulted", pid, &[("anon", 300, 300)]);
     expect("populated", pid, &[]);
     expect("filled", pid, &[("anon", 64, 64)]);
+    expect("own", pid, &[("copy", 40, 40)]);
     expect("shared", pid, &[("anon", 100, 100), ("copy", 50, 50), ("reuse", 50, 50)]);
     expect("shared", child, &[("copy", 50, 50)]);
-    for name in ["warm", "cold"] {
-        let given = given(&faults, pid, &gifts[name]);
-        let kinds: Vec<_> = given.keys().map(String::as_str).collect();
-        let pages: u64 = given.values().map(|(_, pages)| pages).sum();
-        assert_eq!((kinds, pages), (vec!["file"], gifts[name].touched), "{name}");
-    }
 
     let expect = |name: &str, expected: &[(&str, &str, &str, u64)]| {
         let expected: BTreeMap<_, _> = expected
@@ -91,4 +85,21 @@ fn faults_gave_what_the_workload_was_given() {
     expect("refaulted", &[("absent", "small", "fault", 300)]);
     expect("populated", &[("absent", "small", "call", 400)]);
     expect("shared", &[("absent", "small", "fault", 100), ("small", "small", "fault", 50)]);
+}
+
+#[test]
+fn faults_gave_the_pages_of_files_that_the_workload_was_given() {
+    require!(root);
+    require!(bpf);
+    let _disk = made!(file_on_disk());
+    let _turn = turn();
+    let (Gifts { pid, child: _, gifts }, recording) = recorded(&["--dir", "/var/tmp"]);
+
+    let faults = recording.faults();
+    for name in ["warm", "cold"] {
+        let given = given(&faults, pid, &gifts[name]);
+        let kinds: Vec<_> = given.keys().map(String::as_str).collect();
+        let pages: u64 = given.values().map(|(_, pages)| pages).sum();
+        assert_eq!((kinds, pages), (vec!["file"], gifts[name].touched), "{name}");
+    }
 }

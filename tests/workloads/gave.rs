@@ -5,9 +5,10 @@
 
 use std::{
     collections::BTreeMap,
+    env,
     fs::File,
     io::{self, Read as _, Seek as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process, thread,
     time::Duration,
 };
@@ -26,9 +27,9 @@ struct Args {
     /// Time between one kind and the next, in milliseconds
     #[arg(long, default_value_t = 400)]
     pause_ms: u64,
-    /// Directory of the files that it makes
-    #[arg(long, default_value = ".")]
-    dir: PathBuf,
+    /// Directory on a disk, in which it makes files to map too
+    #[arg(long)]
+    dir: Option<PathBuf>,
 }
 
 /// Rounds of the stretch `refaulted`.
@@ -77,21 +78,26 @@ fn main() -> io::Result<()> {
     note("populated", Mapping::populated(400)?, 0);
 
     let filled = Mapping::anonymous(64)?;
-    filled.fill_from(&file(&args, 64)?)?;
+    filled.fill_from(&file(&env::temp_dir(), 64)?)?;
     note("filled", filled, 64);
 
-    let warm = file(&args, 160)?;
-    (&warm).rewind()?;
-    io::copy(&mut &warm, &mut io::sink())?;
-    let warm = Mapping::of_file(&warm, 160, Sharing::Private)?;
-    warm.read_all();
-    note("warm", warm, 160);
+    let own = Mapping::of_file(&file(&env::temp_dir(), 40)?, 40, Sharing::Private)?;
+    own.write_all();
+    note("own", own, 40);
 
-    let cold = file(&args, 160)?;
-    rustix::fs::fadvise(&cold, 0, None, FileAdvice::DontNeed)?;
-    let cold = Mapping::of_file(&cold, 160, Sharing::Private)?;
-    cold.read_all();
-    note("cold", cold, 160);
+    if let Some(dir) = &args.dir {
+        let warm = file(dir, 160)?;
+        io::copy(&mut &warm, &mut io::sink())?;
+        let warm = Mapping::of_file(&warm, 160, Sharing::Private)?;
+        warm.read_all();
+        note("warm", warm, 160);
+
+        let cold = file(dir, 160)?;
+        rustix::fs::fadvise(&cold, 0, None, FileAdvice::DontNeed)?;
+        let cold = Mapping::of_file(&cold, 160, Sharing::Private)?;
+        cold.read_all();
+        note("cold", cold, 160);
+    }
 
     let shared = Mapping::anonymous(100)?;
     shared.write_all();
@@ -105,9 +111,9 @@ fn main() -> io::Result<()> {
     io::copy(&mut io::stdin().lock(), &mut io::sink()).map(drop)
 }
 
-/// A file without a name, of `pages` pages that are on the disk, rewound.
-fn file(args: &Args, pages: usize) -> io::Result<File> {
-    let mut file = tempfile::tempfile_in(&args.dir)?;
+/// A file without a name in `dir`, of `pages` pages that are on the disk, if there is one; rewound.
+fn file(dir: &Path, pages: usize) -> io::Result<File> {
+    let mut file = tempfile::tempfile_in(dir)?;
     io::copy(&mut io::repeat(1).take((pages * page_bytes()) as u64), &mut file)?;
     file.sync_all()?;
     file.rewind()?;

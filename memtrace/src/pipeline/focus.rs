@@ -88,7 +88,7 @@ impl Area {
 const MAX_WAITING: usize = 1 << 16;
 
 /// The part of the time that is left to rotation.
-const ROTATION_SHARE: u64 = 8;
+const ROTATION_SHARE: u64 = 32;
 
 /// Time from the end of one rotation to the begin of the next.
 const ROTATION_PERIOD: Nanos = Nanos::new(10_000_000_000);

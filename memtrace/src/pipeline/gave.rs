@@ -7,7 +7,7 @@ use super::{
     places::{AROUND_SHIFT, Before, Cause, Change, Place, folio, part_of},
 };
 use crate::{
-    event::{Access, Fault, FaultKind, SpaceId, Tgid},
+    event::{Access, FaultKind, SpaceId, Tgid},
     pagemap::{PageCategories, StateRun},
     timeline::{FaultRow, Gave, GaveKind, PageCause, PageKind, PageRow, RegionId},
     units::{PageCount, PageSize, Pfn, Timestamp, VirtAddr, VirtRange, Vpn},
@@ -52,8 +52,8 @@ impl Unresolved {
         });
         let faults: Vec<_> = faults.map(|(_, waiting)| waiting).collect();
         for Waiting { row, follows_read } in faults {
-            let FaultRow { fault, gave, .. } = &mut rows[row];
-            *gave = look.gave(fault, follows_read, &mut brought);
+            let gave = look.gave(&rows[row], follows_read, &mut brought);
+            rows[row].gave = gave;
         }
     }
 }
@@ -77,8 +77,10 @@ pub(super) struct SlotLook<'a> {
 }
 
 impl SlotLook<'_> {
-    /// What `fault` gave; `None` if it is there no more. `brought` is the block of a file that the fault before had pages of.
-    fn gave(&self, fault: &Fault, follows_read: bool, brought: &mut Option<VirtRange>) -> Option<Gave> {
+    /// What the fault of `row` gave; `None` if it is there no more. `brought` is the block of a file that the fault before had
+    /// pages of.
+    fn gave(&self, row: &FaultRow, follows_read: bool, brought: &mut Option<VirtRange>) -> Option<Gave> {
+        let FaultRow { fault, place, .. } = row;
         let index = self.runs.iter().position(|run| run.range.contains(fault.addr))?;
         let run = &self.runs[index];
         let here = self.page_at(fault.addr)?;
@@ -87,14 +89,21 @@ impl SlotLook<'_> {
             return None;
         }
         let before = self.before.page(fault.addr, self.page);
-        let (was_zero, is_same) = match before {
-            Before::Run(was) => (
-                Kinds::of(&was).contains(Kinds::ZERO),
-                frame(&was) == part_of(run, here, self.page).as_ref().and_then(frame),
-            ),
-            Before::Absent | Before::Unknown => (follows_read && !kinds.contains(Kinds::FILE), false),
+        let (was, is_same) = match before {
+            Before::Run(was) => {
+                (Kinds::of(&was), frame(&was) == part_of(run, here, self.page).as_ref().and_then(frame))
+            }
+            Before::Absent | Before::Unknown if follows_read && !kinds.contains(Kinds::FILE) => {
+                (Kinds::ZERO, false)
+            }
+            Before::Absent | Before::Unknown => (Kinds::empty(), false),
         };
-        let is_copy = fault.access == Some(Access::Write) && fault.protection == Some(true) && !was_zero;
+        // What is written to in a private mapping of a file is copied, whether or not the page was mapped before.
+        let has_original =
+            fault.protection == Some(true) || place.as_ref().is_some_and(|place| place.file_offset.is_some());
+        let is_copy = fault.access == Some(Access::Write)
+            && has_original
+            && !was.intersects(Kinds::ZERO | Kinds::SWAPPED);
         let kind = if kinds.contains(Kinds::HUGETLB) {
             GaveKind::Hugetlb
         } else if kinds.contains(Kinds::ZERO) {
@@ -105,7 +114,7 @@ impl SlotLook<'_> {
             GaveKind::File
         } else if is_copy {
             GaveKind::Copy
-        } else if fault.kind == FaultKind::Major {
+        } else if fault.kind == FaultKind::Major || was.contains(Kinds::SWAPPED) {
             GaveKind::Swap
         } else {
             GaveKind::Anon
