@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, ops::Range};
 
 use super::{
-    pages::{self, Kinds, slot_end},
+    pages::{Kinds, slot_end},
     places::{AROUND_SHIFT, Before, Cause, Change, Place, folio, part_of},
 };
 use crate::{
-    event::{Access, FaultKind, SpaceId, Tgid},
+    event::{Access, Fault, FaultKind, SpaceId, Tgid},
     pagemap::{PageCategories, StateRun},
     timeline::{FaultRow, Gave, GaveKind, PageCause, PageKind, PageRow, RegionId},
     units::{PageCount, PageSize, Pfn, Timestamp, VirtAddr, VirtRange, Vpn},
@@ -20,20 +20,22 @@ pub(super) struct Unresolved(BTreeMap<(SpaceId, Vpn), Waiting>);
 /// A fault whose page was not looked at yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Waiting {
+    pub(super) time: Timestamp,
     /// Its place among the fault rows of its interval.
-    row: usize,
+    pub(super) row: usize,
+    access: Option<Access>,
     /// Whether the page was read before it, which gives the zero page where there is nothing.
-    follows_read: bool,
+    pub(super) follows_read: bool,
 }
 
 impl Unresolved {
-    /// A fault in `space`, with the place `row`.
-    pub(super) fn add(&mut self, space: SpaceId, page: PageSize, row: usize, rows: &[FaultRow]) {
-        let fault = &rows[row].fault;
-        if matches!(fault.kind, FaultKind::Minor | FaultKind::Major) {
+    /// `fault` in `space`, which has the place `row` among those of its interval.
+    pub(super) fn add(&mut self, space: SpaceId, page: PageSize, row: usize, fault: &Fault) {
+        let Fault { time, access, kind, .. } = *fault;
+        if matches!(kind, FaultKind::Minor | FaultKind::Major) {
             let key = (space, fault.addr.vpn(page));
-            let before = self.0.get(&key).map(|waiting| rows[waiting.row].fault.access);
-            self.0.insert(key, Waiting { row, follows_read: before == Some(Some(Access::Read)) });
+            let before = self.0.get(&key).and_then(|waiting| waiting.access);
+            self.0.insert(key, Waiting { time, row, access, follows_read: before == Some(Access::Read) });
         }
     }
 
@@ -42,19 +44,16 @@ impl Unresolved {
         self.0.extract_if(keys(space, range, page), |_, _| true).for_each(drop);
     }
 
-    /// Has the faults of one slot told by `look`.
-    pub(super) fn resolve(&mut self, space: SpaceId, look: &SlotLook<'_>, rows: &mut [FaultRow]) {
-        let Some(slot) = VirtRange::new(look.slot, slot_end(look.slot)) else { return };
-        // Of faults in one block of a file the first brought what came along.
-        let mut brought = None;
-        let faults = self.0.extract_if(keys(space, slot, look.page), |_, waiting| {
-            rows[waiting.row].fault.time <= look.began
-        });
-        let faults: Vec<_> = faults.map(|(_, waiting)| waiting).collect();
-        for Waiting { row, follows_read } in faults {
-            let gave = look.gave(&rows[row], follows_read, &mut brought);
-            rows[row].gave = gave;
-        }
+    /// No look will tell any more of faults before `time`.
+    pub(super) fn forget_before(&mut self, time: Timestamp) {
+        self.0.retain(|_, waiting| waiting.time >= time);
+    }
+
+    /// Takes the faults of one slot that `look` tells of.
+    pub(super) fn take(&mut self, space: SpaceId, look: &SlotLook<'_>) -> Vec<Waiting> {
+        let Some(slot) = VirtRange::new(look.slot, slot_end(look.slot)) else { return Vec::new() };
+        let told = self.0.extract_if(keys(space, slot, look.page), |_, waiting| waiting.time <= look.began);
+        told.map(|(_, waiting)| waiting).collect()
     }
 }
 
@@ -74,12 +73,19 @@ pub(super) struct SlotLook<'a> {
     /// What was known of the slot before.
     pub(super) before: &'a Place,
     pub(super) page: PageSize,
+    /// Of which kinds of pages it tells.
+    pub(super) told: Kinds,
 }
 
 impl SlotLook<'_> {
     /// What the fault of `row` gave; `None` if it is there no more. `brought` is the block of a file that the fault before had
-    /// pages of.
-    fn gave(&self, row: &FaultRow, follows_read: bool, brought: &mut Option<VirtRange>) -> Option<Gave> {
+    /// pages of: of faults in one block the first brought what came along.
+    pub(super) fn gave(
+        &self,
+        row: &FaultRow,
+        follows_read: bool,
+        brought: &mut Option<VirtRange>,
+    ) -> Option<Gave> {
         let FaultRow { fault, place, .. } = row;
         let index = self.runs.iter().position(|run| run.range.contains(fault.addr))?;
         let run = &self.runs[index];
@@ -174,14 +180,46 @@ impl SlotLook<'_> {
             region,
             range,
             pages: range.pages(self.page),
-            state: after.as_ref().map_or(PageKind::Absent, pages::kind_of),
-            prev_state: was.as_ref().map_or(PageKind::Absent, pages::kind_of),
+            state: after.map_or(PageKind::Absent, |run| self.told.kind_of(&run)),
+            prev_state: was.map_or(PageKind::Absent, |run| self.told.kind_of(&run)),
             pfn: after.as_ref().and_then(frame),
             prev_pfn: was.as_ref().and_then(frame),
             flags: after.and_then(|run| run.words?.flags),
             order,
-            cause: cause_of(change),
+            cause: self.cause_of(change),
         })
+    }
+
+    fn cause_of(&self, change: &Change) -> PageCause {
+        match change.cause {
+            Cause::Fault => PageCause::Fault,
+            Cause::FaultAround => PageCause::FaultAround,
+            Cause::Call => PageCause::Call,
+            Cause::Kernel => self.cause_in_kernel(change),
+        }
+    }
+
+    /// What the kernel did on its own.
+    fn cause_in_kernel(&self, change: &Change) -> PageCause {
+        let Before::Run(was) = change.before else { return PageCause::Unknown };
+        let was = Kinds::of(&was);
+        let is = change.after.as_ref().map(Kinds::of).unwrap_or_default();
+        if !is.contains(Kinds::PRESENT) {
+            return if was.contains(Kinds::PRESENT) { PageCause::Reclaim } else { PageCause::Unknown };
+        }
+        // Small, part of a large folio, mapped by a huge entry.
+        let size = |kinds: Kinds| (kinds.contains(Kinds::HUGE), kinds.contains(Kinds::MTHP));
+        if size(is) > size(was) {
+            PageCause::Collapse
+        } else if is.difference(was).contains(Kinds::KSM) && self.told.contains(Kinds::KSM) {
+            PageCause::Merge
+        } else if is_migration(change) {
+            PageCause::Migration
+        } else if size(is) < size(was) {
+            PageCause::Split
+        } else {
+            PageCause::Unknown
+        }
     }
 }
 
@@ -195,35 +233,4 @@ pub(super) fn is_migration(change: &Change) -> bool {
     let Before::Run(was) = change.before else { return false };
     let frames = (frame(&was), change.after.as_ref().and_then(frame));
     change.cause == Cause::Kernel && matches!(frames, (Some(before), Some(after)) if before != after)
-}
-
-fn cause_of(change: &Change) -> PageCause {
-    match change.cause {
-        Cause::Fault => PageCause::Fault,
-        Cause::FaultAround => PageCause::FaultAround,
-        Cause::Call => PageCause::Call,
-        Cause::Kernel => cause_in_kernel(change),
-    }
-}
-
-/// What the kernel did on its own.
-fn cause_in_kernel(change: &Change) -> PageCause {
-    let Before::Run(was) = change.before else { return PageCause::Unknown };
-    let was = Kinds::of(&was);
-    let is = change.after.as_ref().map(Kinds::of).unwrap_or_default();
-    if !is.contains(Kinds::PRESENT) {
-        return if was.contains(Kinds::PRESENT) { PageCause::Reclaim } else { PageCause::Unknown };
-    }
-    let has_become = |kind| is.contains(kind) && !was.contains(kind);
-    if has_become(Kinds::HUGE) {
-        PageCause::Collapse
-    } else if has_become(Kinds::KSM) {
-        PageCause::Merge
-    } else if is_migration(change) {
-        PageCause::Migration
-    } else if was.contains(Kinds::HUGE) && !is.contains(Kinds::HUGE) {
-        PageCause::Split
-    } else {
-        PageCause::Unknown
-    }
 }

@@ -83,7 +83,6 @@ struct Interval {
     cells: BTreeMap<CellKey, Cell>,
     waiting: Vec<Waiting>,
     fault_rows: Vec<FaultRow>,
-    unresolved: Unresolved,
     /// With counts alone: the growth that the reading at its end found.
     grown: Vec<HeatCell>,
 }
@@ -91,15 +90,7 @@ struct Interval {
 impl Interval {
     fn new(start: Timestamp, end: Timestamp) -> Self {
         let cells = BTreeMap::new();
-        Self {
-            start,
-            end,
-            cells,
-            waiting: Vec::new(),
-            fault_rows: Vec::new(),
-            unresolved: Unresolved::default(),
-            grown: Vec::new(),
-        }
+        Self { start, end, cells, waiting: Vec::new(), fault_rows: Vec::new(), grown: Vec::new() }
     }
 }
 
@@ -111,6 +102,7 @@ pub(super) struct Intervals {
     page: PageSize,
     counting: Counting,
     places: Places,
+    unresolved: Unresolved,
     origin: Timestamp,
     length: Nanos,
     /// In order. With full detail they lie on a grid of `length`, and those in which nothing happened are
@@ -169,6 +161,7 @@ impl Intervals {
             page: host.page,
             counting: Counting::new(host),
             places: Places::new(host.page),
+            unresolved: Unresolved::default(),
             origin,
             length: interval.max(Nanos::new(1)),
             open,
@@ -196,15 +189,17 @@ impl Intervals {
             self.places.fault(fault.time, task.space, fault.addr);
         }
         if event_rows || position.is_none() {
+            let row = self.at(fault.time).fault_rows.len();
+            if let Some(task) = task
+                && event_rows
+            {
+                self.unresolved.add(task.space, page, row, fault);
+            }
             let interval = self.at(fault.time);
-            let row = interval.fault_rows.len();
             if event_rows {
                 let (tgid, comm) = task.map(|task| (task.tgid, task.comm)).unzip();
                 let place = task.and_then(|task| tasks.place(task.space, fault.addr, position?));
                 interval.fault_rows.push(FaultRow { fault: *fault, tgid, comm, place, gave: None });
-                if let Some(task) = task {
-                    interval.unresolved.add(task.space, page, row, &interval.fault_rows);
-                }
             }
             if let (Some(task), None) = (task, position)
                 && interval.waiting.len() < MAX_WAITING
@@ -251,9 +246,7 @@ impl Intervals {
     /// Notes what a call about `range` may have done to pages.
     pub(super) fn called(&mut self, space: SpaceId, request: &MapRequest, range: VirtRange) {
         if self.places.call(space, request, range) {
-            for Interval { unresolved, .. } in &mut self.open {
-                unresolved.forget(space, range, self.page);
-            }
+            self.unresolved.forget(space, range, self.page);
         }
     }
 
@@ -352,7 +345,9 @@ impl Intervals {
         let first = look.runs.partition_point(|run| run.range.end() <= slot.start());
         let runs: Vec<_> = look.runs[first..].iter().map_while(|run| part_of(run, slot, page)).collect();
         let before = self.places.replace(look.began, space, slot.start(), runs.clone());
-        let seen = SlotLook { began: look.began, slot: slot.start(), runs: &runs, before: &before, page };
+        let (began, slot_start) = (look.began, slot.start());
+        let told = self.counting.told_by(look);
+        let seen = SlotLook { began, slot: slot_start, runs: &runs, before: &before, page, told };
         for region in tasks.regions(space).into_iter().flat_map(|regions| regions.overlapping(slot)) {
             let Some(part) = region.range.intersection(slot).filter(|part| before.knows_of(*part)) else {
                 continue;
@@ -372,8 +367,11 @@ impl Intervals {
                 );
             }
         }
-        for Interval { unresolved, fault_rows, .. } in &mut self.open {
-            unresolved.resolve(space, &seen, fault_rows);
+        let mut brought = None;
+        for fault in self.unresolved.take(space, &seen) {
+            if let Some(row) = self.at(fault.time).fault_rows.get_mut(fault.row) {
+                row.gave = seen.gave(row, fault.follows_read, &mut brought);
+            }
         }
     }
 
@@ -449,6 +447,7 @@ impl Intervals {
         interval.place_waiting(tasks);
         interval.place_grown(tasks);
         let Interval { start, end, cells, fault_rows, .. } = interval;
+        self.unresolved.forget_before(end);
         for row in &fault_rows {
             totals.gave(row);
         }

@@ -92,24 +92,25 @@ impl Kinds {
         kinds
     }
 
+    /// The one word for the state of the pages of `run`, where these kinds are told.
+    pub(super) fn kind_of(self, run: &StateRun) -> PageKind {
+        let kinds = Self::of(run);
+        let of_large = if self.contains(Self::HUGE) { PageKind::Mthp } else { PageKind::Thp };
+        let words = [
+            (Self::SWAPPED, PageKind::Swapped),
+            (Self::ZERO, PageKind::Zero),
+            (Self::HUGETLB, PageKind::Hugetlb),
+            (Self::HUGE, PageKind::Huge),
+            (Self::KSM & self, PageKind::Ksm),
+            (Self::MTHP, of_large),
+            (Self::PRESENT, PageKind::Small),
+        ];
+        words.into_iter().find(|(kind, _)| kinds.intersects(*kind)).map_or(PageKind::Guard, |(_, word)| word)
+    }
+
     fn indices(self) -> impl Iterator<Item = usize> {
         (0..KINDS).filter(move |kind| self.bits() & (1 << kind) != 0)
     }
-}
-
-/// The one word for the state of the pages of `run`.
-pub(super) fn kind_of(run: &StateRun) -> PageKind {
-    let kinds = Kinds::of(run);
-    let words = [
-        (Kinds::SWAPPED, PageKind::Swapped),
-        (Kinds::ZERO, PageKind::Zero),
-        (Kinds::HUGETLB, PageKind::Hugetlb),
-        (Kinds::HUGE, PageKind::Huge),
-        (Kinds::KSM, PageKind::Ksm),
-        (Kinds::MTHP, PageKind::Mthp),
-        (Kinds::PRESENT, PageKind::Small),
-    ];
-    words.into_iter().find(|(kind, _)| kinds.contains(*kind)).map_or(PageKind::Guard, |(_, word)| word)
 }
 
 /// How pages are told apart on one host.
@@ -124,6 +125,11 @@ impl Counting {
         Self { is_ksm_told: !host.kernel_release.starts_with("6.12.") }
     }
 
+    /// Of which kinds of pages `look` tells.
+    pub(super) fn told_by(self, look: &PageLook) -> Kinds {
+        Kinds::told_by(look, self.is_ksm_told)
+    }
+
     /// Counts the pages that `look` saw in `part`, which lies in one slot.
     pub(super) fn count(
         self,
@@ -131,7 +137,7 @@ impl Counting {
         part: VirtRange,
         pages: impl Fn(VirtRange) -> PageCount,
     ) -> SlotState {
-        let mut state = SlotState { pages: [0; KINDS], told: Kinds::told_by(look, self.is_ksm_told) };
+        let mut state = SlotState { pages: [0; KINDS], told: self.told_by(look) };
         let first = look.runs.partition_point(|run| run.range.end() <= part.start());
         for run in &look.runs[first..] {
             let Some(seen) = run.range.intersection(part) else { break };

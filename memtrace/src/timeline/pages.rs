@@ -131,6 +131,8 @@ pub enum PageKind {
     Huge,
     /// In a large folio, mapped page by page.
     Mthp,
+    /// In a large folio, where it is not told how that is mapped.
+    Thp,
     /// Merged by KSM.
     Ksm,
     /// In a frame of its own.
@@ -149,6 +151,7 @@ impl PageKind {
             Self::Hugetlb => "hugetlb",
             Self::Huge => "huge",
             Self::Mthp => "mthp",
+            Self::Thp => "thp",
             Self::Ksm => "ksm",
             Self::Small => "small",
         }
