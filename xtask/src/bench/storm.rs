@@ -9,7 +9,7 @@ use super::{Bench, ledger, median, number};
 
 /// Memory that each thread touches in one round of the storm, and how often.
 const BYTES: &str = "268435456";
-const ROUNDS: &str = "2";
+const ROUNDS: &str = "8";
 
 /// A way to run the storm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,8 @@ struct Sample {
     ns_per_fault: f64,
     lost: Option<f64>,
     bytes_per_fault: Option<f64>,
+    /// CPU time of the recorder over that of the program.
+    cpu: Option<f64>,
 }
 
 /// Measures one thread, then two.
@@ -53,8 +55,8 @@ pub(super) fn run(bench: &Bench) -> anyhow::Result<()> {
         let samples = bench.in_turn(&variants, |variant| sample(bench, variant, threads))?;
         println!("\nfault storm, threads: {threads}");
         println!(
-            "{:<36} {:>9} {:>9} {:>6} {:>8} {:>11}",
-            "", "ns/fault", "added ns", "ratio", "lost", "bytes/fault"
+            "{:<36} {:>9} {:>9} {:>6} {:>8} {:>11} {:>12}",
+            "", "ns/fault", "added ns", "ratio", "lost", "bytes/fault", "recorder CPU"
         );
         let base: Vec<f64> = samples[0].iter().map(|sample| sample.ns_per_fault).collect();
         for (variant, samples) in variants.iter().zip(&samples) {
@@ -70,13 +72,14 @@ fn print_row(variant: Variant, samples: &[Sample], base: &[f64]) {
         if values.is_empty() { String::from("-") } else { format!("{:.digits$}", median(values)) }
     };
     println!(
-        "{:<36} {:>9.0} {:>9.0} {:>6.2} {:>8} {:>11}",
+        "{:<36} {:>9.0} {:>9.0} {:>6.2} {:>8} {:>11} {:>12}",
         variant.name(),
         median(samples.iter().map(|sample| sample.ns_per_fault).collect()),
         median(pairs().map(|(value, base)| value - base).collect()),
         median(pairs().map(|(value, base)| value / base).collect()),
         text(samples.iter().filter_map(|sample| sample.lost).collect(), 0),
         text(samples.iter().filter_map(|sample| sample.bytes_per_fault).collect(), 1),
+        text(samples.iter().filter_map(|sample| sample.cpu).collect(), 2),
     );
 }
 
@@ -90,6 +93,7 @@ fn sample(bench: &Bench, variant: Variant, threads: u32) -> anyhow::Result<Sampl
             ns_per_fault: per_fault(&ledger(cmd!(shell, "{storm} {arguments...}"))?, threads)?,
             lost: None,
             bytes_per_fault: None,
+            cpu: None,
         }),
         Variant::Full | Variant::Counts => {
             let detail = if variant == Variant::Full { "full" } else { "counts" };
@@ -105,6 +109,7 @@ fn sample(bench: &Bench, variant: Variant, threads: u32) -> anyhow::Result<Sampl
                 bytes_per_fault: (variant == Variant::Full)
                     .then(|| bytes_per_fault(&file, &ledger))
                     .transpose()?,
+                cpu: Some(number(&report, "cost.cpu_ns")? / number(&ledger, "ns")? / f64::from(threads)),
             })
         }
         Variant::Perf => {
@@ -117,13 +122,15 @@ fn sample(bench: &Bench, variant: Variant, threads: u32) -> anyhow::Result<Sampl
                 ns_per_fault: per_fault(&ledger, threads)?,
                 lost: None,
                 bytes_per_fault: Some(bytes_per_fault(&file, &ledger)?),
+                cpu: None,
             })
         }
         Variant::Bpftrace => {
             let program = "tracepoint:exceptions:page_fault_user /comm == \"storm\"/ { @ = count(); }";
             let command = format!("{} {}", storm.display(), arguments.join(" "));
             let ledger = ledger(cmd!(shell, "bpftrace -e {program} -c {command}"))?;
-            Ok(Sample { ns_per_fault: per_fault(&ledger, threads)?, lost: None, bytes_per_fault: None })
+            let ns_per_fault = per_fault(&ledger, threads)?;
+            Ok(Sample { ns_per_fault, lost: None, bytes_per_fault: None, cpu: None })
         }
     }
 }
