@@ -26,7 +26,7 @@ use crate::{
     pipeline::{Detail, FocusOptions},
     probe::{Prober, files::FileError},
     record::{Capture, Cost, End, Ending, ExitReason, Header, RecordError, Writer},
-    sys::clock,
+    sys::{clock, heap},
     timeline::Summary,
     units::{ByteSize, Nanos},
 };
@@ -157,6 +157,8 @@ async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outc
     let ring = options.ring.unwrap_or_else(|| default_ring(cpus.possible));
     let plan = plan(options, &features, cpus.possible, ring)?;
     let mut probes = Probes::load(&plan)?;
+    // The kernel's own types take three times their size while they are parsed.
+    heap::trim();
     let counters = probes.counters(cpus.possible)?;
     let heat = HeatReader::new(probes.heat(cpus.possible)?, cpus.possible);
     let (control, events) = (probes.control_ring()?, probes.fault_rings()?);

@@ -10,6 +10,7 @@ pub mod bpf;
 pub mod cache;
 pub mod clock;
 pub mod guard;
+pub mod heap;
 pub mod memlock;
 pub mod perf;
 pub mod process;

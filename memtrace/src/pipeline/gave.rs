@@ -95,14 +95,12 @@ impl SlotLook<'_> {
             return None;
         }
         let before = self.before.page(fault.addr, self.page);
-        let (was, is_same) = match before {
-            Before::Run(was) => {
-                (Kinds::of(&was), frame(&was) == part_of(run, here, self.page).as_ref().and_then(frame))
-            }
+        let (was, was_in) = match before {
+            Before::Run(was) => (Kinds::of(&was), frame(&was)),
             Before::Absent | Before::Unknown if follows_read && !kinds.contains(Kinds::FILE) => {
-                (Kinds::ZERO, false)
+                (Kinds::ZERO, None)
             }
-            Before::Absent | Before::Unknown => (Kinds::empty(), false),
+            Before::Absent | Before::Unknown => (Kinds::empty(), None),
         };
         // What is written to in a private mapping of a file is copied, whether or not the page was mapped before.
         let has_original =
@@ -110,11 +108,15 @@ impl SlotLook<'_> {
         let is_copy = fault.access == Some(Access::Write)
             && has_original
             && !was.intersects(Kinds::ZERO | Kinds::SWAPPED);
+        let is_in = part_of(run, here, self.page).as_ref().and_then(frame);
         let kind = if kinds.contains(Kinds::HUGETLB) {
             GaveKind::Hugetlb
         } else if kinds.contains(Kinds::ZERO) {
             GaveKind::Zero
-        } else if is_copy && is_same {
+        } else if is_copy && is_in.is_none() {
+            // Whether the page is still in its frame is what tells.
+            return None;
+        } else if is_copy && is_in == was_in {
             GaveKind::Reuse
         } else if kinds.contains(Kinds::FILE) {
             GaveKind::File
@@ -122,15 +124,28 @@ impl SlotLook<'_> {
             GaveKind::Copy
         } else if fault.kind == FaultKind::Major || was.contains(Kinds::SWAPPED) {
             GaveKind::Swap
-        } else {
+        } else if self.told.contains(Kinds::ZERO) || fault.access == Some(Access::Write) {
             GaveKind::Anon
+        } else {
+            return None;
         };
         let pages = match kind {
             GaveKind::File => self.came_along(fault.addr, brought),
             GaveKind::Reuse => Some(PageCount::new(1)),
-            _ => Some(folio(self.runs, index, here, self.page).pages(self.page)),
+            _ => self.pages_of_folio(index, here),
         };
         Some(Gave { kind, pages, lag: self.began.since(fault.time) })
+    }
+
+    /// How many pages the folio has that `here`, in the run with this `index`, is a page of; `None` if that is not told.
+    fn pages_of_folio(&self, index: usize, here: VirtRange) -> Option<PageCount> {
+        let run = &self.runs[index];
+        if run.words.is_some_and(|words| words.flags.is_some()) {
+            return Some(folio(self.runs, index, here, self.page).pages(self.page));
+        }
+        // As many as a page table has entries.
+        let pages_of_huge = self.page.bytes() / size_of::<u64>() as u64;
+        run.categories.contains(PageCategories::HUGE).then(|| PageCount::new(pages_of_huge))
     }
 
     /// Pages of a file that are there now and were not before, and in which no fault happened, beside the one at `addr`.
@@ -172,8 +187,7 @@ impl SlotLook<'_> {
         };
         let index = self.runs.iter().position(|run| run.range.contains(range.start()));
         let first = self.page_at(range.start())?;
-        let order =
-            index.map(|index| folio(self.runs, index, first, self.page).pages(self.page).get().ilog2());
+        let pages_of_folio = index.and_then(|index| self.pages_of_folio(index, first));
         Some(PageRow {
             time: self.began,
             tgid,
@@ -185,7 +199,7 @@ impl SlotLook<'_> {
             pfn: after.as_ref().and_then(frame),
             prev_pfn: was.as_ref().and_then(frame),
             flags: after.and_then(|run| run.words?.flags),
-            order,
+            order: pages_of_folio.map(|pages| pages.get().ilog2()),
             cause: self.cause_of(change),
         })
     }

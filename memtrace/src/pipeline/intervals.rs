@@ -324,7 +324,7 @@ impl Intervals {
                 totals.seen(id).see(time, slot_of(part.start()), state);
             }
         }
-        if look.depth >= LookDepth::Frames && self.detail == Detail::Full {
+        if look.depth >= LookDepth::Words && self.detail == Detail::Full {
             for slot in slots(range) {
                 self.look_closely(time, (tgid, space), look, slot, tasks, rows);
             }
@@ -356,7 +356,8 @@ impl Intervals {
             let migrated = changes.iter().filter(|change| is_migration(change));
             let migrated = PageCount::new(migrated.map(|change| change.range.pages(page).get()).sum());
             let key = CellKey { tgid: Some(tgid), space, place: Place::Region(region.id) };
-            if let Some(cell) = self.looked_at(time).cells.get_mut(&key)
+            if look.depth >= LookDepth::Frames
+                && let Some(cell) = self.looked_at(time).cells.get_mut(&key)
                 && let Some(look) = &mut cell.pages
             {
                 *look.tally.migrated.get_or_insert_default() += migrated;

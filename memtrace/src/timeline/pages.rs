@@ -13,7 +13,7 @@ pub struct Gave {
     /// What it was.
     pub kind: GaveKind,
     /// How many pages came with it: its folio as far as that is mapped, and of a file those around that came along; `None` if it
-    /// is not known which were there before.
+    /// is not told, or not known which were there before.
     pub pages: Option<PageCount>,
     /// Time from the fault to the look.
     pub lag: Nanos,
@@ -108,7 +108,7 @@ pub struct PageRow {
     pub prev_pfn: Option<Pfn>,
     /// Flags of their frames now.
     pub flags: Option<PageFlags>,
-    /// Pages of their folio as far as it is mapped here, as a power of two; `None` if they are absent.
+    /// Pages of their folio as far as it is mapped here, as a power of two; `None` if they are absent, or it is not told.
     pub order: Option<u32>,
     /// What changed them.
     pub cause: PageCause,
