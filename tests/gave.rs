@@ -7,17 +7,17 @@ use memtrace_tests::{
     ledger::{Gift, Gifts},
     look::has_scan,
     made, memtrace, program,
-    recording::Recording,
+    recording::{Memtrace, Recording},
     require,
     rows::{FaultRow, PageRow},
     turn,
 };
 
-/// Runs the workload with `args`; what it did, and what was recorded.
-fn recorded(args: &[&str]) -> (Gifts, Recording) {
+/// Runs the workload with `args` under `memtrace`; what it did, and what was recorded.
+fn recorded(memtrace: Memtrace, args: &[&str]) -> (Gifts, Recording) {
     let options = ["--interval", "100ms", "--max-cpu", "100%"];
     let target = [&[program!("gave"), "--pause-ms", "400"], args].concat();
-    let mut recording = memtrace!().start(&options, &target);
+    let mut recording = memtrace.start(&options, &target);
     let gifts = serde_json::from_str(&recording.running.first_line()).expect("a ledger");
     thread::sleep(Duration::from_millis(400));
     (gifts, recording.finish().expect_code(0))
@@ -51,7 +51,7 @@ fn faults_gave_the_memory_that_the_workload_was_given() {
     require!(root);
     require!(bpf);
     let _turn = turn();
-    let (Gifts { pid, child, gifts }, recording) = recorded(&[]);
+    let (Gifts { pid, child, gifts }, recording) = recorded(memtrace!(), &[]);
 
     let (faults, pages) = (recording.faults(), recording.pages());
     let expect = |name: &str, tgid, expected: &[(&str, u64, u64)]| {
@@ -96,7 +96,7 @@ fn faults_gave_the_pages_of_files_that_the_workload_was_given() {
     require!(bpf);
     let _disk = made!(file_on_disk());
     let _turn = turn();
-    let (Gifts { pid, child: _, gifts }, recording) = recorded(&["--dir", "/var/tmp"]);
+    let (Gifts { pid, child: _, gifts }, recording) = recorded(memtrace!(), &["--dir", "/var/tmp"]);
 
     let faults = recording.faults();
     for name in ["warm", "cold"] {
@@ -105,4 +105,28 @@ fn faults_gave_the_pages_of_files_that_the_workload_was_given() {
         let pages: u64 = given.values().map(|(_, pages)| pages).sum();
         assert_eq!((kinds, pages), (vec!["file"], gifts[name].touched), "{name}");
     }
+}
+
+#[test]
+fn what_faults_gave_is_told_as_far_as_that_goes_without_frame_numbers() {
+    require!(root);
+    require!(bpf);
+    require!(program "setpriv" of "util-linux");
+    require!(@ (!has_scan()).then(|| "needs Linux 6.7 (PAGEMAP_SCAN)".to_owned()));
+    let _turn = turn();
+    let (Gifts { pid, gifts, .. }, recording) = recorded(memtrace!().without_frame_numbers(), &[]);
+
+    let (faults, pages) = (recording.faults(), recording.pages());
+    let expect = |name: &str, expected: (&str, u64, u64)| {
+        let (kind, faults_of_kind, pages) = expected;
+        let expected = BTreeMap::from([(kind.to_owned(), (faults_of_kind, pages))]);
+        assert_eq!(given(&faults, pid, &gifts[name]), expected, "{name}");
+    };
+    expect("small", ("anon", 300, 0));
+    expect("huge", ("anon", 3, 3 * 512));
+    expect("zero", ("zero", 200, 0));
+    expect("own", ("", 40, 0));
+    assert!(pages.iter().all(|row| row.pfn.is_none() && row.prev_pfn.is_none()));
+    let key = ("absent".to_owned(), "present".to_owned(), "call".to_owned());
+    assert_eq!(changed(&pages, pid, &gifts["populated"]), BTreeMap::from([(key, 400)]));
 }

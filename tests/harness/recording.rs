@@ -26,6 +26,8 @@ use crate::{
 pub struct Memtrace {
     program: &'static str,
     disabled: &'static str,
+    /// Whether the kernel hides frame numbers from it.
+    is_hidden_from: bool,
 }
 
 /// The program under test.
@@ -40,7 +42,7 @@ impl Memtrace {
     /// The program at this path.
     #[must_use]
     pub const fn new(program: &'static str) -> Self {
-        Self { program, disabled: "" }
+        Self { program, disabled: "", is_hidden_from: false }
     }
 
     /// Its path.
@@ -55,10 +57,21 @@ impl Memtrace {
         Self { disabled: features, ..self }
     }
 
+    /// The same program without the capability to see frame numbers; takes `setpriv`.
+    #[must_use]
+    pub const fn without_frame_numbers(self) -> Self {
+        Self { is_hidden_from: true, ..self }
+    }
+
     /// A command line of it.
     #[must_use]
     pub fn run<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(self, args: I) -> Run {
-        let run = Run::new(self.program).args(args);
+        let run = if self.is_hidden_from {
+            Run::new("setpriv").args(["--bounding-set=-sys_admin", "--inh-caps=-sys_admin", self.program])
+        } else {
+            Run::new(self.program)
+        };
+        let run = run.args(args);
         if self.disabled.is_empty() { run } else { run.env("MEMTRACE_DISABLE", self.disabled) }
     }
 

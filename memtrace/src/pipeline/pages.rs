@@ -96,6 +96,8 @@ impl Kinds {
     pub(super) fn kind_of(self, run: &StateRun) -> PageKind {
         let kinds = Self::of(run);
         let of_large = if self.contains(Self::HUGE) { PageKind::Mthp } else { PageKind::Thp };
+        // Where that is not told of a page, nothing is that a flag would tell.
+        let of_others = if self.contains(Self::HUGETLB) { PageKind::Small } else { PageKind::Present };
         let words = [
             (Self::SWAPPED, PageKind::Swapped),
             (Self::ZERO, PageKind::Zero),
@@ -103,7 +105,7 @@ impl Kinds {
             (Self::HUGE, PageKind::Huge),
             (Self::KSM & self, PageKind::Ksm),
             (Self::MTHP, of_large),
-            (Self::PRESENT, PageKind::Small),
+            (Self::PRESENT, of_others),
         ];
         words.into_iter().find(|(kind, _)| kinds.intersects(*kind)).map_or(PageKind::Guard, |(_, word)| word)
     }

@@ -313,9 +313,11 @@ impl Report {
         for ((kind, pages), GaveTotals { faults, pages: all, latency_sum }) in gave {
             let size = pages.map_or(String::new(), |pages| format!(" {}", Size(bytes(pages))));
             let label = format!("{}{size}", kind.name());
-            let rate = bytes(*all).saturating_mul(1000).checked_div(latency_sum.get());
+            let known = Some(bytes(*all)).filter(|bytes| *bytes > 0);
+            let rate = known.and_then(|bytes| bytes.saturating_mul(1000).checked_div(latency_sum.get()));
             let rate = rate.map_or(String::new(), |rate| rate.to_string());
-            let (all, latency) = (Size(bytes(*all)).to_string(), Time(latency_sum.get()).to_string());
+            let all = known.map_or(String::from("-"), |bytes| Size(bytes).to_string());
+            let latency = Time(latency_sum.get()).to_string();
             writeln!(f, "  {label:<24}{faults:>12}{all:>12}{latency:>12}{rate:>12}")?;
         }
         let told: u64 = gave.values().map(|totals| totals.faults).sum();

@@ -137,6 +137,8 @@ pub enum PageKind {
     Ksm,
     /// In a frame of its own.
     Small,
+    /// In memory, where no more is told.
+    Present,
 }
 
 impl PageKind {
@@ -154,6 +156,7 @@ impl PageKind {
             Self::Thp => "thp",
             Self::Ksm => "ksm",
             Self::Small => "small",
+            Self::Present => "present",
         }
     }
 }
