@@ -1,4 +1,4 @@
-//! Touches memory of many kinds, each in a mapping of its own, with pauses in which a recorder may look, and says where.
+//! Touches memory of many kinds, each in a mapping of its own, and says where; before memory changes again a recorder may look.
 //!
 //! Output: a line of [`Gifts`] when all is done; the end of stdin ends it.
 //! Keeps: all memory is there until the end; what a stretch is given is what its name says.
@@ -24,8 +24,8 @@ use rustix::{fs::Advice as FileAdvice, mm::Advice};
 /// Touch memory of many kinds, print where it is, and wait for the end of stdin
 #[derive(Parser)]
 struct Args {
-    /// Time between one kind and the next, in milliseconds
-    #[arg(long, default_value_t = 400)]
+    /// Time in which a recorder may look before memory changes again, in milliseconds
+    #[arg(long, default_value_t = 1000)]
     pause_ms: u64,
     /// Directory on a disk, in which it makes files to map too
     #[arg(long)]
@@ -44,7 +44,6 @@ fn main() -> io::Result<()> {
         let area = memory.area(0);
         gifts.insert(name.to_owned(), Gift { start: area.start, end: area.end, touched: touched as u64 });
         held.push(memory);
-        pause();
     };
     pause();
 
@@ -106,6 +105,7 @@ fn main() -> io::Result<()> {
     pause();
     shared.write_all();
     note("shared", shared, 100);
+    pause();
 
     ledger::print(&Gifts { pid: process::id(), child: child.pid(), gifts })?;
     io::copy(&mut io::stdin().lock(), &mut io::sink()).map(drop)
