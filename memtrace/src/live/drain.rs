@@ -33,8 +33,9 @@ const PERIOD: Duration = Duration::from_millis(10);
 /// amid a record.
 const STALL: Nanos = Nanos::new(50_000_000);
 
-/// Bytes of faults that one batch holds at most, so that the channel bounds memory.
-const BATCH_BYTES: usize = 1 << 20;
+/// Bytes of faults of one ring that one batch holds at most, so that the channel bounds memory: a recorder that lags behind has
+/// 8 MiB for each ring waiting.
+const BATCH_BYTES: usize = 512 << 10;
 
 /// Frames in arrival order.
 pub type Batch = Vec<Frame>;
@@ -177,6 +178,8 @@ fn drain_into(ring: &mut RingBuf<MapData>, limit: usize) -> Vec<u8> {
         let Some(record) = ring.next() else { break };
         bytes.extend_from_slice(&record);
     }
+    // Batches wait, and room that is not used waits with them.
+    bytes.shrink_to_fit();
     bytes
 }
 
