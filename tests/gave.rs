@@ -10,6 +10,7 @@ use memtrace_tests::{
     recording::{Memtrace, Recording},
     require,
     rows::{FaultRow, PageRow},
+    setting::{Setting, transparent_huge_pages},
     turn,
 };
 
@@ -52,6 +53,7 @@ fn faults_gave_the_memory_that_the_workload_was_given() {
     require!(root);
     require!(bpf);
     let _turn = turn();
+    let _huge = made!(transparent_huge_pages("enabled"));
     let (Gifts { pid, child, gifts }, recording) = recorded(memtrace!(), &[]);
 
     let (faults, pages) = (recording.faults(), recording.pages());
@@ -119,6 +121,9 @@ fn what_faults_gave_is_told_as_far_as_that_goes_without_frame_numbers() {
     require!(program "setpriv" of "util-linux");
     require!(@ (!has_scan()).then(|| "needs Linux 6.7 (PAGEMAP_SCAN)".to_owned()));
     let _turn = turn();
+    let _huge = made!(transparent_huge_pages("enabled"));
+    // At the level 3 of Debian's kernels none but those who see frame numbers may have events.
+    let _level = made!(Setting::change("/proc/sys/kernel/perf_event_paranoid", "2"));
     let (Gifts { pid, gifts, .. }, recording) = recorded(memtrace!().without_frame_numbers(), &[]);
 
     let (faults, pages) = (recording.faults(), recording.pages());

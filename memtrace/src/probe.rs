@@ -218,11 +218,13 @@ impl Prober {
     ) -> Result<(), ProbeError> {
         let Self { page, reader, walker, depth, cost } = self;
         let pagemap = timed(cost, || File::open(format!("/proc/{}/pagemap", tid.0)))?;
-        for &(range, reason) in ranges {
+        let mut close_runs = 0;
+        for (range, reason) in ranges.iter().flat_map(|(range, reason)| pieces(*range, *reason)) {
             let began = clock::boottime();
-            let (runs, told, depth) = if reason.is_close() {
+            let (runs, told, depth) = if reason.is_close() && close_runs < MAX_CLOSE_RUNS {
                 let mut runs = Vec::new();
                 timed(cost, || walker.walk(&pagemap, range, |run| runs.extend(run.to_state(*page))))?;
+                close_runs += runs.len();
                 (runs, walker.tells(), *depth)
             } else {
                 (timed(cost, || reader.read(&pagemap, range))?, reader.tells(), LookDepth::Categories)
@@ -274,6 +276,24 @@ fn whole_slots(ranges: impl Iterator<Item = VirtRange>) -> impl Iterator<Item = 
         Some(slots)
     })
 }
+
+/// `range`, looked at for `reason`; in pieces if each page is looked at.
+fn pieces(range: VirtRange, reason: LookReason) -> impl Iterator<Item = (VirtRange, LookReason)> {
+    let mut next = range.start();
+    std::iter::from_fn(move || {
+        let border = VirtAddr::from_raw((next.as_raw() / CLOSE_BYTES + 1).saturating_mul(CLOSE_BYTES));
+        let end = if reason.is_close() { border.min(range.end()) } else { range.end() };
+        let piece = VirtRange::new(next, end)?;
+        next = end;
+        Some((piece, reason))
+    })
+}
+
+/// Address space of one look at each page; less than the file takes in one go, wherever the frames of the pages are.
+const CLOSE_BYTES: u64 = 64 << 20;
+
+/// Runs that the looks of one answer may find in all before they no longer look at each page: they are kept until all are taken.
+const MAX_CLOSE_RUNS: usize = 1 << 17;
 
 /// Bytes of the maps of most processes.
 const TYPICAL_MAPS: usize = 64 << 10;

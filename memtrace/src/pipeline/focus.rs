@@ -114,8 +114,8 @@ pub(super) struct Focus {
     populated: Sweep,
     rotation: Sweep,
     rotated: Option<Timestamp>,
-    /// How long looks at slots take, and those of sweeps, which see much that is not there.
-    slot_pace: Pace,
+    /// How long looks at each page take, and those of sweeps.
+    close_pace: Pace,
     sweep_pace: Pace,
     /// The last address space whose resident pages were asked for.
     counted: SpaceId,
@@ -137,7 +137,7 @@ impl Focus {
             populated: Sweep::default(),
             rotation: Sweep::default(),
             rotated: None,
-            slot_pace: Pace::new(page),
+            close_pace: Pace::new(page),
             sweep_pace: Pace::new(page),
             counted: SpaceId::UNKNOWN,
         }
@@ -174,14 +174,7 @@ impl Focus {
 
     /// A look at `space` ended at `time`.
     pub(super) fn learn(&mut self, time: Timestamp, space: SpaceId, look: &PageLook) {
-        let pace = match look.reason {
-            LookReason::Heat => &mut self.slot_pace,
-            LookReason::Asked
-            | LookReason::Call
-            | LookReason::Population
-            | LookReason::Rotation
-            | LookReason::Full => &mut self.sweep_pace,
-        };
+        let pace = if look.reason.is_close() { &mut self.close_pace } else { &mut self.sweep_pace };
         pace.learn(time.since(look.began), look.range);
         self.residents.entry(space).or_default().see(look, self.page);
     }
@@ -226,7 +219,7 @@ impl Focus {
             parts
         };
         let spaces = spaces(tasks, directory);
-        self.asked.go_on(spaces, wanted, &self.sweep_pace, purse, |space, range| {
+        self.asked.go_on(spaces, wanted, &self.close_pace, purse, |space, range| {
             chosen.add(space, range, LookReason::Asked);
         });
     }
@@ -237,7 +230,7 @@ impl Focus {
         order.sort_unstable();
         for (_, (space, start)) in order {
             let Some(slot) = VirtRange::new(start, slot_end(start)) else { continue };
-            let Some(slot) = purse.pay_for(slot, &self.slot_pace) else { break };
+            let Some(slot) = purse.pay_for(slot, &self.close_pace) else { break };
             chosen.add(space, slot, LookReason::Heat);
             self.hot.remove(&(space, start));
         }
@@ -249,7 +242,7 @@ impl Focus {
             for range in std::mem::take(slots) {
                 let mut next = range.start;
                 while let Some(rest) = VirtRange::new(next, range.end) {
-                    let Some(piece) = purse.pay_for(rest, &self.sweep_pace) else {
+                    let Some(piece) = purse.pay_for(rest, &self.close_pace) else {
                         slots.insert(next..range.end);
                         break;
                     };

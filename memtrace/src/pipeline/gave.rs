@@ -94,19 +94,16 @@ impl SlotLook<'_> {
         if !kinds.contains(Kinds::PRESENT) {
             return None;
         }
+        let is_of_file = place.as_ref().is_some_and(|place| place.file_offset.is_some());
         let before = self.before.page(fault.addr, self.page);
         let (was, was_in) = match before {
             Before::Run(was) => (Kinds::of(&was), frame(&was)),
-            Before::Absent | Before::Unknown if follows_read && !kinds.contains(Kinds::FILE) => {
-                (Kinds::ZERO, None)
-            }
+            Before::Absent | Before::Unknown if follows_read && !is_of_file => (Kinds::ZERO, None),
             Before::Absent | Before::Unknown => (Kinds::empty(), None),
         };
         // What is written to in a private mapping of a file is copied, whether or not the page was mapped before.
-        let has_original =
-            fault.protection == Some(true) || place.as_ref().is_some_and(|place| place.file_offset.is_some());
         let is_copy = fault.access == Some(Access::Write)
-            && has_original
+            && (fault.protection == Some(true) || is_of_file)
             && !was.intersects(Kinds::ZERO | Kinds::SWAPPED);
         let is_in = part_of(run, here, self.page).as_ref().and_then(frame);
         let kind = if kinds.contains(Kinds::HUGETLB) {
@@ -122,8 +119,11 @@ impl SlotLook<'_> {
             GaveKind::File
         } else if is_copy {
             GaveKind::Copy
-        } else if fault.kind == FaultKind::Major || was.contains(Kinds::SWAPPED) {
+        } else if was.contains(Kinds::SWAPPED) {
             GaveKind::Swap
+        } else if fault.kind == FaultKind::Major && before == Before::Unknown {
+            // It may have been in swap; but others serve faults too.
+            return None;
         } else if self.told.contains(Kinds::ZERO) || fault.access == Some(Access::Write) {
             GaveKind::Anon
         } else {

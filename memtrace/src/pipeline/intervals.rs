@@ -417,8 +417,11 @@ impl Intervals {
             self.looked = self.looked.max(reading.time);
         }
         let (looked, length) = (self.looked, self.length);
+        let last_reading = self.readings.back().map(|reading| reading.time);
         let is_over = |interval: &mut Interval| {
-            interval.end <= released && (interval.end <= looked || interval.end.after(length) <= released)
+            let waits = last_reading.is_some_and(|reading| reading >= interval.end);
+            interval.end <= released
+                && (interval.end <= looked || !waits && interval.end.after(length) <= released)
         };
         while self.open.front_mut().is_some_and(is_over) {
             self.close_front(tasks, totals, rows);

@@ -4,7 +4,7 @@ use memtrace_ebpf::HEAT_SLOT_SHIFT;
 
 use crate::{
     event::{HostFacts, LookDepth, PageLook},
-    pagemap::{PageCategories, PageFlags, StateRun},
+    pagemap::{EntryFlags, PageCategories, PageFlags, StateRun},
     timeline::{PageCounts, PageKind},
     units::{PageCount, VirtAddr, VirtRange},
 };
@@ -59,7 +59,9 @@ impl Kinds {
         let flags = words.and_then(|words| words.flags).unwrap_or_default();
         let mut kinds = Self::empty();
         // A guard has the form of a swap entry.
-        kinds.set(Self::SWAPPED, has(PageCategories::SWAPPED) && !has(PageCategories::GUARD));
+        let is_guard = has(PageCategories::GUARD)
+            || words.is_some_and(|words| words.entry.as_raw() & EntryFlags::GUARD.bits() != 0);
+        kinds.set(Self::SWAPPED, has(PageCategories::SWAPPED) && !is_guard);
         kinds.set(Self::FILE, has(PageCategories::FILE));
         kinds.set(Self::ZERO, has(PageCategories::PFNZERO) || flags.contains(PageFlags::ZERO_PAGE));
         if !has(PageCategories::PRESENT) {

@@ -20,6 +20,9 @@ const MAX_RUNS: usize = 1 << 16;
 /// Runs that a slot counts for even if it has none.
 const SLOT_RUNS: usize = 4;
 
+/// Looks at slots that are remembered for each slot, most of them of no use any more.
+const MAX_LOOKED_PER_SLOT: usize = 4;
+
 /// Pages of files are mapped together with those around them that are cached, in blocks of `1 << AROUND_SHIFT` bytes:
 /// `fault_around_bytes`, unless an administrator changed that.
 pub(super) const AROUND_SHIFT: u32 = 16;
@@ -206,6 +209,10 @@ impl Places {
 
     /// Forgets what is too much.
     fn forget(&mut self) {
+        if self.looked.len() > MAX_LOOKED_PER_SLOT * (self.slots.len() + SLOT_RUNS) {
+            let Self { slots, looked, .. } = self;
+            looked.retain(|(time, key)| slots.get(key).is_some_and(|place| place.looked == *time));
+        }
         while self.runs > MAX_RUNS
             && let Some((looked, key)) = self.looked.pop_front()
         {
@@ -338,7 +345,8 @@ impl Place {
     /// Why `range` is now like `after`, in a folio that lies at `folio`.
     fn cause(&self, range: VirtRange, folio: VirtRange, after: Option<&StateRun>) -> Cause {
         let around = range.widened(AROUND_SHIFT);
-        if self.has_faulted(folio) {
+        let is_there = after.is_some_and(|run| run.categories.contains(PageCategories::PRESENT));
+        if is_there && self.has_faulted(folio) {
             Cause::Fault
         } else if after.is_some_and(|run| run.categories.contains(PageCategories::FILE))
             && self.has_faulted(around)

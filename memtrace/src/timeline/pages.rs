@@ -102,7 +102,7 @@ pub struct PageRow {
     pub state: PageKind,
     /// What they were.
     pub prev_state: PageKind,
-    /// The frame of the first of them now, and before.
+    /// The frame of the first of them now.
     pub pfn: Option<Pfn>,
     /// The frame of the first of them before.
     pub prev_pfn: Option<Pfn>,

@@ -20,9 +20,11 @@ impl Table for PageRow {
         column("prev_pfn", "the frame that it was in at the look before", |row, _| {
             row.prev_pfn.map(Pfn::as_raw).into()
         }),
-        column("state", "absent, swapped, guard, zero, hugetlb, huge, mthp, ksm or small", |row, _| {
-            row.state.name().into()
-        }),
+        column(
+            "state",
+            "absent, swapped, guard, zero, hugetlb, huge, mthp, thp, ksm, small or present",
+            |row, _| row.state.name().into(),
+        ),
         column("prev_state", "the state at the look before", |row, _| row.prev_state.name().into()),
         column("flags", "the word of their frames in /proc/kpageflags", |row, _| {
             row.flags.map_or(Value::Unknown, |flags| Value::Bits(flags.bits()))
