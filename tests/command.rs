@@ -145,7 +145,7 @@ fn killing_memtrace_costs_the_end_of_the_recording_and_nothing_of_the_command() 
     require!(bpf);
     let scratch = directory();
     // The shell outlives memtrace and tells what the command ended with.
-    let script = r#""$0" --seconds 3; "$1" code 5; echo "storm, then $?""#;
+    let script = r#""$0" --seconds 4; "$1" code 5; echo "storm, then $?""#;
     let command = ["sh", "-c", script, program!("storm"), program!("exiting")];
     let mut recorder =
         memtrace!().run(["record", "-o", "torn.mtrace", "--"]).args(command).in_dir(scratch.path()).start();
