@@ -48,7 +48,7 @@ fn reading_verbs_say_usage_errors_with_2() {
         &["report", "--no-such-option", "file"],
         &["export", "file"],
         &["export", "-f", "parquet", "file"],
-        &["export", "-f", "csv", "--table", "pages", "file"],
+        &["export", "-f", "csv", "--table", "no-such-table", "file"],
         &["info"],
         &["snapshot"],
         &["--color", "sometimes", "info", "file"],
