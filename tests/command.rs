@@ -150,11 +150,9 @@ fn killing_memtrace_costs_the_end_of_the_recording_and_nothing_of_the_command() 
     let mut recorder =
         memtrace!().run(["record", "-o", "torn.mtrace", "--"]).args(command).in_dir(scratch.path()).start();
     let path = scratch.path().join("torn.mtrace");
-    // A file that still grows can be read; its last chunk may be torn.
+    // Some thousand faults, beside the head. A report would take longer to tell than the storm lasts, on a slow machine.
     recorder.wait_for("recorded faults", |_| {
-        let run = memtrace!().run(["report", "--json"]).arg(&path).finish();
-        let report: serde_json::Value = serde_json::from_str(&run.stdout).ok()?;
-        report["faults"]["minor"].as_u64().filter(|minor| *minor > 1_000)
+        fs::metadata(&path).ok().filter(|file| file.len() > 64 << 10).map(drop)
     });
 
     recorder.signal(Signal::KILL);
