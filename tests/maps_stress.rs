@@ -161,7 +161,8 @@ fn regions_are_learnt_anew_after_a_loss_of_map_events() {
     let script =
         r#"echo begun; "$0" --pairs 100000 --pages 1 && exec "$1" --threads 2 --calls 6000 --seconds 6"#;
     let command = ["sh", "-c", script, program!("mapping"), program!("mapstress")];
-    let mut recording = memtrace!().start(&[], &command);
+    // At its end the program stands still while it is looked at: that look is conclusive however busy it was before.
+    let mut recording = memtrace!().start(&["--verify"], &command);
     let _begun = recording.running.first_line();
     recording.running.signal(Signal::STOP);
     recording.running.wait_for("ledger", |running| (running.stdout().lines().count() > 1).then_some(()));
