@@ -11,14 +11,16 @@ mod entry;
 mod era;
 mod flags;
 mod run;
+mod state;
 mod swap;
 
 pub use self::{
-    categories::{PageCategories, PageWords, StateRun},
+    categories::PageCategories,
     entry::{EntryFlags, PagemapEntry, PagemapEra, Residence},
     era::{PageEra, Release},
     flags::{FlagsEra, PageFlags},
     run::{EntryRun, Frame, PageRun, merge},
+    state::{PageWords, StateRun, folio_around, inside, outside},
     swap::{Marker, NotPresent, SwapLayout, SwapSlot},
 };
 

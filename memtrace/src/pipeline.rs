@@ -31,6 +31,7 @@ mod residence;
 mod seen;
 mod tasks;
 mod totals;
+mod touched;
 
 #[cfg(test)]
 mod tests;
@@ -193,11 +194,15 @@ impl Pipeline {
                 Event::Task(task) => {
                     totals.task(&task);
                     tasks.apply(&task);
-                    if let TaskAction::Exec { space, is_hidden, .. } = task.action {
-                        intervals.begin(space);
-                        if is_hidden {
-                            hidden.push(task.time);
+                    match task.action {
+                        TaskAction::Exec { space, is_hidden, .. } => {
+                            intervals.begin(space);
+                            hidden.extend(is_hidden.then_some(task.time));
                         }
+                        TaskAction::Fork { space, parent_space, .. } if space != parent_space => {
+                            intervals.fork(task.time, parent_space, space);
+                        }
+                        _ => {}
                     }
                     if *event_rows && matches!(task.action, TaskAction::Exit { group_dead: true, .. }) {
                         rows.push(Row::Map(maps::exit_row(&task)));
@@ -208,7 +213,7 @@ impl Pipeline {
                     match &map.action {
                         MapAction::Call { space, call: MapCall { request, result: Ok(_), .. } } => {
                             if let Some(range) = done.row.as_ref().and_then(|row| row.range) {
-                                intervals.called(*space, request, range);
+                                intervals.called(map.time, *space, request, range);
                             }
                         }
                         MapAction::Renewed { space } => intervals.begin(*space),

@@ -219,7 +219,7 @@ impl AddressSpace {
     /// Live regions that overlap `range`, in address order.
     pub fn overlapping(&self, range: VirtRange) -> impl Iterator<Item = &Region> {
         let first = self.live.range(..range.start()).next_back();
-        let rest = self.live.range(range.start()..range.end());
+        let rest = self.live.range(range.addrs());
         let overlaps = move |region: &&Region| region.range.intersection(range).is_some();
         first.into_iter().chain(rest).map(|(_, region)| region).filter(overlaps)
     }

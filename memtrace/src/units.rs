@@ -247,6 +247,13 @@ impl VirtRange {
         if start.0 < end.0 { Some(Self { start, end }) } else { None }
     }
 
+    /// The page of size `page` that holds `addr`.
+    #[must_use]
+    pub const fn of_page(addr: VirtAddr, page: PageSize) -> Self {
+        let start = addr.0 >> page.shift << page.shift;
+        Self { start: VirtAddr(start), end: VirtAddr(start.saturating_add(page.bytes())) }
+    }
+
     /// First address of the range.
     #[must_use]
     pub const fn start(self) -> VirtAddr {
@@ -257,6 +264,12 @@ impl VirtRange {
     #[must_use]
     pub const fn end(self) -> VirtAddr {
         self.end
+    }
+
+    /// All addresses of the range.
+    #[must_use]
+    pub const fn addrs(self) -> Range<VirtAddr> {
+        self.start..self.end
     }
 
     /// Size in bytes.

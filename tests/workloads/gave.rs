@@ -19,7 +19,10 @@ use memtrace_tests::{
     memory::{Mapping, Sharing, page_bytes},
     task::Sleeper,
 };
-use rustix::{fs::Advice as FileAdvice, mm::Advice};
+use rustix::{
+    fs::{Advice as FileAdvice, MemfdFlags, memfd_create},
+    mm::Advice,
+};
 
 /// Touch memory of many kinds, print where it is, and wait for the end of stdin
 #[derive(Parser)]
@@ -54,6 +57,12 @@ fn main() -> io::Result<()> {
     let huge = Mapping::huge(3)?;
     huge.write_all();
     note("huge", huge, 3);
+
+    let memory = memfd_create(c"huge", MemfdFlags::CLOEXEC)?;
+    rustix::fs::ftruncate(&memory, 2 * (2 << 20))?;
+    let of_file = Mapping::huge_of_file(&memory.into(), 2)?;
+    of_file.write_all();
+    note("huge_of_file", of_file, 2);
 
     let zero = Mapping::anonymous(200)?;
     zero.read_all();

@@ -1,11 +1,8 @@
-//! Categories of pages, as `PAGEMAP_SCAN` returns them, and runs of pages that share them.
+//! Categories of pages, as `PAGEMAP_SCAN` returns them.
 //!
 //! Source: `include/uapi/linux/fs.h` (`PAGE_IS_*`, Linux 6.7; soft-dirty 6.8, guard 6.16); `fs/proc/task_mmu.c` for words.
 
 use serde::{Deserialize, Serialize};
-
-use super::{entry::PagemapEntry, flags::PageFlags};
-use crate::units::VirtRange;
 
 bitflags::bitflags! {
     /// `PAGE_IS_*` of `PAGEMAP_SCAN`; a fall-back reader derives them from pagemap words.
@@ -45,34 +42,6 @@ impl PageCategories {
         let swapped = (word >> 62 & 1) * Self::SWAPPED.bits();
         let present = (word >> 63) * Self::PRESENT.bits();
         Self::from_bits_retain(file | swapped | present)
-    }
-}
-
-/// Consecutive pages that share their categories.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StateRun {
-    /// Addresses of the run; page-aligned.
-    pub range: VirtRange,
-    /// What holds for each page of it.
-    pub categories: PageCategories,
-    /// What else was read of them; `None` if nothing was asked for.
-    pub words: Option<PageWords>,
-}
-
-/// What the kernel has written of consecutive pages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PageWords {
-    /// Word of the first page in pagemap; the others follow from it.
-    pub entry: PagemapEntry,
-    /// Word of the frame of each page in `/proc/kpageflags`; `None` for pages without one, and where frames are hidden.
-    pub flags: Option<PageFlags>,
-}
-
-impl StateRun {
-    /// A run of which nothing but `categories` is known.
-    #[must_use]
-    pub const fn new(range: VirtRange, categories: PageCategories) -> Self {
-        Self { range, categories, words: None }
     }
 }
 

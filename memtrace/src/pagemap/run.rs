@@ -1,9 +1,10 @@
 //! Runs of pagemap words that follow from one another.
 
 use super::{
-    categories::{PageCategories, PageWords, StateRun},
+    categories::PageCategories,
     entry::PagemapEntry,
     flags::PageFlags,
+    state::{PageWords, StateRun},
 };
 use crate::units::{PageCount, PageSize, VirtRange, Vpn};
 

@@ -163,7 +163,7 @@ impl Focus {
             return self.residents.entry(space).or_default().ask_for_visit();
         }
         let slots = range.widened(HEAT_SLOT_SHIFT);
-        self.changed.entry(space).or_default().insert(slots.start()..slots.end());
+        self.changed.entry(space).or_default().insert(slots.addrs());
         self.changes += 1;
     }
 

@@ -3,14 +3,14 @@
 use std::{collections::BTreeMap, ops::Range};
 
 use super::{
-    pages::{Kinds, slot_end},
-    places::{AROUND_SHIFT, Before, Cause, Change, Place, folio, part_of},
+    pages::Kinds,
+    places::{Before, Cause, Change, Former, around},
 };
 use crate::{
     event::{Access, Fault, FaultKind, SpaceId, Tgid},
-    pagemap::{PageCategories, StateRun},
+    pagemap::{PageCategories, StateRun, folio_around},
     timeline::{FaultRow, Gave, GaveKind, PageCause, PageKind, PageRow, RegionId},
-    units::{PageCount, PageSize, Pfn, Timestamp, VirtAddr, VirtRange, Vpn},
+    units::{PageCount, PageSize, Timestamp, VirtAddr, VirtRange, Vpn},
 };
 
 /// Completed faults that no look has followed yet, by page. Of several at one page the last: what the others gave is gone.
@@ -24,19 +24,20 @@ pub(super) struct Waiting {
     /// Its place among the fault rows of its interval.
     pub(super) row: usize,
     access: Option<Access>,
+    /// Whether it is the first at its page since that was looked at.
+    is_first: bool,
     /// Whether the page was read before it, which gives the zero page where there is nothing.
-    pub(super) follows_read: bool,
+    follows_read: bool,
 }
 
 impl Unresolved {
-    /// `fault` in `space`, which has the place `row` among those of its interval.
-    pub(super) fn add(&mut self, space: SpaceId, page: PageSize, row: usize, fault: &Fault) {
-        let Fault { time, access, kind, .. } = *fault;
-        if matches!(kind, FaultKind::Minor | FaultKind::Major) {
-            let key = (space, fault.addr.vpn(page));
-            let before = self.0.get(&key).and_then(|waiting| waiting.access);
-            self.0.insert(key, Waiting { time, row, access, follows_read: before == Some(Access::Read) });
-        }
+    /// A completed `fault` in `space`, which has the place `row` among those of its interval.
+    pub(super) fn add(&mut self, space: SpaceId, page: PageSize, row: usize, fault: &Fault, is_first: bool) {
+        let Fault { time, access, .. } = *fault;
+        let key = (space, fault.addr.vpn(page));
+        let before = self.0.get(&key).and_then(|waiting| waiting.access);
+        let follows_read = before == Some(Access::Read);
+        self.0.insert(key, Waiting { time, row, access, is_first, follows_read });
     }
 
     /// What faults brought to `range` of `space` is there no more, or not in its place.
@@ -51,8 +52,8 @@ impl Unresolved {
 
     /// Takes the faults of one slot that `look` tells of.
     pub(super) fn take(&mut self, space: SpaceId, look: &SlotLook<'_>) -> Vec<Waiting> {
-        let Some(slot) = VirtRange::new(look.slot, slot_end(look.slot)) else { return Vec::new() };
-        let told = self.0.extract_if(keys(space, slot, look.page), |_, waiting| waiting.time <= look.began);
+        let here = keys(space, look.slot, look.page);
+        let told = self.0.extract_if(here, |_, waiting| waiting.time <= look.began);
         told.map(|(_, waiting)| waiting).collect()
     }
 }
@@ -67,58 +68,65 @@ fn keys(space: SpaceId, range: VirtRange, page: PageSize) -> Range<(SpaceId, Vpn
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SlotLook<'a> {
     pub(super) began: Timestamp,
-    pub(super) slot: VirtAddr,
+    pub(super) slot: VirtRange,
     /// What it saw.
     pub(super) runs: &'a [StateRun],
     /// What was known of the slot before.
-    pub(super) before: &'a Place,
+    pub(super) before: &'a Former,
     pub(super) page: PageSize,
     /// Of which kinds of pages it tells.
     pub(super) told: Kinds,
 }
 
 impl SlotLook<'_> {
-    /// What the fault of `row` gave; `None` if it is there no more. `brought` is the block of a file that the fault before had
-    /// pages of: of faults in one block the first brought what came along.
+    /// What the fault of `row` in `region` gave, which was `waiting`; `None` if it is there no more, or not known.
+    ///
+    /// Faults come in the order of addresses. Pages of a file before `counted` came along with another one.
     pub(super) fn gave(
         &self,
         row: &FaultRow,
-        follows_read: bool,
-        brought: &mut Option<VirtRange>,
+        region: Option<VirtRange>,
+        waiting: &Waiting,
+        counted: &mut VirtAddr,
     ) -> Option<Gave> {
         let FaultRow { fault, place, .. } = row;
         let index = self.runs.iter().position(|run| run.range.contains(fault.addr))?;
         let run = &self.runs[index];
-        let here = self.page_at(fault.addr)?;
+        let here = VirtRange::of_page(fault.addr, self.page);
         let kinds = Kinds::of(run);
         if !kinds.contains(Kinds::PRESENT) {
             return None;
         }
         let is_of_file = place.as_ref().is_some_and(|place| place.file_offset.is_some());
-        let before = self.before.page(fault.addr, self.page);
-        let (was, was_in) = match before {
-            Before::Run(was) => (Kinds::of(&was), frame(&was)),
-            Before::Absent | Before::Unknown if follows_read && !is_of_file => (Kinds::ZERO, None),
-            Before::Absent | Before::Unknown => (Kinds::empty(), None),
+        // What a fault before it made of the page was not looked at.
+        let before = if waiting.is_first { self.before.page(fault.addr, self.page) } else { Before::Unknown };
+        let was = match before {
+            Before::Run(was) => Kinds::of(&was),
+            Before::Absent | Before::Unknown if waiting.follows_read && !is_of_file => Kinds::ZERO,
+            Before::Absent | Before::Unknown => Kinds::empty(),
         };
         // What is written to in a private mapping of a file is copied, whether or not the page was mapped before.
         let is_copy = fault.access == Some(Access::Write)
             && (fault.protection == Some(true) || is_of_file)
             && !was.intersects(Kinds::ZERO | Kinds::SWAPPED);
-        let is_in = part_of(run, here, self.page).as_ref().and_then(frame);
         let kind = if kinds.contains(Kinds::HUGETLB) {
             GaveKind::Hugetlb
         } else if kinds.contains(Kinds::ZERO) {
             GaveKind::Zero
-        } else if is_copy && is_in.is_none() {
-            // Whether the page is still in its frame is what tells.
-            return None;
-        } else if is_copy && is_in == was_in {
-            GaveKind::Reuse
+        } else if is_copy {
+            let is_in = run.part(here, self.page).and_then(|run| run.pfn());
+            match before {
+                // Whether the page is still in its frame is what tells.
+                Before::Run(_) if is_in.is_none() => return None,
+                Before::Run(was) if was.pfn() == is_in => GaveKind::Reuse,
+                _ if kinds.contains(Kinds::FILE) => GaveKind::File,
+                Before::Run(was) if was.pfn().is_some() => GaveKind::Copy,
+                Before::Absent if is_of_file => GaveKind::Copy,
+                Before::Unknown if is_of_file && waiting.follows_read => GaveKind::Copy,
+                _ => return None,
+            }
         } else if kinds.contains(Kinds::FILE) {
             GaveKind::File
-        } else if is_copy {
-            GaveKind::Copy
         } else if was.contains(Kinds::SWAPPED) {
             GaveKind::Swap
         } else if fault.kind == FaultKind::Major && before == Before::Unknown {
@@ -130,33 +138,37 @@ impl SlotLook<'_> {
             return None;
         };
         let pages = match kind {
-            GaveKind::File => self.came_along(fault.addr, brought),
+            GaveKind::File => region.and_then(|region| {
+                let around = around(fault.addr, region)?;
+                // What the kernel maps as a whole may be larger.
+                let folio = self.folio(index, here).unwrap_or(here);
+                let all = around.start().min(folio.start())..around.end().max(folio.end());
+                self.came_along(VirtRange::new(all.start, all.end)?, counted)
+            }),
             GaveKind::Reuse => Some(PageCount::new(1)),
-            _ => self.pages_of_folio(index, here),
+            _ => self.folio(index, here).map(|folio| folio.pages(self.page)),
         };
         Some(Gave { kind, pages, lag: self.began.since(fault.time) })
     }
 
-    /// How many pages the folio has that `here`, in the run with this `index`, is a page of; `None` if that is not told.
-    fn pages_of_folio(&self, index: usize, here: VirtRange) -> Option<PageCount> {
+    /// Where the folio lies that `here`, in the run with this `index`, is a page of; `None` if that is not told.
+    fn folio(&self, index: usize, here: VirtRange) -> Option<VirtRange> {
         let run = &self.runs[index];
         if run.words.is_some_and(|words| words.flags.is_some()) {
-            return Some(folio(self.runs, index, here, self.page).pages(self.page));
+            return Some(folio_around(self.runs, index, here, self.page));
         }
-        // As many as a page table has entries.
-        let pages_of_huge = self.page.bytes() / size_of::<u64>() as u64;
-        run.categories.contains(PageCategories::HUGE).then(|| PageCount::new(pages_of_huge))
+        // A page table has as many entries as there are words in a page.
+        let bytes_of_huge = self.page.bytes() * (self.page.bytes() / size_of::<u64>() as u64);
+        run.categories.contains(PageCategories::HUGE).then(|| here.widened(bytes_of_huge.ilog2()))
     }
 
-    /// Pages of a file that are there now and were not before, and in which no fault happened, beside the one at `addr`.
-    fn came_along(&self, addr: VirtAddr, brought: &mut Option<VirtRange>) -> Option<PageCount> {
-        let one = PageCount::new(1);
-        let block = self.page_at(addr)?.widened(AROUND_SHIFT);
-        if brought.replace(block) == Some(block) {
-            return Some(one);
-        }
-        let mut pages = one;
-        let changes = self.before.changes(block, self.runs, self.page);
+    /// Pages of a file `around` a fault that are there now and were not before, and its own one; not those that had faults themselves,
+    /// nor those before `counted`.
+    fn came_along(&self, around: VirtRange, counted: &mut VirtAddr) -> Option<PageCount> {
+        let mut pages = PageCount::new(1);
+        let rest = VirtRange::new(around.start().max(*counted), around.end());
+        *counted = around.end().max(*counted);
+        let changes = rest.map(|rest| self.before.changes(rest, self.runs, self.page)).unwrap_or_default();
         for Change { range, before, after, .. } in changes {
             let is_new = after
                 .is_some_and(|run| run.categories.contains(PageCategories::PRESENT | PageCategories::FILE));
@@ -172,11 +184,6 @@ impl SlotLook<'_> {
         Some(pages)
     }
 
-    fn page_at(&self, addr: VirtAddr) -> Option<VirtRange> {
-        let start = addr.vpn(self.page).start(self.page);
-        VirtRange::new(start, VirtAddr::from_raw(start.as_raw().saturating_add(self.page.bytes())))
-    }
-
     /// The row of `change` in a region; `None` if it is not known whether it is one.
     pub(super) fn row(&self, change: &Change, tgid: Tgid, region: RegionId) -> Option<PageRow> {
         let Change { range, before, after, .. } = *change;
@@ -186,8 +193,8 @@ impl SlotLook<'_> {
             Before::Run(run) => Some(run),
         };
         let index = self.runs.iter().position(|run| run.range.contains(range.start()));
-        let first = self.page_at(range.start())?;
-        let pages_of_folio = index.and_then(|index| self.pages_of_folio(index, first));
+        let first = VirtRange::of_page(range.start(), self.page);
+        let pages_of_folio = index.and_then(|index| Some(self.folio(index, first)?.pages(self.page)));
         Some(PageRow {
             time: self.began,
             tgid,
@@ -196,15 +203,16 @@ impl SlotLook<'_> {
             pages: range.pages(self.page),
             state: after.map_or(PageKind::Absent, |run| self.told.kind_of(&run)),
             prev_state: was.map_or(PageKind::Absent, |run| self.told.kind_of(&run)),
-            pfn: after.as_ref().and_then(frame),
-            prev_pfn: was.as_ref().and_then(frame),
+            pfn: after.and_then(|run| run.pfn()),
+            prev_pfn: was.and_then(|run| run.pfn()),
             flags: after.and_then(|run| run.words?.flags),
             order: pages_of_folio.map(|pages| pages.get().ilog2()),
             cause: self.cause_of(change),
         })
     }
 
-    fn cause_of(&self, change: &Change) -> PageCause {
+    /// Why there is a `change`.
+    pub(super) fn cause_of(&self, change: &Change) -> PageCause {
         match change.cause {
             Cause::Fault => PageCause::Fault,
             Cause::FaultAround => PageCause::FaultAround,
@@ -215,8 +223,10 @@ impl SlotLook<'_> {
 
     /// What the kernel did on its own.
     fn cause_in_kernel(&self, change: &Change) -> PageCause {
-        let Before::Run(was) = change.before else { return PageCause::Unknown };
-        let was = Kinds::of(&was);
+        let Before::Run(run) = change.before else { return PageCause::Unknown };
+        let frames = run.pfn().zip(change.after.and_then(|run| run.pfn()));
+        let is_in_other_frame = frames.is_some_and(|(before, after)| before != after);
+        let was = Kinds::of(&run);
         let is = change.after.as_ref().map(Kinds::of).unwrap_or_default();
         if !is.contains(Kinds::PRESENT) {
             return if was.contains(Kinds::PRESENT) { PageCause::Reclaim } else { PageCause::Unknown };
@@ -227,7 +237,7 @@ impl SlotLook<'_> {
             PageCause::Collapse
         } else if is.difference(was).contains(Kinds::KSM) && self.told.contains(Kinds::KSM) {
             PageCause::Merge
-        } else if is_migration(change) {
+        } else if is_in_other_frame {
             PageCause::Migration
         } else if size(is) < size(was) {
             PageCause::Split
@@ -235,16 +245,4 @@ impl SlotLook<'_> {
             PageCause::Unknown
         }
     }
-}
-
-/// The frame of the first page of `run`.
-fn frame(run: &StateRun) -> Option<Pfn> {
-    run.words?.entry.pfn()
-}
-
-/// Whether the kernel moved present pages to other frames on its own.
-pub(super) fn is_migration(change: &Change) -> bool {
-    let Before::Run(was) = change.before else { return false };
-    let frames = (frame(&was), change.after.as_ref().and_then(frame));
-    change.cause == Cause::Kernel && matches!(frames, (Some(before), Some(after)) if before != after)
 }

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use rangemap::RangeSet;
+
 use super::{
     Detail, END_OF_TIME, Options,
-    gave::{SlotLook, Unresolved, is_migration},
+    gave::{SlotLook, Unresolved},
     maps::Done,
     pages::{Counting, slot_of, slots},
-    places::{Places, part_of},
+    places::Places,
     tasks::{Position, Task, Tasks},
     totals::Totals,
 };
@@ -16,8 +18,10 @@ use crate::{
         Fault, FaultKind, HeatCell, HeatReading, HostFacts, LookDepth, Loss, MapRequest, Mode, PageLook,
         SpaceId, Tgid, Uncounted,
     },
-    timeline::{FaultRow, FaultTally, MapTally, PageTally, RegionId, RegionLabel, Row, TimelineRow},
-    units::{Nanos, PageCount, PageSize, Timestamp, VirtRange},
+    timeline::{
+        FaultRow, FaultTally, MapTally, PageCause, PageTally, RegionId, RegionLabel, Row, TimelineRow,
+    },
+    units::{Nanos, PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
 };
 
 /// What one row is about. In the order of rows: by process, what no region explains last.
@@ -183,18 +187,16 @@ impl Intervals {
         tasks: &Tasks,
     ) {
         let (event_rows, page) = (self.event_rows, self.page);
-        if let Some(task) = task
+        let row = self.at(fault.time).fault_rows.len();
+        if let Some(Task { space, .. }) = task
             && matches!(fault.kind, FaultKind::Minor | FaultKind::Major)
         {
-            self.places.fault(fault.time, task.space, fault.addr);
+            let is_first = self.places.fault(space, fault);
+            if event_rows {
+                self.unresolved.add(space, page, row, fault, is_first);
+            }
         }
         if event_rows || position.is_none() {
-            let row = self.at(fault.time).fault_rows.len();
-            if let Some(task) = task
-                && event_rows
-            {
-                self.unresolved.add(task.space, page, row, fault);
-            }
             let interval = self.at(fault.time);
             if event_rows {
                 let (tgid, comm) = task.map(|task| (task.tgid, task.comm)).unzip();
@@ -243,9 +245,14 @@ impl Intervals {
         self.places.begin(space);
     }
 
+    /// `child` is a copy of `parent`.
+    pub(super) fn fork(&mut self, time: Timestamp, parent: SpaceId, child: SpaceId) {
+        self.places.fork(time, parent, child);
+    }
+
     /// Notes what a call about `range` may have done to pages.
-    pub(super) fn called(&mut self, space: SpaceId, request: &MapRequest, range: VirtRange) {
-        if self.places.call(space, request, range) {
+    pub(super) fn called(&mut self, time: Timestamp, space: SpaceId, request: &MapRequest, range: VirtRange) {
+        if self.places.call(time, space, request, range) {
             self.unresolved.forget(space, range, self.page);
         }
     }
@@ -325,35 +332,35 @@ impl Intervals {
             }
         }
         if look.depth >= LookDepth::Words && self.detail == Detail::Full {
+            let touched = self.places.touched_since(look.began, space, range);
             for slot in slots(range) {
-                self.look_closely(time, (tgid, space), look, slot, tasks, rows);
+                self.look_closely(time, (tgid, space), look, (slot, &touched), tasks, rows);
             }
         }
     }
 
-    /// Notes what changed in a slot since it was looked at before, and what faults gave.
+    /// Notes what changed in a slot since it was looked at before, and what faults gave; not of what was touched amid the look.
     fn look_closely(
         &mut self,
         time: Timestamp,
         (tgid, space): (Tgid, SpaceId),
         look: &PageLook,
-        slot: VirtRange,
+        (slot, touched): (VirtRange, &RangeSet<VirtAddr>),
         tasks: &Tasks,
         rows: &mut Vec<Row>,
     ) {
         let page = self.page;
         let first = look.runs.partition_point(|run| run.range.end() <= slot.start());
-        let runs: Vec<_> = look.runs[first..].iter().map_while(|run| part_of(run, slot, page)).collect();
-        let before = self.places.replace(look.began, space, slot.start(), runs.clone());
-        let (began, slot_start) = (look.began, slot.start());
+        let runs: Vec<_> = look.runs[first..].iter().map_while(|run| run.part(slot, page)).collect();
+        let before = self.places.replace(time, space, slot, &runs, touched);
         let told = self.counting.told_by(look);
-        let seen = SlotLook { began, slot: slot_start, runs: &runs, before: &before, page, told };
+        let seen = SlotLook { began: look.began, slot, runs: &runs, before: &before, page, told };
         for region in tasks.regions(space).into_iter().flat_map(|regions| regions.overlapping(slot)) {
             let Some(part) = region.range.intersection(slot).filter(|part| before.knows_of(*part)) else {
                 continue;
             };
             let changes = before.changes(part, &runs, page);
-            let migrated = changes.iter().filter(|change| is_migration(change));
+            let migrated = changes.iter().filter(|change| seen.cause_of(change) == PageCause::Migration);
             let migrated = PageCount::new(migrated.map(|change| change.range.pages(page).get()).sum());
             let key = CellKey { tgid: Some(tgid), space, place: Place::Region(region.id) };
             if look.depth >= LookDepth::Frames
@@ -368,10 +375,11 @@ impl Intervals {
                 );
             }
         }
-        let mut brought = None;
+        let mut counted = slot.start();
         for fault in self.unresolved.take(space, &seen) {
             if let Some(row) = self.at(fault.time).fault_rows.get_mut(fault.row) {
-                row.gave = seen.gave(row, fault.follows_read, &mut brought);
+                let region = tasks.regions(space).and_then(|regions| regions.find(row.fault.addr));
+                row.gave = seen.gave(row, region.map(|region| region.range), &fault, &mut counted);
             }
         }
     }

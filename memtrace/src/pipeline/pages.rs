@@ -4,7 +4,7 @@ use memtrace_ebpf::HEAT_SLOT_SHIFT;
 
 use crate::{
     event::{HostFacts, LookDepth, PageLook},
-    pagemap::{EntryFlags, PageCategories, PageFlags, StateRun},
+    pagemap::{EntryFlags, PageCategories, PageFlags, Release, StateRun},
     timeline::{PageCounts, PageKind},
     units::{PageCount, VirtAddr, VirtRange},
 };
@@ -125,8 +125,9 @@ pub(super) struct Counting {
 
 impl Counting {
     pub(super) fn new(host: &HostFacts) -> Self {
-        // There every anonymous page has that flag.
-        Self { is_ksm_told: !host.kernel_release.starts_with("6.12.") }
+        // There every anonymous page has that flag: `stable_page_flags` takes one bit of two for the kind of the mapping.
+        let has_wrong_flag = Release::new(6, 10)..Release::new(6, 18);
+        Self { is_ksm_told: !has_wrong_flag.contains(&Release::parse(&host.kernel_release)) }
     }
 
     /// Of which kinds of pages `look` tells.

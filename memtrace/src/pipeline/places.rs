@@ -7,11 +7,14 @@ use std::{
 
 use rangemap::RangeSet;
 
-use super::pages::{slot_end, slot_of};
+use super::{
+    pages::{slot_end, slot_of},
+    touched::Touched,
+};
 use crate::{
-    event::{MapRequest, SpaceId, flags},
-    pagemap::{PageCategories, PageFlags, PageWords, PagemapEntry, StateRun},
-    units::{PageSize, Pfn, Timestamp, VirtAddr, VirtRange},
+    event::{Fault, MapRequest, SpaceId, flags},
+    pagemap::{PageCategories, StateRun, folio_around, inside, outside},
+    units::{PageSize, Timestamp, VirtAddr, VirtRange},
 };
 
 /// Runs that are kept in mind, over all slots: 4 MiB. The slots that were looked at longest ago are forgotten first.
@@ -23,9 +26,9 @@ const SLOT_RUNS: usize = 4;
 /// Looks at slots that are remembered for each slot, most of them of no use any more.
 const MAX_LOOKED_PER_SLOT: usize = 4;
 
-/// Pages of files are mapped together with those around them that are cached, in blocks of `1 << AROUND_SHIFT` bytes:
-/// `fault_around_bytes`, unless an administrator changed that.
-pub(super) const AROUND_SHIFT: u32 = 16;
+/// A fault at a page of a file maps those around it that are cached, `1 << AROUND_SHIFT` bytes at most: `fault_around_bytes`, unless
+/// an administrator changed that.
+const AROUND_SHIFT: u32 = 16;
 
 /// Pages of all address spaces, slot by slot.
 #[derive(Debug)]
@@ -36,14 +39,15 @@ pub(super) struct Places {
     looked: VecDeque<(Timestamp, (SpaceId, VirtAddr))>,
     /// Addresses that had no pages at one time, and were not looked at since.
     emptied: BTreeMap<SpaceId, RangeSet<VirtAddr>>,
+    touched: Touched,
     /// How much is kept in mind.
     runs: usize,
 }
 
 /// Pages of a slot, and what happened to them since they were looked at.
-#[derive(Debug, Default)]
-pub(super) struct Place {
-    /// When the look began; if there was none, when the first fault happened.
+#[derive(Clone, Debug, Default)]
+struct Place {
+    /// When the look ended; if there was none, when the first fault happened.
     looked: Timestamp,
     /// Pages that are not absent.
     runs: Vec<StateRun>,
@@ -51,7 +55,14 @@ pub(super) struct Place {
     unknown: RangeSet<VirtAddr>,
     faulted: RangeSet<VirtAddr>,
     called: RangeSet<VirtAddr>,
-    last_fault: Timestamp,
+}
+
+/// What was known of a slot when a look was taken.
+#[derive(Debug)]
+pub(super) struct Former {
+    place: Place,
+    /// What was touched amid the look: its state there may be the one before or the one after. So the next look tells of it.
+    amid: RangeSet<VirtAddr>,
 }
 
 /// Consecutive pages that are in another state than before.
@@ -90,7 +101,14 @@ pub(super) enum Cause {
 
 impl Places {
     pub(super) fn new(page: PageSize) -> Self {
-        Self { page, slots: BTreeMap::new(), looked: VecDeque::new(), emptied: BTreeMap::new(), runs: 0 }
+        Self {
+            page,
+            slots: BTreeMap::new(),
+            looked: VecDeque::new(),
+            emptied: BTreeMap::new(),
+            touched: Touched::default(),
+            runs: 0,
+        }
     }
 
     /// `space` is new: it had nothing in it before the first fault.
@@ -105,41 +123,71 @@ impl Places {
         }
     }
 
-    /// A fault was completed.
-    pub(super) fn fault(&mut self, time: Timestamp, space: SpaceId, addr: VirtAddr) {
+    /// `child` has what `parent` has in private memory; of files it may have less.
+    pub(super) fn fork(&mut self, time: Timestamp, parent: SpaceId, child: SpaceId) {
+        let keys = (parent, VirtAddr::from_raw(0))..=(parent, VirtAddr::from_raw(u64::MAX));
+        let forked = self.slots.range(keys).map(|((_, slot), place)| ((child, *slot), place.forked(time)));
+        let forked: Vec<_> = forked.collect();
+        for (key, place) in forked {
+            self.runs += place.runs.len() + SLOT_RUNS;
+            self.looked.push_back((time, key));
+            self.slots.insert(key, place);
+        }
+        self.forget();
+    }
+
+    /// A fault was completed; tells whether it is the first at its page since that was looked at.
+    pub(super) fn fault(&mut self, space: SpaceId, fault: &Fault) -> bool {
+        let Fault { time, addr, latency, .. } = *fault;
         let key = (space, slot_of(addr));
-        let Self { page, slots, looked, emptied, runs } = self;
+        let Self { page, slots, looked, emptied, touched, runs } = self;
+        let here = VirtRange::of_page(addr, *page).addrs();
+        touched.add(time, space, here.clone());
         let place = slots.entry(key).or_insert_with(|| {
             looked.push_back((time, key));
             *runs += SLOT_RUNS;
             Place { looked: time, ..Place::unseen(key.1, emptied.get(&space)) }
         });
-        place.faulted.insert(page_at(addr, *page));
-        place.last_fault = time;
+        // One under way when the look ended may have done its work by then.
+        let began = time.before(latency.unwrap_or_default());
+        if began < place.looked && place.run_at(addr).is_some() {
+            place.unknown.insert(here.clone());
+        }
+        let is_first = !place.faulted.contains(&addr);
+        place.faulted.insert(here);
         self.forget();
+        is_first
     }
 
     /// A call in `space` was about `range`; tells whether pages that were there are there no more.
-    pub(super) fn call(&mut self, space: SpaceId, request: &MapRequest, range: VirtRange) -> bool {
+    pub(super) fn call(
+        &mut self,
+        time: Timestamp,
+        space: SpaceId,
+        request: &MapRequest,
+        range: VirtRange,
+    ) -> bool {
         use flags::{MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_REMOVE};
         match *request {
             MapRequest::Mmap { .. }
             | MapRequest::Munmap { .. }
             | MapRequest::Brk { .. }
             | MapRequest::Madvise { advice: MADV_DONTNEED | MADV_DONTNEED_LOCKED | MADV_REMOVE, .. } => {
-                self.empty(space, range.start()..range.end());
+                self.touched.add(time, space, range.addrs());
+                self.empty(space, range);
                 true
             }
             MapRequest::Mremap { old_addr, old_size, .. } => {
                 let old_end = VirtAddr::from_raw(old_addr.as_raw().saturating_add(old_size));
-                if let Some(old) = VirtRange::new(old_addr, old_end) {
-                    self.lose_sight(space, old);
+                for range in VirtRange::new(old_addr, old_end).into_iter().chain([range]) {
+                    self.touched.add(time, space, range.addrs());
+                    self.lose_sight(space, range);
                 }
-                self.lose_sight(space, range);
                 true
             }
             MapRequest::Madvise { .. } | MapRequest::Mlock { .. } => {
-                for (place, part) in parts(&mut self.slots, space, range.start()..range.end()) {
+                self.touched.add(time, space, range.addrs());
+                for (place, part) in parts(&mut self.slots, space, range.addrs()) {
                     place.called.insert(part);
                 }
                 false
@@ -148,63 +196,67 @@ impl Places {
         }
     }
 
-    /// There are no pages at `addrs` now.
-    fn empty(&mut self, space: SpaceId, addrs: Range<VirtAddr>) {
-        self.emptied.entry(space).or_default().insert(addrs.clone());
-        for (place, part) in parts(&mut self.slots, space, addrs) {
+    /// There are no pages in `range` now.
+    fn empty(&mut self, space: SpaceId, range: VirtRange) {
+        let gap: RangeSet<_> = [range.addrs()].into_iter().collect();
+        for (place, part) in parts(&mut self.slots, space, range.addrs()) {
             self.runs -= place.runs.len();
-            if let Some(gap) = VirtRange::new(part.start, part.end) {
-                place.runs = without(&place.runs, gap, self.page);
-            }
+            place.runs = outside(&place.runs, &gap, self.page).collect();
             self.runs += place.runs.len();
             place.unknown.remove(part.clone());
             place.faulted.remove(part.clone());
             place.called.insert(part);
         }
+        self.emptied.entry(space).or_default().insert(range.addrs());
     }
 
     /// What there is in `range` is not known now.
     fn lose_sight(&mut self, space: SpaceId, range: VirtRange) {
-        let addrs = range.start()..range.end();
         if let Some(emptied) = self.emptied.get_mut(&space) {
-            emptied.remove(addrs.clone());
+            emptied.remove(range.addrs());
         }
-        for (place, part) in parts(&mut self.slots, space, addrs) {
+        for (place, part) in parts(&mut self.slots, space, range.addrs()) {
             place.unknown.insert(part.clone());
             place.faulted.remove(part.clone());
             place.called.insert(part);
         }
     }
 
-    /// Replaces what was known of the slot at `slot` by what a look that began at `began` saw, and returns it.
-    pub(super) fn replace(
-        &mut self,
+    /// What was touched in `range` of `space` after the look that is told of began.
+    pub(super) fn touched_since(
+        &self,
         began: Timestamp,
         space: SpaceId,
-        slot: VirtAddr,
-        runs: Vec<StateRun>,
-    ) -> Place {
-        let key = (space, slot);
-        self.runs += runs.len() + SLOT_RUNS;
-        self.looked.push_back((began, key));
-        let mut place = Place { looked: began, runs, ..Place::default() };
-        let before = self.slots.remove(&key);
-        if let Some(before) = &before {
-            self.runs -= before.runs.len() + SLOT_RUNS;
-            // Whether the look saw what a fault amid it brought, nobody knows.
-            if before.last_fault >= began {
-                place.faulted.clone_from(&before.faulted);
-                place.last_fault = before.last_fault;
-            }
-        }
-        self.slots.insert(key, place);
-        self.forget();
+        range: VirtRange,
+    ) -> RangeSet<VirtAddr> {
+        self.touched.since(began, space, range)
+    }
+
+    /// Replaces what was known of `slot` by what a look saw that ended at `ended`, and returns it. What was `touched` amid the look
+    /// stays as it was known.
+    pub(super) fn replace(
+        &mut self,
+        ended: Timestamp,
+        space: SpaceId,
+        slot: VirtRange,
+        seen: &[StateRun],
+        touched: &RangeSet<VirtAddr>,
+    ) -> Former {
+        let key = (space, slot_of(slot.start()));
+        let known = self.slots.remove(&key);
+        self.runs -= known.as_ref().map_or(0, |place| place.runs.len() + SLOT_RUNS);
         let emptied = self.emptied.get_mut(&space);
-        let before = before.unwrap_or_else(|| Place::unseen(slot, emptied.as_deref()));
+        let place = known.unwrap_or_else(|| Place::unseen(key.1, emptied.as_deref()));
         if let Some(emptied) = emptied {
-            emptied.remove(slot..slot_end(slot));
+            emptied.remove(slot.addrs());
         }
-        before
+        let amid = amid(slot, seen, touched);
+        let next = place.looked_at(ended, seen, &amid, self.page);
+        self.runs += next.runs.len() + SLOT_RUNS;
+        self.looked.push_back((ended, key));
+        self.slots.insert(key, next);
+        self.forget();
+        Former { place, amid }
     }
 
     /// Forgets what is too much.
@@ -241,12 +293,12 @@ impl Change {
         let joined =
             both.filter(|_| range.end() == next.range.start() && *cause == next.cause).and_then(|both| {
                 let before = match (*before, next.before) {
-                    (Before::Run(one), Before::Run(other)) => Before::Run(join(one, other, page)?),
+                    (Before::Run(one), Before::Run(other)) => Before::Run(one.joined(&other, page)?),
                     (one, other) if one == other => one,
                     _ => return None,
                 };
                 let after = match (*after, next.after) {
-                    (Some(one), Some(other)) => Some(join(one, other, page)?),
+                    (Some(one), Some(other)) => Some(one.joined(&other, page)?),
                     (None, None) => None,
                     _ => return None,
                 };
@@ -270,36 +322,87 @@ impl Place {
         Self { unknown, called, ..Self::default() }
     }
 
-    /// What was known of the page at `addr`.
-    pub(super) fn page(&self, addr: VirtAddr, page: PageSize) -> Before {
-        if self.unknown.contains(&addr) {
-            return Before::Unknown;
-        }
-        let Range { start, end } = page_at(addr, page);
-        let run = self.runs.iter().find(|run| run.range.contains(addr));
-        let here = VirtRange::new(start, end);
-        run.zip(here).and_then(|(run, here)| part_of(run, here, page)).map_or(Before::Absent, Before::Run)
+    /// What a child has that is forked at `time`: of files the kernel leaves to faults what they can bring again.
+    fn forked(&self, time: Timestamp) -> Self {
+        let (of_files, private): (Vec<StateRun>, Vec<_>) =
+            self.runs.iter().partition(|run| run.categories.contains(PageCategories::FILE));
+        let mut unknown = self.unknown.clone();
+        unknown.extend(of_files.into_iter().map(|run| run.range.addrs()));
+        unknown.extend(self.faulted.iter().chain(self.called.iter()).cloned());
+        Self { looked: time, runs: private, unknown, ..Self::default() }
     }
 
-    /// Whether it is known of any page of `range` where it was.
-    pub(super) fn knows_of(&self, range: VirtRange) -> bool {
-        self.unknown.gaps(&(range.start()..range.end())).next().is_some()
+    /// This after a look that ended at `ended` and saw `seen`, which does not count for what lies in `amid`.
+    fn looked_at(
+        &self,
+        ended: Timestamp,
+        seen: &[StateRun],
+        amid: &RangeSet<VirtAddr>,
+        page: PageSize,
+    ) -> Self {
+        let kept = |set: &RangeSet<VirtAddr>| set.intersection(amid).collect();
+        let mut runs: Vec<_> = outside(seen, amid, page).chain(inside(&self.runs, amid, page)).collect();
+        runs.sort_by_key(|run| run.range.start());
+        let [unknown, faulted, called] = [&self.unknown, &self.faulted, &self.called].map(kept);
+        Self { looked: ended, runs, unknown, faulted, called }
     }
 
-    /// How many pages of `range` had a fault since.
-    pub(super) fn faulted_pages(&self, range: VirtRange, page: PageSize) -> u64 {
-        let parts = self.faulted.overlapping(range.start()..range.end());
-        let parts = parts.filter_map(|part| VirtRange::new(part.start, part.end)?.intersection(range));
-        parts.map(|part| part.pages(page).get()).sum()
+    /// The run that the page at `addr` is in.
+    fn run_at(&self, addr: VirtAddr) -> Option<&StateRun> {
+        let index = self.runs.partition_point(|run| run.range.end() <= addr);
+        self.runs.get(index).filter(|run| run.range.contains(addr))
     }
 
     /// Whether a fault happened in `range` since.
     fn has_faulted(&self, range: VirtRange) -> bool {
-        self.faulted.overlaps(&(range.start()..range.end()))
+        self.faulted.overlaps(&range.addrs())
     }
 
-    /// What is different in `range`, part of a slot, if `after` is what there is now.
+    /// Why `range`, part of `whole` in one block of a file, is now like `after`, in a folio that lies at `folio`.
+    fn cause(&self, range: VirtRange, whole: VirtRange, folio: VirtRange, after: Option<&StateRun>) -> Cause {
+        let is_there = after.is_some_and(|run| run.categories.contains(PageCategories::PRESENT));
+        let came_along = || {
+            let first = around(whole.start(), whole).filter(|first| first.contains(range.start()));
+            let of_first = first.and_then(|first| VirtRange::new(first.start(), block_end(first.start())));
+            [Some(range.widened(AROUND_SHIFT)), of_first].into_iter().flatten().any(|at| self.has_faulted(at))
+        };
+        if is_there && self.has_faulted(folio) {
+            Cause::Fault
+        } else if after.is_some_and(|run| run.categories.contains(PageCategories::FILE)) && came_along() {
+            Cause::FaultAround
+        } else if self.called.overlaps(&range.addrs()) {
+            Cause::Call
+        } else {
+            Cause::Kernel
+        }
+    }
+}
+
+impl Former {
+    /// What was known of the page at `addr`.
+    pub(super) fn page(&self, addr: VirtAddr, page: PageSize) -> Before {
+        if self.place.unknown.contains(&addr) {
+            return Before::Unknown;
+        }
+        let run = self.place.run_at(addr).and_then(|run| run.part(VirtRange::of_page(addr, page), page));
+        run.map_or(Before::Absent, Before::Run)
+    }
+
+    /// Whether it is known of any page of `range` where it was.
+    pub(super) fn knows_of(&self, range: VirtRange) -> bool {
+        self.place.unknown.gaps(&range.addrs()).next().is_some()
+    }
+
+    /// How many pages of `range` had a fault since.
+    pub(super) fn faulted_pages(&self, range: VirtRange, page: PageSize) -> u64 {
+        let parts = self.place.faulted.overlapping(range.addrs());
+        let parts = parts.filter_map(|part| VirtRange::new(part.start, part.end)?.intersection(range));
+        parts.map(|part| part.pages(page).get()).sum()
+    }
+
+    /// What is different in `range`, the part of a slot that one region has, if `after` is what the look saw.
     pub(super) fn changes(&self, range: VirtRange, after: &[StateRun], page: PageSize) -> Vec<Change> {
+        let Self { place, amid } = self;
         let mut changes = Vec::new();
         let (mut old, mut new) = (0, 0);
         let mut next = range.start();
@@ -307,7 +410,7 @@ impl Place {
             let passed = |runs: &[StateRun], from: usize| {
                 from + runs[from..].partition_point(|run| run.range.end() <= next)
             };
-            (old, new) = (passed(&self.runs, old), passed(after, new));
+            (old, new) = (passed(&place.runs, old), passed(after, new));
             let border = |runs: &[StateRun], index: usize| {
                 let run = runs.get(index)?.range;
                 Some(if run.start() <= next { run.end() } else { run.start() })
@@ -316,76 +419,67 @@ impl Place {
                 let mut edges = set.overlapping(next..range.end()).flat_map(|part| [part.start, part.end]);
                 edges.find(|addr| *addr > next)
             };
-            let borders =
-                [border(&self.runs, old), border(after, new), Some(range.end()), Some(block_end(next))];
-            let edges = [&self.unknown, &self.faulted, &self.called].map(edge);
-            let Some(stop) = borders.into_iter().chain(edges).flatten().min() else { break };
+            let first = around(range.start(), range).map(VirtRange::end).filter(|end| next < *end);
+            let blocks = [Some(range.end()), Some(block_end(next)), first];
+            let borders = [border(&place.runs, old), border(after, new)].into_iter().chain(blocks);
+            let edges = [&place.unknown, &place.faulted, &place.called, amid].map(edge);
+            let Some(stop) = borders.chain(edges).flatten().min() else { break };
             let Some(here) = VirtRange::new(next, stop) else { break };
             next = stop;
-            let part = |runs: &[StateRun], index: usize| part_of(runs.get(index)?, here, page);
-            let (was, is) = (part(&self.runs, old), part(after, new));
-            if are_alike(was.as_ref(), is.as_ref()) {
+            let part = |runs: &[StateRun], index: usize| runs.get(index)?.part(here, page);
+            let (was, is) = (part(&place.runs, old), part(after, new));
+            if are_alike(was.as_ref(), is.as_ref()) || amid.contains(&here.start()) {
                 continue;
             }
-            let folio = if is.is_some() { folio(after, new, here, page) } else { here };
-            let before = if self.unknown.overlaps(&(here.start()..here.end())) {
+            let folio = if is.is_some() { folio_around(after, new, here, page) } else { here };
+            let before = if place.unknown.overlaps(&here.addrs()) {
                 Before::Unknown
             } else {
                 was.map_or(Before::Absent, Before::Run)
             };
-            let change =
-                Change { range: here, before, after: is, cause: self.cause(here, folio, is.as_ref()) };
+            let cause = place.cause(here, range, folio, is.as_ref());
+            let change = Change { range: here, before, after: is, cause };
             if !changes.last_mut().is_some_and(|last: &mut Change| last.try_append(&change, page)) {
                 changes.push(change);
             }
         }
         changes
     }
-
-    /// Why `range` is now like `after`, in a folio that lies at `folio`.
-    fn cause(&self, range: VirtRange, folio: VirtRange, after: Option<&StateRun>) -> Cause {
-        let around = range.widened(AROUND_SHIFT);
-        let is_there = after.is_some_and(|run| run.categories.contains(PageCategories::PRESENT));
-        if is_there && self.has_faulted(folio) {
-            Cause::Fault
-        } else if after.is_some_and(|run| run.categories.contains(PageCategories::FILE))
-            && self.has_faulted(around)
-        {
-            Cause::FaultAround
-        } else if self.called.overlaps(&(range.start()..range.end())) {
-            Cause::Call
-        } else {
-            Cause::Kernel
-        }
-    }
 }
 
-/// The part of the folio of `pages`, which lie in the run with this `index`, that is mapped without a gap: of a large one the head
-/// and its tails, in frames that follow; else each page for itself.
-pub(super) fn folio(runs: &[StateRun], index: usize, pages: VirtRange, page: PageSize) -> VirtRange {
-    let has = |run: &StateRun, flag| {
-        run.words.and_then(|words| words.flags).is_some_and(|flags| flags.intersects(flag))
+/// The pages of `slot` that were `touched` amid a look, and those of files that may have come along with them.
+fn amid(slot: VirtRange, seen: &[StateRun], touched: &RangeSet<VirtAddr>) -> RangeSet<VirtAddr> {
+    let parts = touched.overlapping(slot.addrs());
+    let parts: Vec<_> = parts
+        .filter_map(|part| VirtRange::new(part.start.max(slot.start()), part.end.min(slot.end())))
+        .collect();
+    let files = seen.iter().filter(|run| run.categories.contains(PageCategories::FILE));
+    let along = |part: &VirtRange| {
+        let block = around_any(*part);
+        files.clone().filter_map(move |run| run.range.intersection(block))
     };
-    let is_next = |one: &StateRun, other: &StateRun| {
-        has(other, PageFlags::COMPOUND_TAIL)
-            && one.range.end() == other.range.start()
-            && frame_at(one, one.range.end(), page).is_some()
-            && frame_at(one, one.range.end(), page) == frame_at(other, other.range.start(), page)
-    };
-    if !has(&runs[index], PageFlags::COMPOUND) {
-        return pages;
-    }
-    let (mut first, mut last) = (index, index);
-    while first > 0 && is_next(&runs[first - 1], &runs[first]) {
-        first -= 1;
-    }
-    while runs.get(last + 1).is_some_and(|next| is_next(&runs[last], next)) {
-        last += 1;
-    }
-    VirtRange::new(runs[first].range.start(), runs[last].range.end()).unwrap_or(pages)
+    parts.iter().copied().chain(parts.iter().flat_map(along)).map(VirtRange::addrs).collect()
 }
 
-/// Where the block ends in which a fault at `addr` brings pages of a file.
+/// What a fault at `addr` maps of a file that is mapped at `region`, as far as it is cached.
+///
+/// Source: `do_fault_around` in `mm/memory.c`: from where a block begins, but not before the region, for the length of a block; not
+/// beyond the page table.
+pub(super) fn around(addr: VirtAddr, region: VirtRange) -> Option<VirtRange> {
+    let start = VirtAddr::from_raw(addr.as_raw() >> AROUND_SHIFT << AROUND_SHIFT);
+    let start = start.max(region.start()).max(slot_of(addr));
+    let end = VirtAddr::from_raw(start.as_raw().saturating_add(1 << AROUND_SHIFT));
+    VirtRange::new(start, end.min(region.end()).min(slot_end(addr)))
+}
+
+/// Whatever the region: all that comes along with one of `pages`, and all that one of them may come along with.
+fn around_any(pages: VirtRange) -> VirtRange {
+    let before = VirtAddr::from_raw(pages.start().as_raw().saturating_sub(1 << AROUND_SHIFT));
+    let behind = VirtAddr::from_raw(pages.end().as_raw().saturating_add(1 << AROUND_SHIFT));
+    VirtRange::new(before, behind).unwrap_or(pages)
+}
+
+/// Where the block of a file ends that `addr` lies in.
 fn block_end(addr: VirtAddr) -> VirtAddr {
     VirtAddr::from_raw((addr.as_raw() >> AROUND_SHIFT).saturating_add(1) << AROUND_SHIFT)
 }
@@ -402,50 +496,6 @@ fn parts(
         .map(move |((_, start), place)| (place, addrs.start.max(*start)..addrs.end.min(slot_end(*start))))
 }
 
-/// The page that holds `addr`.
-fn page_at(addr: VirtAddr, page: PageSize) -> Range<VirtAddr> {
-    let start = addr.vpn(page).start(page);
-    start..VirtAddr::from_raw(start.as_raw().saturating_add(page.bytes()))
-}
-
-/// The word of pagemap that `run` gives the page at `addr`, which lies in it or right behind.
-fn word_at(run: &StateRun, addr: VirtAddr, page: PageSize) -> Option<PagemapEntry> {
-    let pages = (addr.as_raw() - run.range.start().as_raw()) / page.bytes();
-    run.words?.entry.advanced(pages)
-}
-
-fn frame_at(run: &StateRun, addr: VirtAddr, page: PageSize) -> Option<Pfn> {
-    word_at(run, addr, page)?.pfn()
-}
-
-/// What `run` tells of the pages of `range`.
-pub(super) fn part_of(run: &StateRun, range: VirtRange, page: PageSize) -> Option<StateRun> {
-    let range = run.range.intersection(range)?;
-    let words =
-        run.words.and_then(|words| Some(PageWords { entry: word_at(run, range.start(), page)?, ..words }));
-    Some(StateRun { range, words, ..*run })
-}
-
-/// One run of two neighbours, if the second is as the first would go on.
-fn join(one: StateRun, other: StateRun, page: PageSize) -> Option<StateRun> {
-    let flags = |run: &StateRun| run.words.map(|words| words.flags);
-    let is_next = one.categories == other.categories
-        && flags(&one) == flags(&other)
-        && word_at(&one, one.range.end(), page) == other.words.map(|words| words.entry);
-    let range = VirtRange::new(one.range.start(), other.range.end()).filter(|_| is_next)?;
-    Some(StateRun { range, ..one })
-}
-
-/// What `runs` tell of pages outside `gap`.
-fn without(runs: &[StateRun], gap: VirtRange, page: PageSize) -> Vec<StateRun> {
-    let before = |run: &StateRun| VirtRange::new(run.range.start(), run.range.end().min(gap.start()));
-    let behind = |run: &StateRun| VirtRange::new(run.range.start().max(gap.end()), run.range.end());
-    let rest = |run| {
-        [before(run), behind(run)].into_iter().flatten().filter_map(move |rest| part_of(run, rest, page))
-    };
-    runs.iter().flat_map(rest).collect()
-}
-
 /// Whether the same pages are in the same state, and in the same frames.
 fn are_alike(one: Option<&StateRun>, other: Option<&StateRun>) -> bool {
     const STATE: PageCategories = PageCategories::PRESENT
@@ -453,7 +503,7 @@ fn are_alike(one: Option<&StateRun>, other: Option<&StateRun>) -> bool {
         .union(PageCategories::HUGE)
         .union(PageCategories::PFNZERO)
         .union(PageCategories::GUARD);
-    let state = |run: &StateRun| (run.categories & STATE, run.words.and_then(|words| words.entry.pfn()));
+    let state = |run: &StateRun| (run.categories & STATE, run.pfn());
     one.map(state) == other.map(state)
 }
 

@@ -38,7 +38,7 @@ impl Residence {
     pub(super) fn state(&self, range: VirtRange) -> PageState {
         let slots = range.widened(HEAT_SLOT_SHIFT);
         let mut counts = PageCounts::default();
-        for (_, state) in self.slots.range(slots.start()..slots.end()) {
+        for (_, state) in self.slots.range(slots.addrs()) {
             counts += state;
         }
         PageState { looked: self.looked, counts }

@@ -12,6 +12,7 @@ use crate::{
 
 mod arrival;
 mod checks;
+mod gave;
 mod looks;
 mod maps;
 

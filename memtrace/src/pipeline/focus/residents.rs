@@ -69,7 +69,7 @@ impl Residents {
 
     /// A look, at whole slots.
     pub(super) fn see(&mut self, look: &PageLook, page: PageSize) {
-        let before = self.slots.extract_if(look.range.start()..look.range.end(), |_, _| true);
+        let before = self.slots.extract_if(look.range.addrs(), |_, _| true);
         self.seen -= before.map(|(_, pages)| pages).sum::<u64>();
         for run in look.runs.iter().filter(|run| run.categories.contains(PageCategories::PRESENT)) {
             for part in slots(run.range) {

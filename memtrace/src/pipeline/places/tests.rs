@@ -1,4 +1,9 @@
 use super::*;
+use crate::{
+    event::{Access, Cpu, FaultKind, Mode, Tid},
+    pagemap::{PageFlags, PageWords, PagemapEntry},
+    units::{Nanos, Pfn},
+};
 
 const SPACE: SpaceId = SpaceId(7);
 const PAGE: u64 = 4096;
@@ -40,7 +45,10 @@ fn mmap(length: u64) -> MapRequest {
 /// Pages that changed, their first frames before and after, and why.
 type Changed = (Range<u64>, Option<u64>, Option<u64>, Cause);
 
-/// Slots of one address space.
+/// The address space of a child.
+const CHILD: SpaceId = SpaceId(8);
+
+/// Slots of two address spaces.
 struct World(Places);
 
 impl World {
@@ -48,12 +56,19 @@ impl World {
         Self(Places::new(page()))
     }
 
-    /// A look at the slot; returns what changed.
-    fn look(&mut self, began: u64, runs: &[StateRun]) -> Vec<Changed> {
-        let before = self.0.replace(at(began), SPACE, addr(0), runs.to_vec());
-        let pfn = |run: &StateRun| frame_at(run, run.range.start(), page()).map(Pfn::as_raw);
+    /// A look at the slot that began and ended at `time`; returns what changed.
+    fn look(&mut self, time: u64, runs: &[StateRun]) -> Vec<Changed> {
+        self.long_look(SPACE, (time, time), runs)
+    }
+
+    /// A look at the slot in `space` from `began` to `ended`, when all faults and calls to the end are known.
+    fn long_look(&mut self, space: SpaceId, (began, ended): (u64, u64), runs: &[StateRun]) -> Vec<Changed> {
+        let slot = pages(0..512);
+        let touched = self.0.touched_since(at(began), space, slot);
+        let before = self.0.replace(at(ended), space, slot, runs, &touched);
+        let pfn = |run: &StateRun| run.pfn().map(Pfn::as_raw);
         let index = |addr: VirtAddr| (addr.as_raw() - SLOT) / PAGE;
-        let changes = before.changes(pages(0..512), runs, page()).into_iter();
+        let changes = before.changes(slot, runs, page()).into_iter();
         let known = changes.filter(|change| change.before != Before::Unknown);
         known
             .map(|Change { range, before, after, cause }| {
@@ -61,6 +76,31 @@ impl World {
                 (index(range.start())..index(range.end()), was, after.as_ref().and_then(pfn), cause)
             })
             .collect()
+    }
+
+    /// A fault that ended at `time` and took `latency`; tells whether it is the first since the last look.
+    fn fault_in(&mut self, space: SpaceId, (time, latency): (u64, u64), index: u64) -> bool {
+        let fault = Fault {
+            time: at(time),
+            tid: Tid(1),
+            cpu: Cpu(0),
+            addr: addr(index),
+            ip: VirtAddr::from_raw(0),
+            access: Some(Access::Write),
+            protection: Some(true),
+            mode: Mode::User,
+            kind: FaultKind::Minor,
+            latency: Some(Nanos::new(latency)),
+        };
+        self.0.fault(space, &fault)
+    }
+
+    fn fault(&mut self, time: u64, index: u64) -> bool {
+        self.fault_in(SPACE, (time, 1), index)
+    }
+
+    fn call(&mut self, time: u64, request: &MapRequest, indices: Range<u64>) -> bool {
+        self.0.call(at(time), SPACE, request, pages(indices))
     }
 }
 
@@ -76,7 +116,7 @@ fn what_was_there_at_the_first_look_is_no_change() {
 fn frames_that_the_kernel_changed_are_told_from_those_of_faults() {
     let mut world = World::new();
     world.look(10, &[small(0..8, 100)]);
-    world.0.fault(at(15), SPACE, addr(2));
+    world.fault(15, 2);
 
     let changes = world.look(20, &[small(0..2, 100), small(2..3, 900), small(3..6, 103), small(6..8, 206)]);
 
@@ -89,9 +129,9 @@ fn frames_that_the_kernel_changed_are_told_from_those_of_faults() {
 #[test]
 fn pages_of_one_run_came_by_faults_or_by_the_call_that_mapped_them() {
     let mut world = World::new();
-    assert!(world.0.call(SPACE, &mmap(16 * PAGE), pages(0..16)));
-    world.0.fault(at(15), SPACE, addr(2));
-    world.0.fault(at(15), SPACE, addr(3));
+    assert!(world.call(12, &mmap(16 * PAGE), 0..16));
+    world.fault(15, 2);
+    world.fault(15, 3);
 
     let changes = world.look(20, &[small(0..8, 100), small(30..31, 400)]);
 
@@ -107,7 +147,7 @@ fn pages_of_one_run_came_by_faults_or_by_the_call_that_mapped_them() {
 fn fault_brings_all_of_a_folio() {
     let mut world = World::new();
     world.0.begin(SPACE);
-    world.0.fault(at(15), SPACE, addr(5));
+    world.fault(15, 5);
     let folio = |flags| PageFlags::ANON | PageFlags::THP | flags;
     let head = run(4..5, 100, PageCategories::empty(), folio(PageFlags::COMPOUND_HEAD));
     let tails = run(5..8, 101, PageCategories::empty(), folio(PageFlags::COMPOUND_TAIL));
@@ -121,14 +161,14 @@ fn fault_brings_all_of_a_folio() {
         (8..9, None, Some(104), Cause::Call),
     ];
     assert_eq!(changes, expected);
-    assert_eq!(super::folio(&[head, tails, next], 1, pages(5..6), page()), pages(4..8));
+    assert_eq!(folio_around(&[head, tails, next], 1, pages(5..6), page()), pages(4..8));
 }
 
 #[test]
 fn pages_of_a_file_come_along_with_those_in_their_block() {
     let mut world = World::new();
     world.0.begin(SPACE);
-    world.0.fault(at(15), SPACE, addr(3));
+    world.fault(15, 3);
     let file = run(0..20, 100, PageCategories::FILE, PageFlags::UPTODATE);
 
     let changes = world.look(20, &[file]);
@@ -144,7 +184,7 @@ fn call_that_empties_leaves_nothing_and_one_that_moves_leaves_no_knowledge() {
     let mut world = World::new();
     world.look(10, &[small(0..8, 100)]);
     let munmap = MapRequest::Munmap { addr: addr(0), length: 2 * PAGE };
-    assert!(world.0.call(SPACE, &munmap, pages(0..2)));
+    assert!(world.call(12, &munmap, 0..2));
     let mremap = MapRequest::Mremap {
         old_addr: addr(4),
         old_size: 2 * PAGE,
@@ -152,9 +192,9 @@ fn call_that_empties_leaves_nothing_and_one_that_moves_leaves_no_knowledge() {
         flags: 1,
         new_addr: addr(0),
     };
-    assert!(world.0.call(SPACE, &mremap, pages(100..102)));
+    assert!(world.call(12, &mremap, 100..102));
     let cold = MapRequest::Madvise { addr: addr(6), length: 2 * PAGE, advice: 21 };
-    assert!(!world.0.call(SPACE, &cold, pages(6..8)));
+    assert!(!world.call(12, &cold, 6..8));
 
     let changes = world.look(20, &[small(0..1, 500), small(2..4, 102), small(100..102, 104)]);
 
@@ -163,13 +203,111 @@ fn call_that_empties_leaves_nothing_and_one_that_moves_leaves_no_knowledge() {
 }
 
 #[test]
-fn fault_amid_a_look_counts_for_the_next_one_too() {
-    let mut world = World::new();
-    world.look(10, &[small(0..1, 100)]);
-    world.0.fault(at(25), SPACE, addr(0));
-    assert_eq!(world.look(20, &[small(0..1, 100)]), []);
+fn next_look_tells_what_a_fault_did_amid_a_look() {
+    // Whether the look saw the page before the fault or after.
+    for seen in [100, 200] {
+        let mut world = World::new();
+        world.look(10, &[small(0..1, 100), small(4..5, 104)]);
+        assert!(world.fault(25, 0));
+        assert_eq!(
+            world.long_look(SPACE, (20, 28), &[small(0..1, seen), small(4..5, 304)]),
+            [(4..5, Some(104), Some(304), Cause::Kernel)]
+        );
 
-    assert_eq!(world.look(30, &[small(0..1, 200)]), [(0..1, Some(100), Some(200), Cause::Fault)]);
+        let changes = world.look(30, &[small(0..1, 200), small(4..5, 304)]);
+
+        assert_eq!(changes, [(0..1, Some(100), Some(200), Cause::Fault)]);
+    }
+}
+
+#[test]
+fn next_look_tells_what_a_call_did_amid_a_look() {
+    // Whether the look saw the page before it went or after.
+    for seen in [&[][..], &[small(0..1, 100)]] {
+        let mut world = World::new();
+        world.look(10, &[small(0..1, 100)]);
+        world.call(25, &MapRequest::Munmap { addr: addr(0), length: PAGE }, 0..1);
+        assert_eq!(world.long_look(SPACE, (20, 28), seen), []);
+        assert!(world.fault(29, 0));
+
+        assert_eq!(world.look(30, &[small(0..1, 200)]), [(0..1, None, Some(200), Cause::Fault)]);
+    }
+}
+
+#[test]
+fn fault_maps_a_block_of_a_file_that_begins_with_the_region_at_the_earliest() {
+    let region = pages(8..40);
+    assert_eq!(around(addr(9), region), Some(pages(8..24)));
+    assert_eq!(around(addr(17), region), Some(pages(16..32)));
+    assert_eq!(around(addr(33), region), Some(pages(32..40)));
+
+    let mut world = World::new();
+    world.0.begin(SPACE);
+    assert!(world.fault(15, 9));
+    let file = run(8..30, 100, PageCategories::FILE, PageFlags::UPTODATE);
+    let before = world.0.replace(at(20), SPACE, pages(0..512), &[file], &RangeSet::new());
+
+    let changes = before.changes(region, &[file], page());
+
+    let ends: Vec<_> = changes.iter().map(|change| (change.range.end(), change.cause)).collect();
+    let (along, fault) = (Cause::FaultAround, Cause::Fault);
+    assert_eq!(ends, [(addr(9), along), (addr(10), fault), (addr(24), along), (addr(30), Cause::Call)]);
+}
+
+#[test]
+fn pages_of_a_file_wait_with_the_fault_that_brought_them() {
+    let mut world = World::new();
+    world.0.begin(SPACE);
+    assert!(world.fault(25, 3));
+    let file = run(0..20, 100, PageCategories::FILE, PageFlags::UPTODATE);
+    assert_eq!(world.long_look(SPACE, (20, 28), &[file]), []);
+
+    let changes = world.look(30, &[file]);
+
+    let causes: Vec<_> = changes.into_iter().map(|(pages, .., cause)| (pages, cause)).collect();
+    let (around, fault) = (Cause::FaultAround, Cause::Fault);
+    assert_eq!(causes, [(0..3, around), (3..4, fault), (4..16, around), (16..20, Cause::Call)]);
+}
+
+#[test]
+fn fault_under_way_at_the_end_of_a_look_may_have_done_its_work() {
+    let mut world = World::new();
+    world.look(20, &[small(0..2, 100)]);
+    world.fault_in(SPACE, (21, 5), 0);
+    world.fault_in(SPACE, (22, 5), 8);
+
+    let changes = world.look(30, &[small(0..2, 200), small(8..9, 108)]);
+
+    let expected = [(1..2, Some(101), Some(201), Cause::Kernel), (8..9, None, Some(108), Cause::Fault)];
+    assert_eq!(changes, expected, "page 8 was not there yet when the look ended");
+}
+
+#[test]
+fn second_fault_at_a_page_is_not_the_first_until_somebody_looks() {
+    let mut world = World::new();
+    assert!(world.fault(10, 0));
+    assert!(!world.fault(11, 0));
+    world.look(20, &[small(0..1, 100)]);
+    assert!(world.fault(21, 0));
+}
+
+#[test]
+fn child_has_what_its_parent_had_when_it_was_looked_at() {
+    let mut world = World::new();
+    let file = run(8..10, 300, PageCategories::FILE, PageFlags::UPTODATE);
+    world.look(10, &[small(0..4, 100), file]);
+    world.fault(15, 1);
+    let advice = MapRequest::Madvise { addr: addr(2), length: PAGE, advice: 21 };
+    world.call(16, &advice, 2..3);
+    world.0.fork(at(20), SPACE, CHILD);
+    world.fault_in(CHILD, (25, 1), 0);
+    world.fault_in(CHILD, (25, 1), 5);
+
+    let seen = [small(0..3, 500), small(3..4, 103), small(5..6, 505), small(8..9, 308)];
+    let changes = world.long_look(CHILD, (30, 30), &seen);
+
+    let expected = [(0..1, Some(100), Some(500), Cause::Fault), (5..6, None, Some(505), Cause::Fault)];
+    assert_eq!(changes, expected, "of pages 1, 2 and of the file nobody knows");
 }
 
 #[test]
@@ -179,7 +317,9 @@ fn what_was_looked_at_longest_ago_is_forgotten_first() {
     let runs = u64::try_from(MAX_RUNS).expect("small");
     let many: Vec<_> = (0..runs / 16).map(|index| small(0..1, 1000 + index)).collect();
     for slot in 1..=16 {
-        world.0.replace(at(10 + slot), SPACE, VirtAddr::from_raw(SLOT + (slot << 21)), many.clone());
+        let start = VirtAddr::from_raw(SLOT + (slot << 21));
+        let slot = VirtRange::new(start, slot_end(start)).expect("not empty");
+        world.0.replace(at(11), SPACE, slot, &many, &RangeSet::new());
     }
 
     assert!(world.0.runs <= MAX_RUNS);

@@ -1,0 +1,202 @@
+//! What faults gave and what changed pages, as far as looks tell.
+
+use std::slice;
+
+use super::*;
+use crate::{
+    pagemap::{EntryFlags, PageFlags, PageWords, PagemapEntry},
+    timeline::{GaveKind, PageCause, PageKind, PageRow},
+};
+
+const PAGE: u64 = 4096;
+const PRESENT: u64 = EntryFlags::PRESENT.bits();
+const CHILD: (Tgid, SpaceId) = (Tgid(20), SpaceId(8));
+
+/// Pages of one kind from the page with this index on; what pagemap has of the first.
+fn run_of(index: u64, pages: u64, entry: u64, flags: Option<PageFlags>) -> StateRun {
+    let range = range(index * PAGE, (index + pages) * PAGE);
+    let words = Some(PageWords { entry: PagemapEntry::from_raw(entry), flags });
+    StateRun { range, categories: PageCategories::from_word(entry), words }
+}
+
+/// Pages in the frames from `pfn` on.
+fn there(index: u64, pages: u64, pfn: u64) -> StateRun {
+    run_of(index, pages, PRESENT | pfn, Some(PageFlags::ANON))
+}
+
+/// A look at each page of the first 2 MiB, which took no time.
+fn look(millis: u64, (tgid, space): (Tgid, SpaceId), runs: Vec<StateRun>) -> Record {
+    let seen = Seen::Pages(PageLook {
+        began: at(millis),
+        reason: LookReason::Heat,
+        range: range(0, 0x20_0000),
+        told: PageCategories::all(),
+        depth: LookDepth::Frames,
+        runs,
+    });
+    Record::Observation(Observation { time: at(millis), tgid, space, seen })
+}
+
+/// A write to the page with this index, which is there and may not be written to.
+fn write(millis: u64, tid: u32, index: u64) -> Record {
+    let Record::Fault(fault) = fault(millis, index * PAGE) else { panic!("a fault") };
+    Record::Fault(Fault { tid: Tid(tid), protection: Some(true), ..fault })
+}
+
+fn rows_of(records: &[Record]) -> Vec<Row> {
+    let begin = [join(1), maps(2, SPACE, &[(0, 0x20_0000)])];
+    let records = [&begin[..], records].concat();
+    run_with(Options { event_rows: true, ..options(Detail::Full) }, &records).0
+}
+
+/// What the faults of `records` gave, in their order.
+fn given(records: &[Record]) -> Vec<Option<GaveKind>> {
+    let rows = rows_of(records).into_iter();
+    rows.filter_map(|row| if let Row::Fault(row) = row { Some(row.gave.map(|gave| gave.kind)) } else { None })
+        .collect()
+}
+
+/// Pages of `records` that changed.
+fn changed(records: &[Record]) -> Vec<PageRow> {
+    rows_of(records)
+        .into_iter()
+        .filter_map(|row| if let Row::Pages(row) = row { Some(row) } else { None })
+        .collect()
+}
+
+const PROCESS: (Tgid, SpaceId) = (TGID, SPACE);
+
+#[test]
+fn copy_is_told_from_reuse_by_the_frame_before() {
+    let faults = [write(20, TGID.0, 1), write(21, TGID.0, 2)];
+    let before = look(10, PROCESS, vec![there(1, 2, 100)]);
+    let after = look(30, PROCESS, vec![there(1, 1, 500), there(2, 1, 101)]);
+
+    let known = [&[before][..], &faults, slice::from_ref(&after)].concat();
+    assert_eq!(given(&known), [Some(GaveKind::Copy), Some(GaveKind::Reuse)]);
+    let unknown = [&faults[..], &[after]].concat();
+    assert_eq!(given(&unknown), [None, None]);
+}
+
+#[test]
+fn child_copies_what_it_had_of_its_parent() {
+    let records = [
+        look(10, PROCESS, vec![there(1, 3, 100)]),
+        write(12, TGID.0, 3),
+        copied(15, CHILD.1.0),
+        fork(15, CHILD.0.0, CHILD.1.0),
+        write(20, CHILD.0.0, 1),
+        write(21, CHILD.0.0, 2),
+        write(22, CHILD.0.0, 3),
+        look(30, CHILD, vec![there(1, 1, 500), there(2, 1, 101), there(3, 1, 600)]),
+    ];
+
+    // Where the third was when the parent forked, no look has told.
+    assert_eq!(given(&records)[1..], [Some(GaveKind::Copy), Some(GaveKind::Reuse), None]);
+}
+
+#[test]
+fn what_a_page_was_between_two_faults_is_not_known() {
+    let records = [
+        look(10, PROCESS, vec![there(1, 1, 100)]),
+        write(20, TGID.0, 1),
+        write(21, TGID.0, 1),
+        look(30, PROCESS, vec![there(1, 1, 500)]),
+    ];
+
+    assert_eq!(given(&records), [None, None]);
+}
+
+#[test]
+fn major_fault_gave_what_was_in_swap_if_that_is_known() {
+    let major = |millis, index: u64| {
+        let Record::Fault(fault) = fault(millis, index * PAGE) else { panic!("a fault") };
+        Record::Fault(Fault { kind: FaultKind::Major, ..fault })
+    };
+    let swapped = run_of(1, 1, EntryFlags::SWAPPED.bits() | 7 << 5, None);
+    let faults = [major(20, 1), major(21, 2)];
+    let after = look(30, PROCESS, vec![there(1, 2, 500)]);
+
+    let known = [&[look(10, PROCESS, vec![swapped])][..], &faults, slice::from_ref(&after)].concat();
+    assert_eq!(given(&known), [Some(GaveKind::Swap), Some(GaveKind::Anon)]);
+    let unknown = [&faults[..], &[after]].concat();
+    assert_eq!(given(&unknown), [None, None], "others serve faults too, as userfaultfd does");
+}
+
+#[test]
+fn fault_that_ended_amid_a_look_waits_for_the_next() {
+    let mut amid = look(25, PROCESS, vec![there(1, 1, 100)]);
+    let Record::Observation(Observation { seen: Seen::Pages(pages), .. }) = &mut amid else {
+        panic!("a look at pages")
+    };
+    pages.began = at(15);
+    let records = [
+        look(10, PROCESS, vec![there(1, 1, 100)]),
+        write(20, TGID.0, 1),
+        amid,
+        look(30, PROCESS, vec![there(1, 1, 500)]),
+    ];
+
+    assert_eq!(given(&records), [Some(GaveKind::Copy)], "the look amid saw the page before the copy");
+}
+
+#[test]
+fn page_that_went_was_reclaimed_whatever_faults_are_near() {
+    let changes = changed(&[
+        look(10, PROCESS, vec![there(1, 2, 100)]),
+        fault(20, PAGE),
+        look(30, PROCESS, vec![there(2, 1, 101)]),
+    ]);
+
+    let [PageRow { state, prev_state, cause, .. }] = changes[..] else { panic!("one row: {changes:?}") };
+    assert_eq!((prev_state, state, cause), (PageKind::Small, PageKind::Absent, PageCause::Reclaim));
+}
+
+#[test]
+fn guard_is_not_in_swap() {
+    let guard = run_of(1, 1, EntryFlags::SWAPPED.bits() | EntryFlags::GUARD.bits(), None);
+    let advice =
+        crate::event::MapRequest::Madvise { addr: VirtAddr::from_raw(PAGE), length: PAGE, advice: 102 };
+    let call = crate::event::MapCall { request: advice, result: Ok(0), may_have_resized: false };
+    let changes = changed(&[
+        look(10, PROCESS, vec![there(1, 1, 100)]),
+        map(20, MapAction::Call { space: SPACE, call }),
+        look(30, PROCESS, vec![guard]),
+    ]);
+
+    let [PageRow { state, cause, .. }] = changes[..] else { panic!("one row: {changes:?}") };
+    assert_eq!((state, cause), (PageKind::Guard, PageCause::Call));
+}
+
+#[test]
+fn pages_that_huge_ones_took_the_place_of_have_not_migrated() {
+    let huge = |index, flags| StateRun {
+        categories: PageCategories::PRESENT | PageCategories::HUGE,
+        ..run_of(index, 1, PRESENT | (0x1000 + index), Some(PageFlags::ANON | PageFlags::THP | flags))
+    };
+    let records = [
+        heat(105, (0, 0x20_0000), 1),
+        look(110, PROCESS, vec![there(0, 2, 100), there(8, 2, 300)]),
+        look(
+            120,
+            PROCESS,
+            vec![
+                huge(0, PageFlags::COMPOUND_HEAD),
+                huge(1, PageFlags::COMPOUND_TAIL),
+                there(8, 1, 300),
+                there(9, 1, 900),
+            ],
+        ),
+        tick(500),
+    ];
+
+    let rows = rows_of(&records);
+
+    let causes: Vec<_> = rows
+        .iter()
+        .filter_map(|row| if let Row::Pages(row) = row { Some((row.pages.get(), row.cause)) } else { None })
+        .collect();
+    assert_eq!(causes, [(1, PageCause::Collapse), (1, PageCause::Collapse), (1, PageCause::Migration)]);
+    let migrated: Vec<_> = timeline(&rows).iter().filter_map(|row| row.pages?.migrated).collect();
+    assert_eq!(migrated, [PageCount::new(1)]);
+}
