@@ -152,6 +152,7 @@ pub fn run(options: &Options, file: File, csv: Option<File>) -> Result<Outcome, 
 }
 
 async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outcome, SessionError> {
+    heap::give_back_large();
     let features = host::Features::probe();
     let cpus = host::cpus()?;
     let ring = options.ring.unwrap_or_else(|| default_ring(cpus.possible));
