@@ -7,6 +7,8 @@
 //! Not here: what events do (`pipeline`).
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
+
 use crate::{
     event::{
         Fault, Loss, LossCause, MapAction, MapEvent, Observation, TaskAction, TaskEvent, Tid, Uncounted,
@@ -18,13 +20,18 @@ use crate::{
 /// away from a program that has read the clock and not yet written its record. Some emulators take it for 100 ms.
 pub const WINDOW: Nanos = Nanos::new(250_000_000);
 
+/// Events that are put in order at once at most, and time of which they are released at once at most: after a pause of the
+/// drain all that comes would take as much room again.
+const MAX_RUN: usize = 16 << 10;
+const SLICE: Nanos = Nanos::new(10_000_000);
+
 /// What has a place in time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A page fault ended.
     Fault(Fault),
     /// A traced task changed.
-    Task(TaskEvent),
+    Task(Box<TaskEvent>),
     /// An address space changed.
     Map(Box<MapEvent>),
     /// The kernel charged faults without an event.
@@ -32,6 +39,9 @@ pub enum Event {
     /// A look at a process; its time is when it ended.
     Look(Box<Observation>),
 }
+
+// A quarter of a million of them wait, most of them faults: what is larger and rarer is boxed.
+const _: () = assert!(size_of::<Event>() == size_of::<Fault>());
 
 impl Event {
     /// When it happened.
@@ -78,7 +88,10 @@ impl Event {
 /// Holds events back until nothing earlier can come any more.
 #[derive(Debug, Default)]
 pub struct Reorder {
-    waiting: Vec<Event>,
+    /// What came last, as it arrived.
+    fresh: Vec<Event>,
+    /// What came before, each in order.
+    runs: Vec<VecDeque<Event>>,
     released: Timestamp,
 }
 
@@ -91,17 +104,47 @@ impl Reorder {
             let cause = LossCause::Late;
             return Some(Loss { start: time, end: Some(self.released), cpu: None, cause, count: Some(1) });
         }
-        self.waiting.push(event);
+        self.fresh.push(event);
+        if self.fresh.len() >= MAX_RUN {
+            self.end_run();
+        }
         None
     }
 
+    /// Puts what came in order.
+    fn end_run(&mut self) {
+        let mut run = std::mem::take(&mut self.fresh);
+        run.sort_by_key(Event::key);
+        // It will wait for many ticks, and room that is not used would wait with it.
+        run.shrink_to_fit();
+        if !run.is_empty() {
+            self.runs.push(run.into());
+        }
+    }
+
     /// Releases, in order, what happened before the window that ends at `tick`.
-    pub fn release(&mut self, tick: Timestamp) -> std::vec::Drain<'_, Event> {
+    pub fn release(&mut self, tick: Timestamp) -> impl Iterator<Item = Event> {
         self.released = self.released.max(tick.before(WINDOW));
-        // Nearly sorted: the standard sort finds the runs.
-        self.waiting.sort_by_key(Event::key);
-        let ready = self.waiting.partition_point(|event| event.time() < self.released);
-        self.waiting.drain(..ready)
+        self.end_run();
+        std::iter::from_fn(|| self.next_slice()).flatten()
+    }
+
+    /// Takes the earliest of what is to be released, in order.
+    fn next_slice(&mut self) -> Option<Vec<Event>> {
+        let first = self.runs.iter().filter_map(VecDeque::front).map(Event::time).min()?;
+        let end = first.after(SLICE).min(self.released);
+        if first >= end {
+            return None;
+        }
+        let mut slice = Vec::new();
+        self.runs.retain_mut(|run| {
+            let count = run.partition_point(|event| event.time() < end);
+            slice.extend(run.drain(..count));
+            !run.is_empty()
+        });
+        // Runs one after the other: the standard sort merges them.
+        slice.sort_by_key(Event::key);
+        Some(slice)
     }
 
     /// Time before which everything has been released.
@@ -123,7 +166,8 @@ mod tests {
 
     fn event(tid: u32, nanos: u64) -> Event {
         let action = TaskAction::Comm(Comm::from_text("x"));
-        Event::Task(TaskEvent { time: Timestamp::from_nanos(nanos), tgid: Tgid(1), tid: Tid(tid), action })
+        let time = Timestamp::from_nanos(nanos);
+        Event::Task(Box::new(TaskEvent { time, tgid: Tgid(1), tid: Tid(tid), action }))
     }
 
     fn times(events: impl Iterator<Item = Event>) -> Vec<(u64, u32)> {
@@ -147,6 +191,25 @@ mod tests {
 
         assert_eq!(first, [(10 * MS, 1), (10 * MS, 2), (30 * MS, 1)]);
         assert_eq!(rest, [(45 * MS, 1)]);
+    }
+
+    #[test]
+    fn events_of_two_rings_come_out_by_time_however_many_they_are() {
+        let each = MAX_RUN as u64 + 1;
+        let mut order = Reorder::default();
+        for (tid, late) in [(1, 0), (2, MS)] {
+            for index in 0..each {
+                assert_eq!(order.push(event(tid, late + index * 2_000)), None);
+            }
+            assert_eq!(order.release(Timestamp::default()).count(), 0);
+        }
+
+        let first = times(order.release(Timestamp::from_nanos(WINDOW.get() + 20 * MS)));
+        let rest = times(order.release(Timestamp::from_nanos(WINDOW.get() + 100 * MS)));
+
+        assert_eq!(first.len(), 10_000 + 9_500);
+        assert_eq!(rest.len() as u64, 2 * each - 19_500);
+        assert!(first.iter().chain(&rest).is_sorted());
     }
 
     #[test]
@@ -180,7 +243,7 @@ mod tests {
         };
         let in_order = [
             map(MapAction::Copied { parent: space, child: SpaceId(8), brk: None }),
-            Event::Task(TaskEvent { time, tgid, tid: Tid(1), action: fork }),
+            Event::Task(Box::new(TaskEvent { time, tgid, tid: Tid(1), action: fork })),
             map(MapAction::Shown(ShownVma { vma, is_hugetlb: false })),
             map(MapAction::Call { space, call }),
             Event::Look(Box::new(Observation { time, tgid, space, seen: Seen::Nothing })),

@@ -160,7 +160,7 @@ impl Pipeline {
             self.totals.task(&task);
             self.tasks.apply(&task);
         } else {
-            self.hold_back(Event::Task(task));
+            self.hold_back(Event::Task(Box::new(task)));
         }
     }
 
