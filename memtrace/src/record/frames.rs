@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Fault records after which a chunk is full.
-const FULL_FAULTS: usize = 64 << 10;
+const FULL_FAULTS: usize = 16 << 10;
 
 /// Bytes of everything else after which a chunk is full.
 const FULL_ITEM_BYTES: usize = 1 << 20;
