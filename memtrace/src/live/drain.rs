@@ -33,8 +33,8 @@ const PERIOD: Duration = Duration::from_millis(10);
 /// amid a record.
 const STALL: Nanos = Nanos::new(50_000_000);
 
-/// Bytes of faults of one ring that one batch holds at most, so that the channel bounds memory: a recorder that lags behind has
-/// 8 MiB for each ring waiting.
+/// Bytes of faults that one batch holds at most, so that the channel bounds memory: a recorder that lags behind has 8 MiB
+/// waiting, and the rest in the rings.
 const BATCH_BYTES: usize = 512 << 10;
 
 /// Frames in arrival order.
@@ -99,7 +99,9 @@ impl Drain {
         // What was in the ring when the pass began, and not what comes while it lasts, which may be for ever.
         let mut events = std::mem::take(&mut self.events);
         let limit = self.capacity / events.len().max(1);
-        let all_sent = events.iter_mut().all(|ring| self.pass_faults(ring, limit, last, &mut batch));
+        let mut room = BATCH_BYTES;
+        let all_sent =
+            events.iter_mut().all(|ring| self.pass_faults(ring, limit, last, &mut batch, &mut room));
         self.events = events;
         if !all_sent {
             return false;
@@ -109,23 +111,34 @@ impl Drain {
         self.send(batch, last)
     }
 
-    /// Copies at most `limit` bytes and a batch out of one ring of faults; `false` if nobody takes batches any more.
-    fn pass_faults(&self, ring: &mut RingBuf<MapData>, limit: usize, last: bool, batch: &mut Batch) -> bool {
+    /// Copies at most `limit` bytes and a batch out of one ring of faults into `batch`, which has `room` for so many bytes
+    /// more; `false` if nobody takes batches any more.
+    fn pass_faults(
+        &self,
+        ring: &mut RingBuf<MapData>,
+        limit: usize,
+        last: bool,
+        batch: &mut Batch,
+        room: &mut usize,
+    ) -> bool {
         let mut drained = 0;
-        loop {
-            let faults = drain_into(ring, BATCH_BYTES);
+        while drained < limit {
+            let faults = drain_into(ring, *room);
             drained += faults.len();
-            let more = faults.len() >= BATCH_BYTES && drained < limit;
+            let is_full = faults.len() >= *room;
+            *room = room.saturating_sub(faults.len());
             if !faults.is_empty() {
                 batch.push(Frame::Faults(faults));
             }
-            if !more {
+            if !is_full {
                 return true;
             }
             if !self.send(std::mem::take(batch), last) {
                 return false;
             }
+            *room = BATCH_BYTES;
         }
+        true
     }
 
     /// Hands a batch over. A full channel holds this thread back while the ring, which is larger, takes
