@@ -157,17 +157,20 @@ fn regions_are_learnt_anew_after_a_loss_of_map_events() {
     require!(kernel "5.11");
     require!(@ is_slow().then(|| "needs a machine that makes 200,000 calls in seconds".to_owned()));
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    // More calls than the ring of map events holds while nobody reads it, and then more of them.
-    let script =
-        r#"echo begun; "$0" --pairs 100000 --pages 1 && exec "$1" --threads 2 --calls 6000 --seconds 6"#;
+    // More calls than the ring of map events holds while nobody reads it, and then more of them; at last a shell that waits.
+    let script = r#"echo begun; "$0" --pairs 100000 --pages 1 && "$1" --threads 2 --calls 6000 --seconds 4; read -r _ || true"#;
     let command = ["sh", "-c", script, program!("mapping"), program!("mapstress")];
-    // At its end the program stands still while it is looked at: that look is conclusive however busy it was before.
-    let mut recording = memtrace!().start(&["--verify"], &command);
+    let mut recording = memtrace!().start(&[], &command);
     let _begun = recording.running.first_line();
     recording.running.signal(Signal::STOP);
     recording.running.wait_for("ledger", |running| (running.stdout().lines().count() > 1).then_some(()));
     recording.running.signal(Signal::CONT);
     look_until_lines(&mut recording.running, 3);
+    // However busy all was before, a look at a shell that waits for its input is conclusive.
+    for _ in 0..20 {
+        recording.running.signal(Signal::USR2);
+        thread::sleep(LOOK_PERIOD);
+    }
     let recording = recording.finish().expect_code(0);
 
     let losses = recording.losses();
