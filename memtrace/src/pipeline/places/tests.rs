@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     event::{Access, Cpu, FaultKind, Mode, Tid},
-    pagemap::{PageFlags, PageWords, PagemapEntry},
+    pagemap::{PageFlags, PageWords, PagemapEntry, folio_around},
     units::{Nanos, Pfn},
 };
 
@@ -314,7 +314,7 @@ fn child_has_what_its_parent_had_when_it_was_looked_at() {
 fn what_was_looked_at_longest_ago_is_forgotten_first() {
     let mut world = World::new();
     world.look(10, &[small(0..1, 100)]);
-    let runs = u64::try_from(MAX_RUNS).expect("small");
+    let runs = u64::try_from(MAX_HELD).expect("small");
     let many: Vec<_> = (0..runs / 16).map(|index| small(0..1, 1000 + index)).collect();
     for slot in 1..=16 {
         let start = VirtAddr::from_raw(SLOT + (slot << 21));
@@ -322,6 +322,22 @@ fn what_was_looked_at_longest_ago_is_forgotten_first() {
         world.0.replace(at(11), SPACE, slot, &many, &RangeSet::new());
     }
 
-    assert!(world.0.runs <= MAX_RUNS);
+    assert!(world.0.held <= MAX_HELD);
     assert_eq!(world.look(40, &[small(0..1, 200)]), [], "nobody knows where it was");
+}
+
+#[test]
+fn scattered_faults_without_looks_are_forgotten_too() {
+    let mut world = World::new();
+    let slots = u64::try_from(MAX_HELD).expect("small") / 128;
+    for slot in 0..slots {
+        for index in 0..256 {
+            world.fault(10 + slot, slot * 512 + index * 2);
+        }
+        assert!(world.0.held <= MAX_HELD);
+    }
+
+    let held: usize = world.0.slots.values().map(Place::held).sum();
+    assert_eq!(world.0.held, held);
+    assert!((240..260).contains(&world.0.slots.len()), "of {slots}, those of the last faults");
 }
