@@ -305,6 +305,12 @@ impl VirtRange {
         Self { start, end: VirtAddr(last.saturating_add(1 << shift)) }
     }
 
+    /// All pages of size `page` that the range touches.
+    #[must_use]
+    pub const fn whole_pages(self, page: PageSize) -> Self {
+        self.widened(page.shift)
+    }
+
     /// The part of the range that lies in `other` too.
     #[must_use]
     pub fn intersection(self, other: Self) -> Option<Self> {

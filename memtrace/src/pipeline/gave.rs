@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
+use rangemap::RangeSet;
+
 use super::{
     pages::Kinds,
     places::{Before, Cause, Change, Former, around},
@@ -50,11 +52,20 @@ impl Unresolved {
         self.0.retain(|_, waiting| waiting.time >= time);
     }
 
-    /// Takes the faults of one slot that `look` tells of.
-    pub(super) fn take(&mut self, space: SpaceId, look: &SlotLook<'_>) -> Vec<Waiting> {
-        let here = keys(space, look.slot, look.page);
-        let told = self.0.extract_if(here, |_, waiting| waiting.time <= look.began);
-        told.map(|(_, waiting)| waiting).collect()
+    /// Takes the faults in `slot` that a look tells of which began at `began`, in the order of addresses. What was `touched` since
+    /// waits for the next one.
+    pub(super) fn take(
+        &mut self,
+        space: SpaceId,
+        slot: VirtRange,
+        page: PageSize,
+        began: Timestamp,
+        touched: &RangeSet<VirtAddr>,
+    ) -> Vec<(VirtAddr, Waiting)> {
+        let told = self.0.extract_if(keys(space, slot, page), |(_, vpn), waiting| {
+            waiting.time <= began && !touched.contains(&vpn.start(page))
+        });
+        told.map(|((_, vpn), waiting)| (vpn.start(page), waiting)).collect()
     }
 }
 
@@ -68,7 +79,6 @@ fn keys(space: SpaceId, range: VirtRange, page: PageSize) -> Range<(SpaceId, Vpn
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SlotLook<'a> {
     pub(super) began: Timestamp,
-    pub(super) slot: VirtRange,
     /// What it saw.
     pub(super) runs: &'a [StateRun],
     /// What was known of the slot before.
@@ -165,6 +175,9 @@ impl SlotLook<'_> {
     /// Pages of a file `around` a fault that are there now and were not before, and its own one; not those that had faults themselves,
     /// nor those before `counted`.
     fn came_along(&self, around: VirtRange, counted: &mut VirtAddr) -> Option<PageCount> {
+        if self.before.was_busy(around, self.page) {
+            return None;
+        }
         let mut pages = PageCount::new(1);
         let rest = VirtRange::new(around.start().max(*counted), around.end());
         *counted = around.end().max(*counted);

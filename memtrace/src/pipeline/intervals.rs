@@ -9,7 +9,7 @@ use super::{
     gave::{SlotLook, Unresolved},
     maps::Done,
     pages::{Counting, slot_of, slots},
-    places::Places,
+    places::{self, Places, around},
     tasks::{Position, Task, Tasks},
     totals::Totals,
 };
@@ -352,9 +352,13 @@ impl Intervals {
         let page = self.page;
         let first = look.runs.partition_point(|run| run.range.end() <= slot.start());
         let runs: Vec<_> = look.runs[first..].iter().map_while(|run| run.part(slot, page)).collect();
-        let before = self.places.replace(time, space, slot, &runs, touched);
+        let region_at = |addr| tasks.regions(space)?.find(addr).map(|region| region.range);
+        let faults = self.unresolved.take(space, slot, page, look.began, touched);
+        let came = faults.iter().filter_map(|(addr, _)| around(*addr, region_at(*addr)?));
+        let came = came.map(VirtRange::addrs).collect();
+        let before = self.places.replace(time, space, slot, &runs, places::amid(slot, &runs, touched, &came));
         let told = self.counting.told_by(look);
-        let seen = SlotLook { began: look.began, slot, runs: &runs, before: &before, page, told };
+        let seen = SlotLook { began: look.began, runs: &runs, before: &before, page, told };
         for region in tasks.regions(space).into_iter().flat_map(|regions| regions.overlapping(slot)) {
             let Some(part) = region.range.intersection(slot).filter(|part| before.knows_of(*part)) else {
                 continue;
@@ -376,10 +380,9 @@ impl Intervals {
             }
         }
         let mut counted = slot.start();
-        for fault in self.unresolved.take(space, &seen) {
+        for (addr, fault) in faults {
             if let Some(row) = self.at(fault.time).fault_rows.get_mut(fault.row) {
-                let region = tasks.regions(space).and_then(|regions| regions.find(row.fault.addr));
-                row.gave = seen.gave(row, region.map(|region| region.range), &fault, &mut counted);
+                row.gave = seen.gave(row, region_at(addr), &fault, &mut counted);
             }
         }
     }

@@ -82,15 +82,21 @@ impl Places {
         }
     }
 
-    /// `child` has what `parent` has in private memory; of files it may have less.
+    /// `child` has what `parent` has in private memory; of files it may have less. It is not kept in mind if there is no room: most
+    /// children soon execute something else.
     pub(super) fn fork(&mut self, time: Timestamp, parent: SpaceId, child: SpaceId) {
         let keys = (parent, VirtAddr::from_raw(0))..=(parent, VirtAddr::from_raw(u64::MAX));
-        let forked = self.slots.range(keys).map(|((_, slot), place)| ((child, *slot), place.forked(time)));
-        let forked: Vec<_> = forked.collect();
-        for (key, place) in forked {
-            self.put(time, key, place);
+        let places = self.slots.range(keys);
+        let held: usize = places.clone().map(|(_, place)| place.held()).sum();
+        if self.held + held > MAX_HELD {
+            return;
         }
-        self.forget();
+        let forked: Vec<_> = places.map(|((_, slot), place)| ((child, *slot), place.forked(time))).collect();
+        for (key, place) in forked {
+            // Before what was looked at: it is the first to be forgotten.
+            self.looked.push_front((time, key));
+            self.put(key, place);
+        }
     }
 
     /// A fault was completed; tells whether it is the first at its page since that was looked at.
@@ -98,8 +104,8 @@ impl Places {
         let Fault { time, addr, latency, .. } = *fault;
         let key = (space, slot_of(addr));
         let Self { page, slots, looked, emptied, touched, held } = self;
-        let here = VirtRange::of_page(addr, *page).addrs();
-        touched.add(time, space, here.clone());
+        let here = VirtRange::of_page(addr, *page);
+        touched.add(time, space, here);
         let place = slots.entry(key).or_insert_with(|| {
             looked.push_back((time, key));
             let place = Place { looked: time, ..Place::unseen(key.1, emptied.get(&space)) };
@@ -110,10 +116,10 @@ impl Places {
         // One under way when the look ended may have done its work by then.
         let began = time.before(latency.unwrap_or_default());
         if began < place.looked && place.run_at(addr).is_some() {
-            place.unknown.insert(here.clone());
+            place.unknown.insert(here.addrs());
         }
         let is_first = !place.faulted.contains(&addr);
-        place.faulted.insert(here);
+        place.faulted.insert(here.addrs());
         *held += place.held();
         self.forget();
         is_first
@@ -128,25 +134,28 @@ impl Places {
         range: VirtRange,
     ) -> bool {
         use flags::{MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_REMOVE};
+        // A part of a page stands for all of it.
+        let range = range.whole_pages(self.page);
         match *request {
             MapRequest::Mmap { .. }
             | MapRequest::Munmap { .. }
             | MapRequest::Brk { .. }
             | MapRequest::Madvise { advice: MADV_DONTNEED | MADV_DONTNEED_LOCKED | MADV_REMOVE, .. } => {
-                self.touched.add(time, space, range.addrs());
+                self.touched.add(time, space, range);
                 self.empty(space, range);
                 true
             }
             MapRequest::Mremap { old_addr, old_size, .. } => {
                 let old_end = VirtAddr::from_raw(old_addr.as_raw().saturating_add(old_size));
-                for range in VirtRange::new(old_addr, old_end).into_iter().chain([range]) {
-                    self.touched.add(time, space, range.addrs());
+                let old = VirtRange::new(old_addr, old_end).map(|old| old.whole_pages(self.page));
+                for range in old.into_iter().chain([range]) {
+                    self.touched.add(time, space, range);
                     self.lose_sight(space, range);
                 }
                 true
             }
             MapRequest::Madvise { .. } | MapRequest::Mlock { .. } => {
-                self.touched.add(time, space, range.addrs());
+                self.touched.add(time, space, range);
                 self.change(space, range, |place, part| place.called.insert(part));
                 false
             }
@@ -189,10 +198,8 @@ impl Places {
         }
     }
 
-    /// Keeps `place` in mind, which was looked at at `time`.
-    fn put(&mut self, time: Timestamp, key: (SpaceId, VirtAddr), place: Place) {
+    fn put(&mut self, key: (SpaceId, VirtAddr), place: Place) {
         self.held += place.held();
-        self.looked.push_back((time, key));
         let replaced = self.slots.insert(key, place);
         self.held -= replaced.as_ref().map_or(0, Place::held);
     }
@@ -207,7 +214,7 @@ impl Places {
         self.touched.since(began, space, range)
     }
 
-    /// Replaces what was known of `slot` by what a look saw that ended at `ended`, and returns it. What was `touched` amid the look
+    /// Replaces what was known of `slot` by what a look saw that ended at `ended`, and returns it. What was done `amid` the look
     /// stays as it was known.
     pub(super) fn replace(
         &mut self,
@@ -215,7 +222,7 @@ impl Places {
         space: SpaceId,
         slot: VirtRange,
         seen: &[StateRun],
-        touched: &RangeSet<VirtAddr>,
+        amid: RangeSet<VirtAddr>,
     ) -> Former {
         let key = (space, slot_of(slot.start()));
         let known = self.slots.remove(&key);
@@ -225,9 +232,9 @@ impl Places {
         if let Some(emptied) = emptied {
             emptied.remove(slot.addrs());
         }
-        let amid = amid(slot, seen, touched);
         let next = place.looked_at(ended, seen, &amid, self.page);
-        self.put(ended, key, next);
+        self.looked.push_back((ended, key));
+        self.put(key, next);
         self.forget();
         Former { place, amid }
     }
@@ -309,18 +316,23 @@ impl Place {
     }
 }
 
-/// The pages of `slot` that were `touched` amid a look, and those of files that may have come along with them.
-fn amid(slot: VirtRange, seen: &[StateRun], touched: &RangeSet<VirtAddr>) -> RangeSet<VirtAddr> {
+/// The pages of `slot` that were `touched` amid a look which saw it as `seen`, and those of files that may have come along with
+/// them; but not those that `came` before.
+pub(super) fn amid(
+    slot: VirtRange,
+    seen: &[StateRun],
+    touched: &RangeSet<VirtAddr>,
+    came: &RangeSet<VirtAddr>,
+) -> RangeSet<VirtAddr> {
     let parts = touched.overlapping(slot.addrs());
-    let parts: Vec<_> = parts
-        .filter_map(|part| VirtRange::new(part.start.max(slot.start()), part.end.min(slot.end())))
-        .collect();
+    let parts: Vec<_> =
+        parts.filter_map(|part| VirtRange::new(part.start, part.end)?.intersection(slot)).collect();
+    let near: RangeSet<_> = parts.iter().map(|part| around_any(*part).addrs()).collect();
     let files = seen.iter().filter(|run| run.categories.contains(PageCategories::FILE));
-    let along = |part: &VirtRange| {
-        let block = around_any(*part);
-        files.clone().filter_map(move |run| run.range.intersection(block))
-    };
-    parts.iter().copied().chain(parts.iter().flat_map(along)).map(VirtRange::addrs).collect()
+    let files: RangeSet<_> = files.map(|run| run.range.addrs()).collect();
+    let along = near.intersection(&files);
+    let along = along.flat_map(|part| came.gaps(&part).collect::<Vec<_>>());
+    parts.into_iter().map(VirtRange::addrs).chain(along).collect()
 }
 
 /// Whatever the region: all that comes along with one of `pages`, and all that one of them may come along with.

@@ -1,21 +1,27 @@
 //! What faults and calls touched lately: a look under way at that time may have seen the pages before or after.
 
-use std::{collections::VecDeque, ops::Range};
+use std::collections::VecDeque;
 
 use rangemap::RangeSet;
 
 use crate::{
     event::SpaceId,
-    units::{Timestamp, VirtAddr, VirtRange},
+    units::{Nanos, Timestamp, VirtAddr, VirtRange},
 };
 
-/// How many are kept in mind; more than happen while a look is taken.
-const MAX_TOUCHES: usize = 1 << 14;
+/// How many are kept in mind: 1.5 MiB, and a million faults a second for 32 ms, many times what most looks take.
+const MAX_TOUCHES: usize = 1 << 15;
+
+/// Neighbours that are touched within this time are one touch.
+const TOGETHER: Nanos = Nanos::new(1_000_000);
+
+/// As many touches before one are asked whether they are its neighbours: threads take turns.
+const TURNS: usize = 4;
 
 /// The last touches of all address spaces.
 #[derive(Debug, Default)]
 pub(super) struct Touched {
-    /// In the order of time.
+    /// In the order of their first times.
     touches: VecDeque<Touch>,
     /// Time of the last one that is no longer kept in mind.
     forgotten: Timestamp,
@@ -23,22 +29,32 @@ pub(super) struct Touched {
 
 #[derive(Debug)]
 struct Touch {
-    time: Timestamp,
+    /// The first of them, and the last.
+    time: (Timestamp, Timestamp),
     space: SpaceId,
-    addrs: Range<VirtAddr>,
+    range: VirtRange,
 }
 
 impl Touched {
-    /// Something was done to `addrs` of `space`; its effect may have been there before `time`, but not after.
-    pub(super) fn add(&mut self, time: Timestamp, space: SpaceId, addrs: Range<VirtAddr>) {
+    /// Something was done to `range` of `space`; its effect may have been there before `time`, but not after.
+    pub(super) fn add(&mut self, time: Timestamp, space: SpaceId, range: VirtRange) {
+        let mut recent = self.touches.iter_mut().rev().take(TURNS);
+        let neighbour = recent.find(|touch| {
+            touch.space == space && touch.range.end() == range.start() && time.since(touch.time.0) < TOGETHER
+        });
+        if let Some(touch) = neighbour
+            && let Some(both) = VirtRange::new(touch.range.start(), range.end())
+        {
+            touch.time.1 = time;
+            touch.range = both;
+            return;
+        }
         if self.touches.len() == MAX_TOUCHES
             && let Some(oldest) = self.touches.pop_front()
         {
-            self.forgotten = oldest.time;
+            self.forgotten = oldest.time.1;
         }
-        // One that comes late counts as new: rather too much is taken for touched than too little.
-        let time = self.touches.back().map_or(time, |last| last.time.max(time));
-        self.touches.push_back(Touch { time, space, addrs });
+        self.touches.push_back(Touch { time: (time, time), space, range });
     }
 
     /// What was touched in `range` of `space` after `began`; all of it if that is no longer known.
@@ -46,10 +62,9 @@ impl Touched {
         if self.forgotten > began {
             return [range.addrs()].into_iter().collect();
         }
-        let recent = self.touches.iter().rev().take_while(|touch| touch.time > began);
-        let here = recent.filter(|touch| touch.space == space).map(|touch| touch.addrs.clone());
-        let parts = here.map(|addrs| addrs.start.max(range.start())..addrs.end.min(range.end()));
-        parts.filter(|part| !part.is_empty()).collect()
+        let recent = self.touches.iter().rev().take_while(|touch| touch.time.0.after(TOGETHER) > began);
+        let here = recent.filter(|touch| touch.space == space && touch.time.1 > began);
+        here.filter_map(|touch| Some(touch.range.intersection(range)?.addrs())).collect()
     }
 }
 
@@ -57,48 +72,61 @@ impl Touched {
 mod tests {
     use super::*;
 
-    fn addr(addr: u64) -> VirtAddr {
-        VirtAddr::from_raw(addr)
+    const US: u64 = 1_000;
+
+    fn range(start: u64, end: u64) -> VirtRange {
+        VirtRange::new(VirtAddr::from_raw(start), VirtAddr::from_raw(end)).expect("not empty")
     }
 
-    fn at(nanos: u64) -> Timestamp {
-        Timestamp::from_nanos(nanos)
+    fn at(micros: u64) -> Timestamp {
+        Timestamp::from_nanos(micros * US)
+    }
+
+    fn add(touched: &mut Touched, micros: u64, space: u64, (start, end): (u64, u64)) {
+        touched.add(at(micros), SpaceId(space), range(start, end));
     }
 
     /// What was touched at 0x1000..0x9000 after `began`.
     fn since(touched: &Touched, began: u64) -> Vec<(u64, u64)> {
-        let range = VirtRange::new(addr(0x1000), addr(0x9000)).expect("not empty");
-        let set = touched.since(at(began), SpaceId(1), range);
+        let set = touched.since(at(began), SpaceId(1), range(0x1000, 0x9000));
         set.iter().map(|part| (part.start.as_raw(), part.end.as_raw())).collect()
     }
 
     #[test]
     fn touches_after_the_begin_of_a_look_count_where_it_looked() {
         let mut touched = Touched::default();
-        touched.add(at(10), SpaceId(1), addr(0x2000)..addr(0x3000));
-        touched.add(at(20), SpaceId(1), addr(0)..addr(0x2000));
-        touched.add(at(21), SpaceId(2), addr(0x4000)..addr(0x5000));
-        touched.add(at(22), SpaceId(1), addr(0x9000)..addr(0xa000));
-        touched.add(at(23), SpaceId(1), addr(0x8000)..addr(0xa000));
+        add(&mut touched, 10, 1, (0x2000, 0x3000));
+        add(&mut touched, 20, 1, (0, 0x2000));
+        add(&mut touched, 21, 2, (0x4000, 0x5000));
+        add(&mut touched, 22, 1, (0xb000, 0xc000));
+        add(&mut touched, 23, 1, (0x8000, 0xa000));
 
         assert_eq!(since(&touched, 10), [(0x1000, 0x2000), (0x8000, 0x9000)]);
         assert_eq!(since(&touched, 23), []);
     }
 
     #[test]
-    fn touch_that_comes_late_hides_none_before_it() {
+    fn neighbours_that_are_touched_in_turns_are_one_touch_for_a_millisecond() {
         let mut touched = Touched::default();
-        touched.add(at(20), SpaceId(1), addr(0x2000)..addr(0x3000));
-        touched.add(at(5), SpaceId(1), addr(0x4000)..addr(0x5000));
+        for page in 0..4 {
+            for (space, time) in [(1, 0), (2, 1)] {
+                let start = 0x2000 + page * 0x1000;
+                add(&mut touched, 10 + 300 * page + time, space, (start, start + 0x1000));
+            }
+        }
+        assert_eq!(touched.touches.len(), 2);
+        add(&mut touched, 1_100, 1, (0x6000, 0x7000));
+        assert_eq!(touched.touches.len(), 3);
 
-        assert_eq!(since(&touched, 10), [(0x2000, 0x3000), (0x4000, 0x5000)]);
+        assert_eq!(since(&touched, 900), [(0x2000, 0x7000)]);
+        assert_eq!(since(&touched, 910), [(0x6000, 0x7000)]);
     }
 
     #[test]
     fn more_than_is_kept_in_mind_may_have_touched_anything() {
         let mut touched = Touched::default();
         for time in 0..=MAX_TOUCHES as u64 {
-            touched.add(at(100 + time), SpaceId(2), addr(0x2000)..addr(0x3000));
+            add(&mut touched, 100 + time, 2, (0x2000, 0x3000));
         }
 
         assert_eq!(since(&touched, 99), [(0x1000, 0x9000)]);

@@ -14,7 +14,7 @@ const LARGE: libc::c_int = 256 << 10;
 /// they ever were.
 pub fn give_back_large() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: the call takes the lock of the allocator, and sets a number.
+    // SAFETY: it sets a number under the allocator's lock; an allocator that is in use has nothing left to initialise.
     let _accepted = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) };
 }
 

@@ -88,9 +88,17 @@ impl Former {
         run.map_or(Before::Absent, Before::Run)
     }
 
-    /// Whether it is known of any page of `range` where it was.
+    /// Whether anything can be told of a page of `range`: where it was is known, and nothing was done to it amid the look.
     pub(in crate::pipeline) fn knows_of(&self, range: VirtRange) -> bool {
-        self.place.unknown.gaps(&range.addrs()).next().is_some()
+        let range = range.addrs();
+        self.place.unknown.gaps(&range).any(|part| self.amid.gaps(&part).next().is_some())
+    }
+
+    /// Whether something was done to pages of `range` amid the look, but for faults at them.
+    pub(in crate::pipeline) fn was_busy(&self, range: VirtRange, page: PageSize) -> bool {
+        let parts = self.amid.overlapping(range.addrs());
+        let mut parts = parts.filter_map(|part| VirtRange::new(part.start, part.end)?.intersection(range));
+        parts.any(|part| self.faulted_pages(part, page) < part.pages(page).get())
     }
 
     /// How many pages of `range` had a fault since.

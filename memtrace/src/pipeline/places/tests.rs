@@ -65,7 +65,8 @@ impl World {
     fn long_look(&mut self, space: SpaceId, (began, ended): (u64, u64), runs: &[StateRun]) -> Vec<Changed> {
         let slot = pages(0..512);
         let touched = self.0.touched_since(at(began), space, slot);
-        let before = self.0.replace(at(ended), space, slot, runs, &touched);
+        let amid = amid(slot, runs, &touched, &RangeSet::new());
+        let before = self.0.replace(at(ended), space, slot, runs, amid);
         let pfn = |run: &StateRun| run.pfn().map(Pfn::as_raw);
         let index = |addr: VirtAddr| (addr.as_raw() - SLOT) / PAGE;
         let changes = before.changes(slot, runs, page()).into_iter();
@@ -245,7 +246,7 @@ fn fault_maps_a_block_of_a_file_that_begins_with_the_region_at_the_earliest() {
     world.0.begin(SPACE);
     assert!(world.fault(15, 9));
     let file = run(8..30, 100, PageCategories::FILE, PageFlags::UPTODATE);
-    let before = world.0.replace(at(20), SPACE, pages(0..512), &[file], &RangeSet::new());
+    let before = world.0.replace(at(20), SPACE, pages(0..512), &[file], RangeSet::new());
 
     let changes = before.changes(region, &[file], page());
 
@@ -280,6 +281,50 @@ fn fault_under_way_at_the_end_of_a_look_may_have_done_its_work() {
 
     let expected = [(1..2, Some(101), Some(201), Cause::Kernel), (8..9, None, Some(108), Cause::Fault)];
     assert_eq!(changes, expected, "page 8 was not there yet when the look ended");
+}
+
+#[test]
+fn part_of_a_page_that_a_call_is_about_is_all_of_it() {
+    let mut world = World::new();
+    world.look(10, &[small(0..8, 100)]);
+    let part = VirtRange::new(VirtAddr::from_raw(SLOT + 0x1123), VirtAddr::from_raw(SLOT + 0x2456));
+    let lock = MapRequest::Mlock { addr: VirtAddr::from_raw(SLOT + 0x1123), length: 0x1333, flags: 0 };
+    assert!(!world.0.call(at(25), SPACE, &lock, part.expect("not empty")));
+    assert_eq!(world.long_look(SPACE, (20, 28), &[small(0..8, 100)]), []);
+
+    assert_eq!(world.look(30, &[small(0..8, 100)]), []);
+    let place = &world.0.slots[&(SPACE, addr(0))];
+    let ends: Vec<_> = place.runs.iter().map(|run| run.range.end()).collect();
+    assert_eq!(ends, [addr(8)]);
+}
+
+#[test]
+fn pages_that_came_before_do_not_wait_with_a_fault_amid_the_look() {
+    let touched = [addr(16)..addr(17)].into_iter().collect();
+    let file = run(0..40, 100, PageCategories::FILE, PageFlags::UPTODATE);
+    let came = [addr(0)..addr(16)].into_iter().collect();
+
+    let waiting = amid(pages(0..512), &[file], &touched, &came);
+
+    assert_eq!(waiting.iter().collect::<Vec<_>>(), [&(addr(16)..addr(33))]);
+}
+
+#[test]
+fn child_of_a_process_that_fills_the_memory_is_not_kept_in_mind() {
+    let mut world = World::new();
+    let many: Vec<_> = (0..512).map(|index| small(index..index + 1, 1000 + 2 * index)).collect();
+    let slots = u64::try_from(MAX_HELD).expect("small") / 1024;
+    for slot in 0..=slots {
+        let start = VirtAddr::from_raw(SLOT + (slot << 21));
+        let slot = VirtRange::new(start, slot_end(start)).expect("not empty");
+        world.0.replace(at(11), SPACE, slot, &many, RangeSet::new());
+    }
+    let held = world.0.held;
+
+    world.0.fork(at(20), SPACE, CHILD);
+
+    assert_eq!(world.0.held, held);
+    assert_eq!(world.0.slots.len() as u64, slots + 1);
 }
 
 #[test]
@@ -319,7 +364,7 @@ fn what_was_looked_at_longest_ago_is_forgotten_first() {
     for slot in 1..=16 {
         let start = VirtAddr::from_raw(SLOT + (slot << 21));
         let slot = VirtRange::new(start, slot_end(start)).expect("not empty");
-        world.0.replace(at(11), SPACE, slot, &many, &RangeSet::new());
+        world.0.replace(at(11), SPACE, slot, &many, RangeSet::new());
     }
 
     assert!(world.0.held <= MAX_HELD);
