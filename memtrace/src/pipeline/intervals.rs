@@ -354,9 +354,13 @@ impl Intervals {
         let runs: Vec<_> = look.runs[first..].iter().map_while(|run| run.part(slot, page)).collect();
         let region_at = |addr| tasks.regions(space)?.find(addr).map(|region| region.range);
         let faults = self.unresolved.take(space, slot, page, look.began, touched);
-        let came = faults.iter().filter_map(|(addr, _)| around(*addr, region_at(*addr)?));
-        let came = came.map(VirtRange::addrs).collect();
-        let before = self.places.replace(time, space, slot, &runs, places::amid(slot, &runs, touched, &came));
+        let amid = if touched.overlaps(&slot.addrs()) {
+            let came = faults.iter().filter_map(|(addr, _)| around(*addr, region_at(*addr)?));
+            places::amid(slot, &runs, touched, &came.map(VirtRange::addrs).collect())
+        } else {
+            RangeSet::new()
+        };
+        let before = self.places.replace(time, space, slot, &runs, amid);
         let told = self.counting.told_by(look);
         let seen = SlotLook { began: look.began, runs: &runs, before: &before, page, told };
         for region in tasks.regions(space).into_iter().flat_map(|regions| regions.overlapping(slot)) {
