@@ -14,7 +14,11 @@ use serde_json::Value;
 /// Records a phase of `touch` on a kernel that lacks something; its faults must be those of its ledger.
 #[track_caller]
 fn touched(memtrace: Memtrace, phase: &[&str]) -> (Recording, Ledger) {
-    let recording = memtrace.record(&[], &[&[program!("touch")], phase].concat()).expect_code(0);
+    let command = [&[program!("touch")], phase].concat();
+    let record = || memtrace.record(&[], &command).expect_code(0);
+    let is_whole = |recording: &Recording| recording.losses().iter().all(|loss| loss.cause != "skipped");
+    // A preemptible kernel skips programs at classic tracepoints now and then, and says so: other tests change maps meanwhile.
+    let recording = (0..2).map(|_| record()).find(is_whole).unwrap_or_else(record);
     recording.expect_complete_but_for_skips();
     let ledger: Ledger = recording.run.last_line();
     let faults = recording.faults();
