@@ -198,9 +198,12 @@ impl Totals {
     pub(super) fn gave(&mut self, row: &FaultRow) {
         let Some(gave) = row.gave else { return };
         let size = gave.pages.filter(|_| gave.kind != GaveKind::File);
-        let totals = self.gave.entry((gave.kind, size)).or_default();
+        let nothing =
+            GaveTotals { faults: 0, pages: Some(PageCount::default()), latency_sum: Nanos::default() };
+        let totals = self.gave.entry((gave.kind, size)).or_insert(nothing);
         totals.faults += 1;
-        totals.pages += gave.pages.unwrap_or_default();
+        totals.pages =
+            totals.pages.zip(gave.pages).map(|(sum, pages)| PageCount::new(sum.get() + pages.get()));
         let latency = row.fault.latency.unwrap_or_default();
         totals.latency_sum = Nanos::new(totals.latency_sum.get() + latency.get());
     }

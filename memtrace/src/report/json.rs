@@ -252,7 +252,7 @@ fn gave((&(kind, pages), totals): (&(GaveKind, Option<PageCount>), &GaveTotals))
         "kind": kind.name(),
         "pages_each": pages.map(PageCount::get),
         "faults": totals.faults,
-        "pages": totals.pages.get(),
+        "pages": totals.pages.map(PageCount::get),
         "latency_sum_ns": totals.latency_sum.get(),
     })
 }

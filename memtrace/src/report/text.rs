@@ -313,7 +313,7 @@ impl Report {
         for ((kind, pages), GaveTotals { faults, pages: all, latency_sum }) in gave {
             let size = pages.map_or(String::new(), |pages| format!(" {}", Size(bytes(pages))));
             let label = format!("{}{size}", kind.name());
-            let known = Some(bytes(*all)).filter(|bytes| *bytes > 0);
+            let known = all.map(bytes);
             let rate = known.and_then(|bytes| bytes.saturating_mul(1000).checked_div(latency_sum.get()));
             let rate = rate.map_or(String::new(), |rate| rate.to_string());
             let all = known.map_or(String::from("-"), |bytes| Size(bytes).to_string());

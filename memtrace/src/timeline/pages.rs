@@ -55,12 +55,12 @@ impl GaveKind {
 }
 
 /// Faults that gave the same, together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GaveTotals {
     /// How many faults.
     pub faults: u64,
-    /// What they brought in all, as far as is known.
-    pub pages: PageCount,
+    /// What they brought in all; `None` if that is not known of each.
+    pub pages: Option<PageCount>,
     /// Sum of their known latencies.
     pub latency_sum: Nanos,
 }

@@ -141,6 +141,34 @@ fn fault_that_ended_amid_a_look_waits_for_the_next() {
 }
 
 #[test]
+fn what_faults_gave_in_all_is_known_if_it_is_of_each() {
+    let of_file = |index| StateRun {
+        categories: PageCategories::PRESENT | PageCategories::FILE,
+        ..there(index, 1, 100 + index)
+    };
+    let read = |millis, index: u64| {
+        let Record::Fault(fault) = fault(millis, index * PAGE) else { panic!("a fault") };
+        Record::Fault(Fault { access: Some(Access::Read), ..fault })
+    };
+    let begin = [join(1), maps(2, SPACE, &[(0, 0x20_0000)])];
+    let [first, second] = [1, 2].map(|index| of_file(index * 100));
+    // Of the first nobody knows what was there before.
+    let before = [read(10, 100), look(20, PROCESS, vec![first])];
+    let after = [read(30, 200), look(40, PROCESS, vec![first, second])];
+    let total = |records: &[Record]| {
+        let records = [&begin[..], records].concat();
+        let summary = run_with(Options { event_rows: true, ..options(Detail::Full) }, &records).2;
+        let totals = summary.gave[&(GaveKind::File, None)];
+        (totals.faults, totals.pages)
+    };
+
+    let known = [&[look(5, PROCESS, vec![])], &before[..], &after].concat();
+    assert_eq!(total(&known), (2, Some(PageCount::new(2))));
+    let unknown = [before, after].concat();
+    assert_eq!(total(&unknown), (2, None));
+}
+
+#[test]
 fn page_that_went_was_reclaimed_whatever_faults_are_near() {
     let changes = changed(&[
         look(10, PROCESS, vec![there(1, 2, 100)]),
