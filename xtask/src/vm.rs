@@ -33,7 +33,7 @@ struct Column {
     problem: Option<String>,
 }
 
-/// Runs the tier, or the tests whose names contain `filter`, on `kernels`; fails if any test failed.
+/// Runs the tier, or the tests whose names contain `filter`, on `kernels`; fails if any test failed, in a guest twice.
 pub(crate) fn test(kernels: &[Kernel], filter: Option<&str>) -> anyhow::Result<()> {
     let arguments: Vec<_> = filter.into_iter().collect();
     let columns = run(kernels, &arguments)?;
@@ -58,32 +58,56 @@ fn run(kernels: &[Kernel], arguments: &[&str]) -> anyhow::Result<Vec<Column>> {
     let shell = workspace::shell()?;
     let kernels = Kernel::columns(kernels);
     let tier = Tier::build(&shell)?;
-    let initramfs = workspace::target().join("vm/initramfs.cpio");
+    let run = Run { shell: &shell, tier, arguments, name: "first" };
     if kernels.iter().any(|kernel| kernel.is_guest()) {
         if std::env::consts::ARCH != "x86_64" {
             bail!("the virtual machines are x86-64, this machine is {}", std::env::consts::ARCH);
         }
         boot::check(&shell)?;
-        let stripped = workspace::target().join("vm/stripped");
-        guest::initramfs(&shell, &tier, arguments, &stripped)?.write(&initramfs)?;
-        fs::remove_dir_all(&stripped)?;
+        run.write_initramfs()?;
     }
-    let setting = Setting { shell, tier, arguments, initramfs };
-    Ok(kernels.into_iter().map(|kernel| setting.column(kernel)).collect())
+    Ok(kernels.into_iter().map(|kernel| run.column(kernel)).collect())
 }
 
-/// What is the same for all kernels of a run.
-struct Setting<'a> {
-    shell: Shell,
+/// Tests to run, whatever the kernel.
+struct Run<'a> {
+    shell: &'a Shell,
     tier: Tier,
     arguments: &'a [&'a str],
-    initramfs: PathBuf,
+    /// What its files are named after.
+    name: &'static str,
 }
 
-impl Setting<'_> {
-    /// Runs the tier on `kernel` and tells of failures at once.
+impl Run<'_> {
+    /// Runs the tests on `kernel`, and what fails in a guest once more.
     fn column(&self, kernel: Kernel) -> Column {
         eprintln!("== {}", kernel.label());
+        let mut column = self.once(kernel);
+        if kernel.is_guest() && column.report.failed().next().is_some() {
+            eprintln!("== {}: what failed, again", kernel.label());
+            match self.again(&column) {
+                Ok(second) => column.report.add_rerun(&second.report),
+                Err(failure) => eprintln!("{}: {failure:#}", kernel.label()),
+            }
+        }
+        column
+    }
+
+    /// Runs the tests of `first` that failed once more, in a guest of their own.
+    ///
+    /// Processors that are emulated, and those that emulate them, may stand still at any time and for long.
+    fn again(&self, first: &Column) -> anyhow::Result<Column> {
+        let failed: Vec<_> = first.report.failed().collect();
+        let tier = self.tier.only(|name| failed.iter().any(|(target, _)| *target == name));
+        let arguments: Vec<_> =
+            std::iter::once("--exact").chain(failed.iter().map(|(_, test)| *test)).collect();
+        let run = Run { shell: self.shell, tier, arguments: &arguments, name: "again" };
+        run.write_initramfs()?;
+        Ok(run.once(first.kernel))
+    }
+
+    /// Runs the tests on `kernel` and tells of failures at once.
+    fn once(&self, kernel: Kernel) -> Column {
         let column = match self.console(kernel) {
             Ok(boot::Console { path, text, problem }) => {
                 let report = Report::parse(&text);
@@ -109,11 +133,24 @@ impl Setting<'_> {
     }
 
     fn console(&self, kernel: Kernel) -> anyhow::Result<boot::Console> {
-        if let Some(image) = kernel.image(&self.shell)? {
-            return boot::guest(kernel, &image, &self.initramfs);
+        let console = kernel.directory().join(format!("{}.log", self.name));
+        if let Some(image) = kernel.image(self.shell)? {
+            return boot::guest(kernel, &image, &self.initramfs(), console);
         }
         self.tier.write_orders(&kernel.directory(), self.arguments)?;
-        boot::host(&self.shell, &kernel.directory())
+        boot::host(self.shell, &kernel.directory(), console)
+    }
+
+    /// The archive that guests start with.
+    fn initramfs(&self) -> PathBuf {
+        workspace::target().join("vm").join(format!("{}.cpio", self.name))
+    }
+
+    fn write_initramfs(&self) -> anyhow::Result<()> {
+        let stripped = workspace::target().join("vm/stripped");
+        guest::initramfs(self.shell, &self.tier, self.arguments, &stripped)?.write(&self.initramfs())?;
+        fs::remove_dir_all(&stripped)?;
+        Ok(())
     }
 }
 
@@ -125,7 +162,7 @@ impl Column {
     }
 }
 
-/// Fails unless every test passed on every kernel.
+/// Fails unless every test passed on every kernel, be it the second time.
 fn verdict(columns: &[Column]) -> anyhow::Result<()> {
     let failed: Vec<_> = columns
         .iter()

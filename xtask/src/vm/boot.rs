@@ -51,8 +51,13 @@ pub(super) fn check(shell: &Shell) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Boots `image` as `kernel`, with `initramfs`, and waits for its end.
-pub(super) fn guest(kernel: Kernel, image: &Path, initramfs: &Path) -> anyhow::Result<Console> {
+/// Boots `image` as `kernel`, with `initramfs`, and waits for its end; writes its console to `path`.
+pub(super) fn guest(
+    kernel: Kernel,
+    image: &Path,
+    initramfs: &Path,
+    path: PathBuf,
+) -> anyhow::Result<Console> {
     let parameters = format!("{PARAMETERS} {}", kernel.parameters());
     let mut qemu = Command::new("qemu-system-x86_64");
     // One thread for both processors. With one each, a processor now and then runs the breakpoint that the kernel had in
@@ -64,19 +69,21 @@ pub(super) fn guest(kernel: Kernel, image: &Path, initramfs: &Path) -> anyhow::R
         .arg("-initrd")
         .arg(initramfs)
         .args(["-append", parameters.trim_end()]);
-    run(kernel, &mut qemu)
+    run(&mut qemu, path)
 }
 
-/// Runs the tier as told by `orders` on this machine, with privileges where there are any to have.
-pub(super) fn host(shell: &Shell, orders: &Path) -> anyhow::Result<Console> {
+/// Runs the tier as told by `orders` on this machine, with privileges where there are any to have; writes what it
+/// prints to `path`.
+pub(super) fn host(shell: &Shell, orders: &Path, path: PathBuf) -> anyhow::Result<Console> {
     let mut command = Privilege::find(shell).command(Path::new("sh"));
-    run(Kernel::Host, command.arg(orders.join("tier.sh")).arg(orders))
+    run(command.arg(orders.join("tier.sh")).arg(orders), path)
 }
 
 /// Runs `command` to its end, or to that of our patience.
-fn run(kernel: Kernel, command: &mut Command) -> anyhow::Result<Console> {
-    let path = kernel.directory().join("console.log");
-    fs::create_dir_all(kernel.directory())?;
+fn run(command: &mut Command, path: PathBuf) -> anyhow::Result<Console> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
     let log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
     let name = command.get_program().display().to_string();
     let begin = Instant::now();

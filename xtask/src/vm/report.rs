@@ -38,6 +38,8 @@ pub(super) struct Target {
     pub(super) failed: usize,
     /// Each failed test.
     pub(super) failures: Vec<Failure>,
+    /// Each test that failed and passed when run again; counted as passed.
+    pub(super) flaky: Vec<Failure>,
     /// Why it told less than all, if so.
     pub(super) problem: Option<String>,
 }
@@ -88,17 +90,41 @@ impl Report {
         }
     }
 
-    /// How many tests passed, failed, and were skipped.
-    pub(super) fn counts(&self) -> [usize; 3] {
+    /// The failed tests, each after its target.
+    pub(super) fn failed(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.targets.iter().flat_map(|target| {
+            target.failures.iter().map(|failure| (target.name.as_str(), failure.name.as_str()))
+        })
+    }
+
+    /// Takes note of a second run, of the failed tests: what passed then is flaky.
+    pub(super) fn add_rerun(&mut self, second: &Self) {
+        for target in &mut self.targets {
+            if let Some(again) = second.targets.iter().find(|again| again.name == target.name) {
+                target.add_rerun(again);
+            }
+        }
+    }
+
+    /// How many tests passed, of these not at once, failed, and were skipped.
+    pub(super) fn counts(&self) -> [usize; 4] {
         let passed: usize = self.targets.iter().map(|target| target.passed).sum();
+        let flaky = self.targets.iter().map(|target| target.flaky.len()).sum();
         let failed = self.targets.iter().map(|target| target.failed).sum();
-        [passed.saturating_sub(self.skips.len()), failed, self.skips.len()]
+        [passed.saturating_sub(self.skips.len()), flaky, failed, self.skips.len()]
+    }
+
+    /// Tests that passed when run again, and why they had failed, each in a line.
+    pub(super) fn flaky(&self) -> impl Iterator<Item = String> {
+        self.targets.iter().flat_map(|Target { name, flaky, .. }| {
+            flaky.iter().map(move |it| format!("{name}: {}", it.line()))
+        })
     }
 
     /// Why the run is not a success, each in a line.
     pub(super) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        for Target { name, passed: _, failed: _, failures, problem } in &self.targets {
+        for Target { name, failures, problem, .. } in &self.targets {
             problems.extend(failures.iter().map(|failure| format!("{name}: {}", failure.line())));
             problems.extend(problem.iter().map(|problem| format!("{name}: {problem}")));
         }
@@ -133,6 +159,19 @@ impl Target {
         let names = names.lines().map_while(|line| line.strip_prefix("    "));
         target.failures = names.map(|name| Failure::find(name, outputs)).collect();
         target
+    }
+
+    /// Takes note of a second run, of the failed tests.
+    fn add_rerun(&mut self, again: &Self) {
+        // One that ended early, or that knows a test by another name, tells nothing.
+        if again.problem.is_some() || again.passed + again.failed < self.failures.len() {
+            return;
+        }
+        let failed_again = |failure: &Failure| again.failures.iter().any(|other| other.name == failure.name);
+        let (failures, flaky) = std::mem::take(&mut self.failures).into_iter().partition(failed_again);
+        (self.failures, self.flaky) = (failures, flaky);
+        self.failed -= self.flaky.len();
+        self.passed += self.flaky.len();
     }
 }
 

@@ -12,9 +12,10 @@ use super::Column;
 /// Longest text of a cell; longer ones become notes.
 const CELL: usize = 24;
 
-/// A row per kernel: what it is, how long it took, and what came of the tests; then why, where any failed.
+/// A row per kernel: what it is, how long it took, and what came of the tests; then why, where any failed or was flaky.
 pub(super) fn summary(columns: &[Column]) -> String {
-    let header = ["kernel", "release", "boot s", "tests s", "passed", "failed", "skipped"].map(str::to_owned);
+    let header = ["kernel", "release", "boot s", "tests s", "passed", "(flaky)", "failed", "skipped"]
+        .map(str::to_owned);
     let rows: Vec<_> = columns
         .iter()
         .map(|Column { kernel, report, problem: _ }| {
@@ -22,21 +23,32 @@ pub(super) fn summary(columns: &[Column]) -> String {
             // The machine that is running already did not boot for this.
             let boot = if kernel.is_guest() { report.begin } else { None };
             let tests = report.end.zip(report.begin).map(|(end, begin)| end - begin);
-            let [passed, failed, skipped] = report.counts().map(|count| count.to_string());
+            let [passed, flaky, failed, skipped] = report.counts().map(|count| count.to_string());
             let release = report.fact("kernel_release").map_or_else(unknown, str::to_owned);
-            vec![kernel.label().to_owned(), release, seconds(boot), seconds(tests), passed, failed, skipped]
+            vec![
+                kernel.label().to_owned(),
+                release,
+                seconds(boot),
+                seconds(tests),
+                passed,
+                flaky,
+                failed,
+                skipped,
+            ]
         })
         .collect();
     let mut text = markdown(&header, &rows);
-    let problems: Vec<_> = columns
+    let notes: Vec<_> = columns
         .iter()
         .flat_map(|column| {
-            column.problems().into_iter().map(|problem| format!("- {}: {problem}\n", column.kernel.label()))
+            let flaky = column.report.flaky().map(|it| format!("{it}; passed when run again"));
+            let notes = column.problems().into_iter().chain(flaky);
+            notes.map(|note| format!("- {}: {note}\n", column.kernel.label()))
         })
         .collect();
-    if !problems.is_empty() {
+    if !notes.is_empty() {
         text.push('\n');
-        text.push_str(&problems.concat());
+        text.push_str(&notes.concat());
     }
     text
 }
@@ -173,10 +185,10 @@ mod tests {
 
         assert_eq!(
             summary(&columns),
-            "| kernel | release | boot s  | tests s | passed | failed | skipped |\n\
-             |--------|---------|---------|---------|--------|--------|---------|\n\
-             | 6.1    | 6.1.0   | 2.0     | 60.5    | 0      | 0      | 0       |\n\
-             | HOST   | 6.1.0   | unknown | 60.5    | 0      | 0      | 0       |\n"
+            "| kernel | release | boot s  | tests s | passed | (flaky) | failed | skipped |\n\
+             |--------|---------|---------|---------|--------|---------|--------|---------|\n\
+             | 6.1    | 6.1.0   | 2.0     | 60.5    | 0      | 0       | 0      | 0       |\n\
+             | HOST   | 6.1.0   | unknown | 60.5    | 0      | 0       | 0      | 0       |\n"
         );
     }
 

@@ -60,6 +60,12 @@ impl Tier {
         tier
     }
 
+    /// The test executables that `is_wanted` wants by name, and all programs.
+    pub(super) fn only(&self, is_wanted: impl Fn(&str) -> bool) -> Self {
+        let tests = self.tests.iter().filter(|(name, _)| is_wanted(name)).cloned().collect();
+        Self { tests, programs: self.programs.clone() }
+    }
+
     /// The program under test.
     pub(super) fn memtrace(&self) -> anyhow::Result<&Path> {
         let found = self.programs.iter().find(|program| program.ends_with("memtrace-under-test"));

@@ -69,7 +69,47 @@ fn console_of_a_whole_run_tells_all() {
 
 #[test]
 fn skipped_tests_are_not_counted_as_passed() {
-    assert_eq!(Report::parse(WHOLE).counts(), [2, 1, 1]);
+    assert_eq!(Report::parse(WHOLE).counts(), [2, 0, 1, 1]);
+}
+
+/// The console of a second run of `b` in [`WHOLE`] that ended so.
+fn again(result: &str) -> Report {
+    Report::parse(&format!(
+        "\nmemtrace-vm: target kernel\n\nrunning 1 test\n{result}\n\nmemtrace-vm: exit 0\n\nmemtrace-vm: end 3.0\n"
+    ))
+}
+
+#[test]
+fn test_that_passes_when_run_again_is_flaky_and_no_problem() {
+    let mut report = Report::parse(WHOLE);
+    assert_eq!(report.failed().collect::<Vec<_>>(), [("kernel", "b")]);
+
+    report.add_rerun(&again("test b ... ok\n\ntest result: ok. 1 passed; 0 failed; 0 ignored"));
+
+    assert_eq!(report.counts(), [3, 1, 0, 1]);
+    assert!(report.problems().is_empty());
+    assert_eq!(report.flaky().collect::<Vec<_>>(), ["kernel: b: left is not right"]);
+}
+
+#[test]
+fn test_that_does_not_run_again_has_failed() {
+    for result in ["", "test result: ok. 0 passed; 0 failed; 0 ignored"] {
+        let mut report = Report::parse(WHOLE);
+
+        report.add_rerun(&again(result));
+
+        assert_eq!(report.problems(), ["kernel: b: left is not right"], "{result}");
+    }
+}
+
+#[test]
+fn test_that_fails_again_has_failed() {
+    let mut report = Report::parse(WHOLE);
+
+    report.add_rerun(&Report::parse(WHOLE));
+
+    assert_eq!(report.counts(), [2, 0, 1, 1]);
+    assert_eq!(report.problems(), ["kernel: b: left is not right"]);
 }
 
 #[test]
