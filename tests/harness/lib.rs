@@ -15,6 +15,7 @@ use rustix::fs::statfs;
 use tempfile::{NamedTempFile, TempDir};
 
 pub mod agreement;
+pub mod census;
 pub mod cgroup;
 pub mod fixture;
 pub mod frozen;
