@@ -1,7 +1,10 @@
 //! Open intervals: what happened in them and what was seen, until their rows can no longer change.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod interval;
 
+use std::collections::VecDeque;
+
+use interval::{CellKey, Interval, Look, Place, add_fault};
 use rangemap::RangeSet;
 
 use super::{
@@ -15,88 +18,12 @@ use super::{
 };
 use crate::{
     event::{
-        Fault, FaultKind, HeatCell, HeatReading, HostFacts, LookDepth, Loss, MapRequest, Mode, PageLook,
-        SpaceId, Tgid, Uncounted,
+        Fault, FaultKind, HeatReading, HostFacts, LookDepth, Loss, MapRequest, PageLook, SpaceId, Tgid,
+        Uncounted,
     },
-    timeline::{
-        FaultRow, FaultTally, MapTally, PageCause, PageTally, RegionId, RegionLabel, Row, TimelineRow,
-    },
+    timeline::{FaultRow, FaultTally, PageCause, PageTally, Row},
     units::{Nanos, PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
 };
-
-/// What one row is about. In the order of rows: by process, what no region explains last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct CellKey {
-    tgid: Option<Tgid>,
-    space: SpaceId,
-    place: Place,
-}
-
-/// Where faults of one row lie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
-    Region(RegionId),
-    Slot(VirtRange),
-    Unknown,
-}
-
-/// Faults of one interval that may wait for a look to tell their region; 20 MiB. Those beyond have none.
-const MAX_WAITING: usize = 1 << 18;
-
-impl CellKey {
-    /// The row for faults of `task` in `region`.
-    fn of(task: Option<Task>, position: Option<Position>) -> Self {
-        Self {
-            tgid: task.map(|task| task.tgid),
-            space: task.map_or(SpaceId::UNKNOWN, |task| task.space),
-            place: position.map_or(Place::Unknown, |(region, _)| Place::Region(region)),
-        }
-    }
-}
-
-/// What a row will say.
-#[derive(Clone, Copy, Debug, Default)]
-struct Cell {
-    faults: FaultTally,
-    uncounted: Option<u64>,
-    maps: MapTally,
-    pages: Option<Look>,
-}
-
-/// What the looks that follow one reading saw.
-#[derive(Clone, Copy, Debug)]
-struct Look {
-    reading: Timestamp,
-    tally: PageTally,
-}
-
-/// A fault in no known region: a look before its interval closes may tell of one.
-#[derive(Debug)]
-struct Waiting {
-    fault: Fault,
-    task: Task,
-    /// Its place among the fault rows, if there are any.
-    row: usize,
-}
-
-/// One interval.
-#[derive(Debug)]
-struct Interval {
-    start: Timestamp,
-    end: Timestamp,
-    cells: BTreeMap<CellKey, Cell>,
-    waiting: Vec<Waiting>,
-    fault_rows: Vec<FaultRow>,
-    /// With counts alone: the growth that the reading at its end found.
-    grown: Vec<HeatCell>,
-}
-
-impl Interval {
-    fn new(start: Timestamp, end: Timestamp) -> Self {
-        let cells = BTreeMap::new();
-        Self { start, end, cells, waiting: Vec::new(), fault_rows: Vec::new(), grown: Vec::new() }
-    }
-}
 
 /// The intervals that are not closed.
 #[derive(Debug)]
@@ -204,9 +131,8 @@ impl Intervals {
                 interval.fault_rows.push(FaultRow { fault: *fault, tgid, comm, place, gave: None });
             }
             if let (Some(task), None) = (task, position)
-                && interval.waiting.len() < MAX_WAITING
+                && interval.keep_waiting(fault, task, row)
             {
-                interval.waiting.push(Waiting { fault: *fault, task, row });
                 return;
             }
         }
@@ -463,129 +389,25 @@ impl Intervals {
     fn close_front(&mut self, tasks: &mut Tasks, totals: &mut Totals, rows: &mut Vec<Row>) {
         self.end_run();
         let Some(mut interval) = self.open.pop_front() else { return };
-        interval.place_waiting(tasks);
-        interval.place_grown(tasks);
-        let Interval { start, end, cells, fault_rows, .. } = interval;
+        interval.place_all(tasks);
+        let (start, end) = (interval.start, interval.end);
         self.unresolved.forget_before(end);
-        for row in &fault_rows {
+        for row in &interval.fault_rows {
             totals.gave(row);
         }
-        rows.extend(fault_rows.into_iter().map(Row::Fault));
+        rows.extend(interval.fault_rows.drain(..).map(Row::Fault));
 
         let lower_bound = self.losses.iter().any(|loss| loss.touches(start, end));
-        let from = rows.len();
-        let labels = labels_of(tasks, &cells);
-        for (CellKey { tgid, space: _, place }, Cell { mut faults, uncounted, maps, pages }) in cells {
+        for mut row in interval.into_rows(tasks, lower_bound) {
             if self.detail == Detail::Full {
-                faults.detail.get_or_insert_default();
+                row.faults.detail.get_or_insert_default();
             }
-            let (region, range) = match place {
-                Place::Region(id) => (labels.get(&id).cloned(), None),
-                Place::Slot(slot) => (None, Some(slot)),
-                Place::Unknown => (None, None),
-            };
-            let comm = tgid.map(|tgid| tasks.name(tgid)).unwrap_or_default();
-            let pages = pages.map(|look| look.tally);
-            let row = TimelineRow {
-                start,
-                end,
-                tgid,
-                comm,
-                region,
-                range,
-                faults,
-                uncounted,
-                maps,
-                pages,
-                lower_bound,
-            };
             totals.row(&row);
             rows.push(Row::Timeline(row));
         }
-        rows[from..].sort_by_key(row_order);
         rows.extend(totals.purge(tasks.purge(start)).map(Row::Region));
         self.places.retain(|space| tasks.regions(space).is_some());
         self.closed = end;
         self.losses.retain(|loss| loss.end.is_none_or(|until| until >= end));
-    }
-}
-
-impl Interval {
-    /// Counts the faults that waited, where the looks since then tell that they belong.
-    fn place_waiting(&mut self, tasks: &Tasks) {
-        for Waiting { fault, task, row } in self.waiting.drain(..) {
-            let position = tasks.position(task.space, fault.addr, fault.time);
-            if let Some(row) = self.fault_rows.get_mut(row) {
-                row.place = position.and_then(|position| tasks.place(task.space, fault.addr, position));
-            }
-            let key = CellKey::of(Some(task), position);
-            add_fault(&mut self.cells.entry(key).or_default().faults, &fault);
-        }
-    }
-
-    /// Puts what a reading found where it belongs: to the region of a slot that touches no other.
-    fn place_grown(&mut self, tasks: &Tasks) {
-        for HeatCell { space, slot, faults } in self.grown.drain(..) {
-            let tgid = space.and_then(|space| tasks.process_of(space));
-            let space = space.unwrap_or(SpaceId::UNKNOWN);
-            let place = match slot {
-                None => Place::Unknown,
-                Some(slot) => only_region(tasks, space, slot).map_or(Place::Slot(slot), Place::Region),
-            };
-            self.cells.entry(CellKey { tgid, space, place }).or_default().faults.completed += faults;
-        }
-    }
-}
-
-/// By process, then by address; what no region explains last.
-fn row_order(row: &Row) -> (Option<Tgid>, bool, Option<VirtRange>) {
-    let Row::Timeline(row) = row else { return (None, false, None) };
-    let range = row.region.as_ref().map(|region| region.range).or(row.range);
-    (row.tgid, row.region.is_none(), range)
-}
-
-/// The labels of the regions that `cells` are about.
-fn labels_of(tasks: &Tasks, cells: &BTreeMap<CellKey, Cell>) -> BTreeMap<RegionId, RegionLabel> {
-    let mut by_space: BTreeMap<SpaceId, BTreeSet<RegionId>> = BTreeMap::new();
-    for key in cells.keys() {
-        if let Place::Region(id) = key.place {
-            by_space.entry(key.space).or_default().insert(id);
-        }
-    }
-    let mut labels = BTreeMap::new();
-    for (space, ids) in by_space {
-        let Some(regions) = tasks.regions(space) else { continue };
-        let live = regions.live().filter(|region| ids.contains(&region.id));
-        labels.extend(live.map(|region| (region.id, regions.label(region))));
-        let retired = regions.retired().iter().filter(|retired| ids.contains(&retired.label.id));
-        labels.extend(retired.map(|retired| (retired.label.id, retired.label.clone())));
-    }
-    labels
-}
-
-/// The region that `slot` lies in, if it touches no other.
-fn only_region(tasks: &Tasks, space: SpaceId, slot: VirtRange) -> Option<RegionId> {
-    let mut touched = tasks.regions(space)?.overlapping(slot);
-    let first = touched.next()?;
-    touched.next().is_none().then_some(first.id)
-}
-
-/// Counts one fault.
-fn add_fault(tally: &mut FaultTally, fault: &Fault) {
-    let Fault { access, protection, mode, kind, latency, .. } = *fault;
-    let detail = tally.detail.get_or_insert_default();
-    match kind {
-        FaultKind::Minor => tally.completed.minor += 1,
-        FaultKind::Major => tally.completed.major += 1,
-        FaultKind::Failed | FaultKind::Retried | FaultKind::Unfinished => {
-            detail.failed += 1;
-            return;
-        }
-    }
-    detail.access.add(access, protection);
-    detail.kernel += u64::from(mode == Mode::Kernel);
-    if let Some(latency) = latency {
-        detail.latency_sum = Nanos::new(detail.latency_sum.get() + latency.get());
-        detail.latency_max = detail.latency_max.max(latency);
     }
 }
