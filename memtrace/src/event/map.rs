@@ -182,6 +182,22 @@ impl MapCall {
 }
 
 impl MapRequest {
+    /// Whether it goes on to give pages to the memory that it is about, after all else it does.
+    #[must_use]
+    pub const fn populates(&self) -> bool {
+        use flags::{
+            MADV_POPULATE_READ, MADV_POPULATE_WRITE, MAP_LOCKED, MAP_NONBLOCK, MAP_POPULATE, MLOCK_ONFAULT,
+        };
+        match *self {
+            Self::Mmap { flags, .. } => {
+                flags & MAP_LOCKED != 0 || flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE
+            }
+            Self::Madvise { advice, .. } => matches!(advice, MADV_POPULATE_READ | MADV_POPULATE_WRITE),
+            Self::Mlock { flags, .. } => flags & MLOCK_ONFAULT == 0,
+            _ => false,
+        }
+    }
+
     /// Which call it is.
     #[must_use]
     pub const fn kind(&self) -> CallKind {
@@ -208,10 +224,16 @@ impl MapRequest {
     }
 }
 
-/// Numbers of `include/uapi/asm-generic/mman-common.h` and `mman.h` on which regions depend.
+/// Numbers of `include/uapi/asm-generic/mman-common.h` and `mman.h` on which regions and their pages depend.
 pub mod flags {
     /// `MAP_FIXED`
     pub const MAP_FIXED: u64 = 0x10;
+    /// `MAP_LOCKED`
+    pub const MAP_LOCKED: u64 = 0x2000;
+    /// `MAP_POPULATE`
+    pub const MAP_POPULATE: u64 = 0x8000;
+    /// `MAP_NONBLOCK`: with it nothing is populated.
+    pub const MAP_NONBLOCK: u64 = 0x1_0000;
     /// `MAP_STACK`: glibc marks the stacks of threads with it.
     pub const MAP_STACK: u64 = 0x2_0000;
     /// `MAP_HUGETLB`
@@ -224,6 +246,12 @@ pub mod flags {
     pub const MADV_DONTNEED: u64 = 4;
     /// `MADV_REMOVE`
     pub const MADV_REMOVE: u64 = 9;
+    /// `MADV_POPULATE_READ`
+    pub const MADV_POPULATE_READ: u64 = 22;
+    /// `MADV_POPULATE_WRITE`
+    pub const MADV_POPULATE_WRITE: u64 = 23;
+    /// `MLOCK_ONFAULT`
+    pub const MLOCK_ONFAULT: u64 = 1;
     /// `MADV_DONTNEED_LOCKED`
     pub const MADV_DONTNEED_LOCKED: u64 = 24;
     /// `MADV_DONTFORK`

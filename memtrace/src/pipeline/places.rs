@@ -30,6 +30,9 @@ const HELD_BY_SLOT: usize = 4;
 /// Looks at slots that are remembered for each slot, most of them of no use any more.
 const MAX_LOOKED_PER_SLOT: usize = 4;
 
+/// Ranges of populating calls that are kept in mind, over all address spaces. If there are more, all are forgotten.
+const MAX_POPULATING: usize = 1 << 12;
+
 /// Pages of all address spaces, slot by slot.
 #[derive(Debug)]
 pub(super) struct Places {
@@ -39,6 +42,8 @@ pub(super) struct Places {
     looked: VecDeque<(Timestamp, (SpaceId, VirtAddr))>,
     /// Addresses that had no pages at one time, and were not looked at since.
     emptied: BTreeMap<SpaceId, RangeSet<VirtAddr>>,
+    /// Addresses that a call populates and that no look saw pages at yet: it may go on for many looks.
+    populating: BTreeMap<SpaceId, RangeSet<VirtAddr>>,
     touched: Touched,
     /// How many runs and ranges all slots hold.
     held: usize,
@@ -64,6 +69,7 @@ impl Places {
             slots: BTreeMap::new(),
             looked: VecDeque::new(),
             emptied: BTreeMap::new(),
+            populating: BTreeMap::new(),
             touched: Touched::default(),
             held: 0,
         }
@@ -103,7 +109,7 @@ impl Places {
     pub(super) fn fault(&mut self, space: SpaceId, fault: &Fault) -> bool {
         let Fault { time, addr, latency, .. } = *fault;
         let key = (space, slot_of(addr));
-        let Self { page, slots, looked, emptied, touched, held } = self;
+        let Self { page, slots, looked, emptied, touched, held, .. } = self;
         let here = VirtRange::of_page(addr, *page);
         touched.add(time, space, here);
         let place = slots.entry(key).or_insert_with(|| {
@@ -133,9 +139,21 @@ impl Places {
         request: &MapRequest,
         range: VirtRange,
     ) -> bool {
-        use flags::{MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_REMOVE};
         // A part of a page stands for all of it.
         let range = range.whole_pages(self.page);
+        let has_taken = self.disturb(time, space, request, range);
+        if request.populates() {
+            self.populating.entry(space).or_default().insert(range.addrs());
+            if self.populating.values().map(RangeSet::len).sum::<usize>() > MAX_POPULATING {
+                self.populating.clear();
+            }
+        }
+        has_taken
+    }
+
+    /// Notes what a call about whole pages does at once, as [`Self::call`].
+    fn disturb(&mut self, time: Timestamp, space: SpaceId, request: &MapRequest, range: VirtRange) -> bool {
+        use flags::{MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_REMOVE};
         match *request {
             MapRequest::Mmap { .. }
             | MapRequest::Munmap { .. }
@@ -174,6 +192,7 @@ impl Places {
             place.called.insert(part);
         });
         self.emptied.entry(space).or_default().insert(range.addrs());
+        self.give_up_populating(space, range);
     }
 
     /// What there is in `range` is not known now.
@@ -186,6 +205,34 @@ impl Places {
             place.faulted.remove(part.clone());
             place.called.insert(part);
         });
+        self.give_up_populating(space, range);
+    }
+
+    /// What a call populates in `range` now is other memory than before.
+    fn give_up_populating(&mut self, space: SpaceId, range: VirtRange) {
+        if let Some(populating) = self.populating.get_mut(&space) {
+            populating.remove(range.addrs());
+        }
+    }
+
+    /// What a call populates in `slot`; no more of that where there are pages by now, which is where `seen` are, but for `amid`.
+    fn populated(
+        &mut self,
+        space: SpaceId,
+        slot: VirtRange,
+        seen: &[StateRun],
+        amid: &RangeSet<VirtAddr>,
+    ) -> RangeSet<VirtAddr> {
+        let Some(populating) = self.populating.get_mut(&space) else { return RangeSet::new() };
+        let slot: RangeSet<_> = [slot.addrs()].into_iter().collect();
+        let here = populating.intersection(&slot).collect();
+        for run in outside(seen, amid, self.page) {
+            populating.remove(run.range.addrs());
+        }
+        if populating.is_empty() {
+            self.populating.remove(&space);
+        }
+        here
     }
 
     /// Changes the slots that have a part in `range` of `space`.
@@ -232,11 +279,12 @@ impl Places {
         if let Some(emptied) = emptied {
             emptied.remove(slot.addrs());
         }
+        let populating = self.populated(space, slot, seen, &amid);
         let next = place.looked_at(ended, seen, &amid, self.page);
         self.looked.push_back((ended, key));
         self.put(key, next);
         self.forget();
-        Former { place, amid }
+        Former { place, amid, populating }
     }
 
     /// Forgets what is too much.
@@ -261,6 +309,7 @@ impl Places {
         self.slots.retain(|(space, _), _| is_there(*space));
         self.looked.retain(|(_, (space, _))| is_there(*space));
         self.emptied.retain(|space, _| is_there(*space));
+        self.populating.retain(|space, _| is_there(*space));
         self.held = self.slots.values().map(Place::held).sum();
     }
 }

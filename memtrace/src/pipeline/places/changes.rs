@@ -19,6 +19,8 @@ pub(in crate::pipeline) struct Former {
     pub(super) place: Place,
     /// What was touched amid the look: its state there may be the one before or the one after. So the next look tells of it.
     pub(super) amid: RangeSet<VirtAddr>,
+    /// What was absent at all looks since a call began to populate it.
+    pub(super) populating: RangeSet<VirtAddr>,
 }
 
 /// Consecutive pages that are in another state than before.
@@ -115,7 +117,7 @@ impl Former {
         after: &[StateRun],
         page: PageSize,
     ) -> Vec<Change> {
-        let Self { place, amid } = self;
+        let Self { place, amid, populating } = self;
         let mut changes = Vec::new();
         let (mut old, mut new) = (0, 0);
         let mut next = range.start();
@@ -135,7 +137,7 @@ impl Former {
             let first = around(range.start(), range).map(VirtRange::end).filter(|end| next < *end);
             let blocks = [Some(range.end()), Some(block_end(next)), first];
             let borders = [border(&place.runs, old), border(after, new)].into_iter().chain(blocks);
-            let edges = [&place.unknown, &place.faulted, &place.called, amid].map(edge);
+            let edges = [&place.unknown, &place.faulted, &place.called, amid, populating].map(edge);
             let Some(stop) = borders.chain(edges).flatten().min() else { break };
             let Some(here) = VirtRange::new(next, stop) else { break };
             next = stop;
@@ -176,7 +178,9 @@ impl Former {
             Cause::Fault
         } else if after.is_some_and(|run| run.categories.contains(PageCategories::FILE)) && came_along() {
             Cause::FaultAround
-        } else if self.place.called.overlaps(&range.addrs()) {
+        } else if self.place.called.overlaps(&range.addrs())
+            || is_there && self.populating.overlaps(&range.addrs())
+        {
             Cause::Call
         } else {
             Cause::Kernel

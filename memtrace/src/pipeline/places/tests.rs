@@ -145,6 +145,43 @@ fn pages_of_one_run_came_by_faults_or_by_the_call_that_mapped_them() {
 }
 
 #[test]
+fn call_that_populates_goes_on_for_many_looks() {
+    let populate =
+        MapRequest::Madvise { addr: addr(0), length: 8 * PAGE, advice: flags::MADV_POPULATE_WRITE };
+    let mut world = World::new();
+    world.look(10, &[]);
+    world.call(20, &populate, 0..8);
+
+    assert_eq!(world.look(30, &[small(0..3, 100)]), [(0..3, None, Some(100), Cause::Call)]);
+    world.fault(35, 7);
+    assert_eq!(
+        world.look(40, &[small(0..6, 100), small(7..8, 300)]),
+        [(3..6, None, Some(103), Cause::Call), (7..8, None, Some(300), Cause::Fault)]
+    );
+    // It is done with those that have pages.
+    assert_eq!(
+        world.look(50, &[small(0..1, 500), small(6..8, 200)])[..2],
+        [(0..1, Some(100), Some(500), Cause::Kernel), (1..6, Some(101), None, Cause::Kernel)]
+    );
+}
+
+#[test]
+fn what_is_mapped_anew_is_not_what_a_call_populates() {
+    let locked = MapRequest::Mlock { addr: addr(0), length: 8 * PAGE, flags: 0 };
+    let mut world = World::new();
+    world.look(10, &[]);
+    world.call(20, &locked, 0..8);
+    world.look(30, &[]);
+    world.call(40, &mmap(4 * PAGE), 0..4);
+    world.look(50, &[]);
+
+    assert_eq!(
+        world.look(60, &[small(0..8, 100)]),
+        [(0..4, None, Some(100), Cause::Kernel), (4..8, None, Some(104), Cause::Call)]
+    );
+}
+
+#[test]
 fn fault_brings_all_of_a_folio() {
     let mut world = World::new();
     world.0.begin(SPACE);
