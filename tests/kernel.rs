@@ -417,6 +417,7 @@ fn identity_holds_while_the_heat_array_is_read_at_1_khz() {
     let report = witnessed.recording.report();
     assert_eq!(report.usage("/heat"), report.usage("/faults"));
     let storm: Storm = witnessed.recording.run.last_line();
+    assert!(storm.minflt >= storm.faults, "the kernel charged less than a fault per page: {storm:?}");
     let recorded = report.number("/faults/minor");
     assert!(recorded >= storm.minflt, "{recorded} of {storm:?}: {:#}", report.at(""));
     assert!(growths > 10, "{growths} readings amid the storm");
