@@ -99,6 +99,10 @@ impl Report {
 
     /// Takes note of a second run, of the failed tests: what passed then is flaky.
     pub(super) fn add_rerun(&mut self, second: &Self) {
+        // A test that was skipped counts as passed there.
+        if !second.skips.is_empty() {
+            return;
+        }
         for target in &mut self.targets {
             if let Some(again) = second.targets.iter().find(|again| again.name == target.name) {
                 target.add_rerun(again);

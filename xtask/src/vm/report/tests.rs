@@ -103,6 +103,17 @@ fn test_that_does_not_run_again_has_failed() {
 }
 
 #[test]
+fn test_that_is_skipped_the_second_time_has_failed() {
+    let mut report = Report::parse(WHOLE);
+    let mut second = again("test result: ok. 1 passed; 0 failed; 0 ignored");
+    second.skips.push("needs time".to_owned());
+
+    report.add_rerun(&second);
+
+    assert_eq!(report.counts(), [2, 0, 1, 1]);
+}
+
+#[test]
 fn test_that_fails_again_has_failed() {
     let mut report = Report::parse(WHOLE);
 
