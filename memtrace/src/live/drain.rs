@@ -21,6 +21,7 @@ use aya::maps::{MapData, RingBuf};
 use super::{losses::LossMeter, sideband::SideBand};
 use crate::{
     decode::Frame,
+    event::{Loss, LossCause},
     order::WINDOW,
     sys::clock,
     units::{Nanos, Timestamp},
@@ -86,8 +87,9 @@ impl Drain {
         let mut batch = Batch::new();
         // First, and handed over last: what it tells of is of tasks that `control` tells of.
         let mut side_band = Vec::new();
+        let mut full = Vec::new();
         if let Some(rings) = &mut self.side_band {
-            rings.drain(&mut side_band);
+            full = rings.drain(&mut side_band);
         }
         let control = drain_into(&mut self.control, usize::MAX);
         if !control.is_empty() {
@@ -107,6 +109,13 @@ impl Drain {
             return false;
         }
         batch.extend(self.losses.read(clock::boottime(), last).into_iter().map(Frame::Loss));
+        if last {
+            // No record will come that announces it.
+            let cause = LossCause::SideBand;
+            let (start, end) = (self.stalls.last, Some(began));
+            let loss = |cpu| Frame::Loss(Loss { start, end, cpu: Some(cpu), cause, count: None });
+            batch.extend(full.into_iter().map(loss));
+        }
         batch.push(Frame::Tick(self.stalls.tick(began)));
         self.send(batch, last)
     }

@@ -8,7 +8,10 @@
 use std::io;
 
 use super::probes::{AttachError, Scope};
-use crate::sys::{memlock, sideband::Ring};
+use crate::{
+    event::Cpu,
+    sys::{memlock, sideband::Ring},
+};
 
 /// Size of one ring where memory allows, in bytes: 20 thousand VMAs, 80 ms of a loop of mmap and munmap.
 const RING_BYTES: usize = 2 << 20;
@@ -79,11 +82,11 @@ impl SideBand {
         Ok(())
     }
 
-    /// Moves all records that the rings hold now to the end of `into`, CPU after CPU.
-    pub fn drain(&mut self, into: &mut Vec<u8>) {
-        for (_, ring) in &mut self.rings {
-            ring.drain(into);
-        }
+    /// Moves all records that the rings hold now to the end of `into`, CPU after CPU; returns the CPUs whose rings may have
+    /// dropped some since they were last drained. The kernel announces that in the next record of such a ring, if one comes.
+    pub fn drain(&mut self, into: &mut Vec<u8>) -> Vec<Cpu> {
+        let full = self.rings.iter_mut().filter_map(|(cpu, ring)| ring.drain(into).then_some(Cpu(*cpu)));
+        full.collect()
     }
 }
 

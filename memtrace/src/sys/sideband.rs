@@ -25,6 +25,9 @@ use super::perf::{self, EventAttr, FLAG_DISABLED, PERF_TYPE_SOFTWARE};
 /// An event that never occurs: it is there for its side-band.
 const PERF_COUNT_SW_DUMMY: u64 = 9;
 
+/// Bytes of the longest record: `PERF_RECORD_MMAP2` with a path of `PATH_MAX` and the trailer of `sample_id_all`.
+const LONGEST_RECORD: u64 = 72 + 4096 + 24;
+
 const SAMPLE_TID: u64 = 1 << 1;
 const SAMPLE_TIME: u64 = 1 << 2;
 const SAMPLE_CPU: u64 = 1 << 7;
@@ -106,10 +109,12 @@ impl Ring {
         Ok(())
     }
 
-    /// Moves the records that the ring holds now to the end of `into`.
-    pub fn drain(&mut self, into: &mut Vec<u8>) {
+    /// Moves the records that the ring holds now to the end of `into`; whether there was no room for one more, however short,
+    /// or for one with the longest path. The kernel announces what it dropped only with the next record.
+    pub fn drain(&mut self, into: &mut Vec<u8>) -> bool {
         let head = self.position(DATA_HEAD).load(Ordering::Acquire);
         let data_bytes = self.data_bytes as u64;
+        let was_full = head - self.tail + LONGEST_RECORD > data_bytes;
         while self.tail < head {
             let at = self.tail % data_bytes;
             let len = (head - self.tail).min(data_bytes - at);
@@ -117,6 +122,7 @@ impl Ring {
             self.tail += len;
         }
         self.position(DATA_TAIL).store(head, Ordering::Release);
+        was_full
     }
 
     /// The position that the first page keeps `offset` bytes from its start: bytes since the ring was made.
