@@ -135,10 +135,10 @@ impl Pipeline {
         }
     }
 
-    /// Asks for a look at everything that is mapped.
-    pub fn look_everywhere(&self, requests: &mut Vec<ProbeRequest>) {
-        let everything = |(space, tgid)| ProbeRequest { tgid, space, target: ProbeTarget::Everything };
-        requests.extend(self.directory.iter().map(everything));
+    /// Asks for `target` of every address space.
+    pub fn ask_everywhere(&self, target: &ProbeTarget, requests: &mut Vec<ProbeRequest>) {
+        let ask = |(space, tgid)| ProbeRequest { tgid, space, target: target.clone() };
+        requests.extend(self.directory.iter().map(ask));
     }
 
     /// Closes what is open and returns the totals.

@@ -148,6 +148,9 @@ impl Prober {
             ProbeTarget::Everything => {
                 self.look_at_maps_of(*tgid).and_then(|maps| self.look_at_all(Tid(tgid.0), maps, observe))
             }
+            ProbeTarget::AllPages => self
+                .look_at_maps_of(*tgid)
+                .and_then(|maps| self.look_at_pages(Tid(tgid.0), &accessible(&maps), observe)),
         };
         if let Err(error) = result {
             if !matches!(error, ProbeError::Gone) {
@@ -203,9 +206,7 @@ impl Prober {
         look: MapsLook,
         mut observe: impl FnMut(Seen),
     ) -> Result<(), ProbeError> {
-        let open = look.vmas.iter().filter(|vma| !vma.perms.starts_with(b"---") && vma.name != b"[vsyscall]");
-        let ranges: Vec<_> =
-            whole_slots(open.map(|vma| vma.range)).map(|range| (range, LookReason::Full)).collect();
+        let ranges = accessible(&look);
         observe(Seen::Maps(look));
         self.look_at_pages(tid, &ranges, observe)
     }
@@ -264,6 +265,12 @@ fn resident_pages(tgid: Tgid) -> Result<PageCount, ProbeError> {
     let statm = fs::read_to_string(format!("/proc/{}/statm", tgid.0))?;
     let pages = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok());
     pages.map(PageCount::new).ok_or(ProbeError::Gone)
+}
+
+/// Whole slots around the VMAs in `look` that some access is allowed to.
+fn accessible(look: &MapsLook) -> Vec<(VirtRange, LookReason)> {
+    let open = look.vmas.iter().filter(|vma| !vma.perms.starts_with(b"---") && vma.name != b"[vsyscall]");
+    whole_slots(open.map(|vma| vma.range)).map(|range| (range, LookReason::Full)).collect()
 }
 
 /// Whole slots around `ranges`, which ascend: looks at the same memory begin and end at the same places.

@@ -211,7 +211,10 @@ async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outc
         // So that its first faults have regions.
         still_looks.take(command, Tid(command.0));
     }
-    let on_exit = move |tgid, tid| still_looks.take(tgid, tid);
+    let on_exit = {
+        let still_looks = still_looks.clone();
+        move |tgid, tid| still_looks.take(tgid, tid)
+    };
     let hold = options.verify.then(|| Hold::seize(armed.tgids.clone(), on_exit)).transpose()?;
 
     if let Some(gated) = gated {
@@ -221,6 +224,8 @@ async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outc
     let ended = watch.wait(command, &armed.tgids, failure, || look.store(true, Ordering::Relaxed)).await?;
 
     drop(hold);
+    // A last comparison, while changes are still seen.
+    still_looks.take_all_maps();
     probes.disarm();
     watch.flush_log();
     let states = probes.states()?;

@@ -155,4 +155,6 @@ pub enum ProbeTarget {
     Resident,
     /// Its VMAs, and the page state of all of them that some access is allowed to.
     Everything,
+    /// The page state of all VMAs that some access is allowed to.
+    AllPages,
 }

@@ -16,7 +16,7 @@ use std::{
 
 use crate::{
     decode::Frame,
-    event::{HostFacts, ProbeRequest, SpaceId, Tgid, Tid},
+    event::{HostFacts, ProbeRequest, ProbeTarget, SpaceId, Tgid, Tid},
     export::{ExportError, csv::CsvTimeline},
     live::{Batch, HeatReader},
     pipeline::{Options, Pipeline},
@@ -53,25 +53,36 @@ pub(super) struct Recorded<W: Write> {
     pub(super) prober: Prober,
 }
 
-/// A process that stands still until its maps have been read.
-#[derive(Debug)]
-struct Still {
-    tgid: Tgid,
-    /// The thread that stands still.
-    tid: Tid,
-    /// Dropped when it may go.
-    _gate: SyncSender<()>,
+/// What somebody waits to be read.
+#[derive(Clone, Copy, Debug)]
+enum Awaited {
+    /// Pages and maps of a process that stands still, by its thread.
+    Still(Tgid, Tid),
+    /// The maps of all that is traced.
+    AllMaps,
 }
 
-/// By which others have the maps of a process read while it stands still.
+/// Somebody waits for a reading; the gate is dropped when it has been taken.
+type Waiting = (Awaited, SyncSender<()>);
+
+/// By which others have readings taken, and wait for them.
 #[derive(Clone, Debug)]
-pub(super) struct StillLooks(Sender<Still>);
+pub(super) struct StillLooks(Sender<Waiting>);
 
 impl StillLooks {
     /// Waits until the maps of `process` have been read by its thread `thread`.
     pub(super) fn take(&self, process: Tgid, thread: Tid) {
+        self.await_reading(Awaited::Still(process, thread));
+    }
+
+    /// Waits until the maps of all that is traced have been read, for the last time.
+    pub(super) fn take_all_maps(&self) {
+        self.await_reading(Awaited::AllMaps);
+    }
+
+    fn await_reading(&self, awaited: Awaited) {
         let (gate, taken) = sync_channel(0);
-        if self.0.send(Still { tgid: process, tid: thread, _gate: gate }).is_ok() {
+        if self.0.send((awaited, gate)).is_ok() {
             // Nothing is ever sent; it ends when the other end is dropped.
             let _taken = taken.recv();
         }
@@ -89,7 +100,9 @@ pub(super) struct Recorder<W: Write, C: Write> {
     next_reading: Timestamp,
     flushed: Instant,
     look_now: Arc<AtomicBool>,
-    still: (Sender<Still>, Receiver<Still>),
+    still: (Sender<Waiting>, Receiver<Waiting>),
+    /// The last comparison has been taken: what changes from now on may not be seen.
+    is_compared: bool,
     rows: Vec<Row>,
     requests: Vec<ProbeRequest>,
 }
@@ -116,6 +129,7 @@ impl<W: Write, C: Write> Recorder<W, C> {
             flushed: Instant::now(),
             look_now: Arc::default(),
             still: channel(),
+            is_compared: false,
             rows: Vec::new(),
             requests: Vec::new(),
         }
@@ -126,7 +140,7 @@ impl<W: Write, C: Write> Recorder<W, C> {
         Arc::clone(&self.look_now)
     }
 
-    /// By which processes that stand still have their maps read.
+    /// By which others have readings taken.
     pub(super) fn still_looks(&self) -> StillLooks {
         StillLooks(self.still.0.clone())
     }
@@ -144,20 +158,18 @@ impl<W: Write, C: Write> Recorder<W, C> {
                     }
                 }
                 if self.look_now.swap(false, Ordering::Relaxed) {
-                    self.pipeline.look_everywhere(&mut self.requests);
-                    self.answer()?;
+                    self.read_everywhere(&ProbeTarget::Everything)?;
                 }
             }
-            self.read_still()?;
+            self.read_awaited()?;
             if self.flushed.elapsed() >= FLUSH_PERIOD {
                 self.writer.flush()?;
                 self.flushed = Instant::now();
             }
         }
         self.read_heat()?;
-        // What is still there is seen in its last state.
-        self.pipeline.look_everywhere(&mut self.requests);
-        self.answer()?;
+        // What is still there is seen in its last state. Changes of its maps are no longer seen.
+        self.read_everywhere(&ProbeTarget::AllPages)?;
         let summary = self.pipeline.finish(&mut self.rows);
         write_rows(&mut self.csv, &mut self.rows)?;
         if let Some(csv) = self.csv {
@@ -166,15 +178,29 @@ impl<W: Write, C: Write> Recorder<W, C> {
         Ok(Recorded { writer: self.writer, summary, prober: self.prober })
     }
 
-    /// Reads the maps of processes that stand still, and lets them go on.
-    fn read_still(&mut self) -> Result<(), RecorderError> {
-        while let Ok(Still { tgid, tid, _gate }) = self.still.1.try_recv() {
-            // Which address space it is, the pipeline knows when it has come to that time.
-            for observation in self.prober.still_look(tgid, tid, SpaceId::UNKNOWN) {
-                self.take(&Frame::Observation(observation))?;
+    /// Takes the readings that somebody waits for.
+    fn read_awaited(&mut self) -> Result<(), RecorderError> {
+        while let Ok((awaited, _gate)) = self.still.1.try_recv() {
+            match awaited {
+                Awaited::Still(tgid, tid) => {
+                    // Which address space it is, the pipeline knows when it has come to that time.
+                    for observation in self.prober.still_look(tgid, tid, SpaceId::UNKNOWN) {
+                        self.take(&Frame::Observation(observation))?;
+                    }
+                }
+                Awaited::AllMaps => {
+                    self.read_everywhere(&ProbeTarget::Maps)?;
+                    self.is_compared = true;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Reads `target` of all that is traced.
+    fn read_everywhere(&mut self, target: &ProbeTarget) -> Result<(), RecorderError> {
+        self.pipeline.ask_everywhere(target, &mut self.requests);
+        self.answer()
     }
 
     /// Reads the heat counters, and looks at what they make interesting.
@@ -195,7 +221,11 @@ impl<W: Write, C: Write> Recorder<W, C> {
 
     /// Takes the looks that were asked for.
     fn answer(&mut self) -> Result<(), RecorderError> {
-        for request in std::mem::take(&mut self.requests) {
+        let mut requests = std::mem::take(&mut self.requests);
+        if self.is_compared {
+            requests.retain(|request| !matches!(request.target, ProbeTarget::Maps | ProbeTarget::Everything));
+        }
+        for request in requests {
             for observation in self.prober.answer(&request) {
                 self.take(&Frame::Observation(observation))?;
             }
