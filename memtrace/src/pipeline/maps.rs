@@ -265,7 +265,7 @@ impl MapTotals {
                 return contradictions;
             }
             Comparison::Learnt => identity.learnt += 1,
-            Comparison::Inconclusive => {}
+            Comparison::Inconclusive => identity.inconclusive += 1,
         }
         Vec::new()
     }

@@ -67,6 +67,7 @@ impl Report {
             "map_identity": {
                 "checks": summary.maps.identity.checks,
                 "contradictions": summary.maps.identity.contradictions,
+                "inconclusive": summary.maps.identity.inconclusive,
                 "learnt": summary.maps.identity.learnt,
             },
             "regions_born": summary.regions_born,

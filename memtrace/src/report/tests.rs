@@ -143,7 +143,7 @@ fn report() -> Report {
             regions_born: 6,
             maps: MapSummary {
                 calls: [(CallKind::Mmap, 9), (CallKind::Munmap, 4)].into(),
-                identity: MapIdentity { checks: 3, contradictions: 1, learnt: 2 },
+                identity: MapIdentity { checks: 3, contradictions: 1, inconclusive: 0, learnt: 2 },
                 ..MapSummary::default()
             },
             looks: looks(),
@@ -215,7 +215,10 @@ fn json_has_the_contract() {
     assert_eq!(json["regions"][0]["parent_region"], 2);
     assert_eq!(json["regions_born"], 6);
     assert_eq!(json["maps"], json!({ "mmap": 9, "munmap": 4 }));
-    assert_eq!(json["map_identity"], json!({ "checks": 3, "contradictions": 1, "learnt": 2 }));
+    assert_eq!(
+        json["map_identity"],
+        json!({ "checks": 3, "contradictions": 1, "inconclusive": 0, "learnt": 2 })
+    );
     assert_eq!(json["processes"][0]["kernel_counted"]["minor"], 130);
     let cost = json!({ "cpu_ns": 12_000_000, "lock_ns": 4_000, "looks": 3, "looked_pages": 512 });
     assert_eq!(json["cost"], cost);

@@ -150,6 +150,9 @@ pub struct MapIdentity {
     pub checks: u64,
     /// Stretches of pages at which maps showed something else.
     pub contradictions: u64,
+    /// Readings that could not be compared: of another address space than the one that they were expected to be of, from before
+    /// a program was loaded, or with too many changes meanwhile.
+    pub inconclusive: u64,
     /// Readings from which regions were learnt: at the start, after losses and after changes that nothing explains.
     pub learnt: u64,
 }

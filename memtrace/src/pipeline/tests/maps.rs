@@ -201,7 +201,7 @@ fn contradiction_has_a_row_is_counted_and_corrected() {
 
     let (rows, summary) = run_all(&records);
 
-    let identity = MapIdentity { checks: 2, contradictions: 1, learnt: 1 };
+    let identity = MapIdentity { checks: 2, contradictions: 1, inconclusive: 0, learnt: 1 };
     assert_eq!(summary.maps.identity, identity);
     let [row] = map_rows(&rows)[..] else { panic!("one contradiction: {rows:?}") };
     assert_eq!((row.action, row.time, row.range), ("contradiction", at(50), Some(range(0x2_0000, 0x3_0000))));
@@ -236,7 +236,10 @@ fn reading_after_a_loss_in_control_teaches_and_the_next_one_compares() {
 
     let (rows, summary) = run_all(&records);
 
-    assert_eq!(summary.maps.identity, MapIdentity { checks: 1, contradictions: 0, learnt: 2 });
+    assert_eq!(
+        summary.maps.identity,
+        MapIdentity { checks: 1, contradictions: 0, inconclusive: 0, learnt: 2 }
+    );
     assert_eq!(map_rows(&rows), Vec::<&MapRow>::new());
 }
 
@@ -252,7 +255,10 @@ fn loss_of_faults_leaves_no_doubt_about_regions() {
 
     let (_, summary) = run_all(&records);
 
-    assert_eq!(summary.maps.identity, MapIdentity { checks: 1, contradictions: 0, learnt: 1 });
+    assert_eq!(
+        summary.maps.identity,
+        MapIdentity { checks: 1, contradictions: 0, inconclusive: 0, learnt: 1 }
+    );
 }
 
 #[test]
@@ -266,7 +272,10 @@ fn change_that_nothing_explains_has_a_row_and_makes_the_next_reading_teach() {
 
     let (rows, summary) = run_all(&records);
 
-    assert_eq!(summary.maps.identity, MapIdentity { checks: 0, contradictions: 0, learnt: 2 });
+    assert_eq!(
+        summary.maps.identity,
+        MapIdentity { checks: 0, contradictions: 0, inconclusive: 0, learnt: 2 }
+    );
     assert_eq!(map_rows(&rows).iter().map(|row| row.action).collect::<Vec<_>>(), ["unexplained"]);
 }
 
@@ -279,7 +288,7 @@ fn reading_that_began_before_the_program_was_loaded_is_not_compared() {
 
     let (rows, summary) = run_all(&records.concat());
 
-    assert_eq!(summary.maps.identity, MapIdentity::default());
+    assert_eq!(summary.maps.identity, MapIdentity { inconclusive: 2, ..MapIdentity::default() });
     assert!(map_rows(&rows).iter().all(|row| row.action == "exec"));
 }
 
@@ -302,7 +311,10 @@ fn program_that_a_guest_executes_is_not_the_hosts() {
 
     let (_, summary) = run_all(&records);
 
-    assert_eq!(summary.maps.identity, MapIdentity { checks: 1, contradictions: 0, learnt: 2 });
+    assert_eq!(
+        summary.maps.identity,
+        MapIdentity { checks: 1, contradictions: 0, inconclusive: 0, learnt: 2 }
+    );
 }
 
 #[test]
@@ -322,7 +334,10 @@ fn reading_of_what_is_in_flight_proves_nothing() {
 
     let (_, summary) = run_all(&records);
 
-    assert_eq!(summary.maps.identity, MapIdentity { checks: 1, contradictions: 0, learnt: 1 });
+    assert_eq!(
+        summary.maps.identity,
+        MapIdentity { checks: 1, contradictions: 0, inconclusive: 0, learnt: 1 }
+    );
 }
 
 #[test]
@@ -332,7 +347,10 @@ fn without_events_every_reading_teaches() {
 
     let (rows, _, summary) = run_with(options, &records);
 
-    assert_eq!(summary.maps.identity, MapIdentity { checks: 0, contradictions: 0, learnt: 2 });
+    assert_eq!(
+        summary.maps.identity,
+        MapIdentity { checks: 0, contradictions: 0, inconclusive: 0, learnt: 2 }
+    );
     let lives: Vec<_> = regions(&rows).iter().map(|region| (region.born, region.died)).collect();
     assert_eq!(lives, [(at(2), Some(at(50))), (at(50), None)]);
 }

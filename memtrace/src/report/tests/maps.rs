@@ -11,7 +11,7 @@ fn report() -> Report {
     report.summary.maps = MapSummary {
         calls: [(CallKind::Mmap, 2_009), (CallKind::Munmap, 2_004)].into(),
         failed: [(CallKind::Mmap, 3), (CallKind::Brk, 1)].into(),
-        identity: MapIdentity { checks: 3, contradictions: 0, learnt: 1 },
+        identity: MapIdentity { checks: 3, contradictions: 0, inconclusive: 0, learnt: 1 },
         processes: [
             (Tgid(42), MappingProcess { calls: 4_000, mapped: 4 << 20, unmapped: 1 << 20 }),
             (Tgid(50), MappingProcess { calls: 13, mapped: 8 << 20, unmapped: 9 << 20 }),

@@ -40,7 +40,7 @@ impl Report {
     }
 
     fn identity(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let MapIdentity { checks, contradictions, learnt } = self.summary.maps.identity;
+        let MapIdentity { checks, contradictions, inconclusive, learnt } = self.summary.maps.identity;
         let plural = |count: u64| if count == 1 { "" } else { "s" };
         let outcome = format!(
             "{checks} check{}, {contradictions} contradiction{}",
@@ -55,6 +55,14 @@ impl Report {
                 f,
                 "    there maps showed something else than the events had told, and were believed: see the rows \
                  'contradiction' of memtrace export --table maps"
+            )?;
+        }
+        if inconclusive > 0 {
+            writeln!(
+                f,
+                "  {:<24}{inconclusive} reading{} of maps",
+                "could not be compared",
+                plural(inconclusive)
             )?;
         }
         match learnt {
