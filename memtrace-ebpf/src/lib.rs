@@ -25,8 +25,8 @@ pub use abi::{
     counters::{Counter, counter_index},
     event::{
         Call, CallEvent, CommEvent, EventHeader, EventKind, ExecEvent, ExitEvent, FaultEvent, FaultFlags,
-        FaultKind, ForkEvent, JoinEvent, LeaveEvent, NameEvent, SectionEvent, SpaceEvent, UncountedCause,
-        UncountedEvent, VmaName,
+        FaultKind, ForkEvent, JoinEvent, LeaveEvent, NameEvent, SectionEvent, SpaceEvent, TrimEvent,
+        UncountedCause, UncountedEvent, VmaName,
     },
     heat::{HEAT_OVERFLOW_CELLS, HEAT_PROBES, HEAT_SLOT_SHIFT, HeatCell, OVERFLOW_SLOT},
     names,
@@ -35,4 +35,4 @@ pub use abi::{
 };
 
 /// Version of every layout in this crate; stored in recordings.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;

@@ -11,7 +11,7 @@ mod sideband;
 
 use memtrace_ebpf::{
     CallEvent, CommEvent, EventHeader, EventKind, ExecEvent, ExitEvent, FaultEvent, FaultFlags, ForkEvent,
-    JoinEvent, LeaveEvent, NameEvent, SectionEvent, SpaceEvent, TaskAccount, UncountedEvent,
+    JoinEvent, LeaveEvent, NameEvent, SectionEvent, SpaceEvent, TaskAccount, TrimEvent, UncountedEvent,
 };
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
         MapAction, MapEvent, Mode, Observation, Record, SpaceId, TaskAction, TaskEvent, Tgid, Tid, Uncounted,
         UncountedCause,
     },
-    units::{Nanos, Timestamp, VirtAddr},
+    units::{Nanos, PageCount, Timestamp, VirtAddr},
 };
 
 /// What the shell hands over and a recording stores, in arrival order.
@@ -175,6 +175,7 @@ fn control(header: EventHeader, bytes: &[u8]) -> Option<Record> {
                 parent_space,
                 copied_ns: _,
                 brk: _,
+                total_vm: _,
             } = ForkEvent::from_bytes(bytes)?;
             Some(task(TaskAction::Fork {
                 child_tgid: Tgid(child_tgid),
@@ -237,6 +238,10 @@ fn control(header: EventHeader, bytes: &[u8]) -> Option<Record> {
             let SpaceEvent { header: _, space } = SpaceEvent::from_bytes(bytes)?;
             Some(map(MapAction::Renewed { space: SpaceId(space) }))
         }
+        EventKind::TRIM => {
+            let TrimEvent { header: _, space, pages } = TrimEvent::from_bytes(bytes)?;
+            Some(map(MapAction::Trimmed { space: SpaceId(space), pages: PageCount::new(pages) }))
+        }
         EventKind::SECTION => {
             let SectionEvent { header: _, space, syscall } = SectionEvent::from_bytes(bytes)?;
             Some(map(MapAction::Unexplained { space: SpaceId(space), syscall }))
@@ -247,17 +252,36 @@ fn control(header: EventHeader, bytes: &[u8]) -> Option<Record> {
 
 /// A program begins to be executed.
 fn exec(bytes: &[u8]) -> Option<TaskAction> {
-    let ExecEvent { header: _, space, old_tid, is_space_told, comm, start_brk, start_stack, is_hidden } =
-        ExecEvent::from_bytes(bytes)?;
-    let known = |addr: u64| (addr != 0).then_some(VirtAddr::from_raw(addr));
+    let ExecEvent {
+        header: _,
+        space,
+        old_tid,
+        is_space_told,
+        comm,
+        start_brk,
+        start_stack,
+        is_hidden,
+        total_vm,
+    } = ExecEvent::from_bytes(bytes)?;
     Some(TaskAction::Exec {
         space: SpaceId(space),
         old_tid: Tid(old_tid),
         comm: Comm::from_raw(comm),
         is_space_told: is_space_told != 0,
-        landmarks: Landmarks { start_brk: known(start_brk), start_stack: known(start_stack) },
+        landmarks: Landmarks { start_brk: known_addr(start_brk), start_stack: known_addr(start_stack) },
         is_hidden: is_hidden != 0,
+        total_vm: known_pages(total_vm),
     })
+}
+
+/// An address, unless it is 0 for unknown.
+fn known_addr(addr: u64) -> Option<VirtAddr> {
+    (addr != 0).then_some(VirtAddr::from_raw(addr))
+}
+
+/// A number of pages, unless it is 0 for unknown.
+fn known_pages(pages: u64) -> Option<PageCount> {
+    (pages != 0).then_some(PageCount::new(pages))
 }
 
 /// An event in an address space, done by the task in the header at its time.
@@ -273,12 +297,14 @@ fn map(header: EventHeader, action: MapAction) -> Record {
 
 /// When the address space of a forked process was copied; `None` if it was not, but is shared.
 fn copied(bytes: &[u8]) -> Option<Record> {
-    let ForkEvent { header, space, parent_space, copied_ns, brk, .. } = ForkEvent::from_bytes(bytes)?;
+    let ForkEvent { header, space, parent_space, copied_ns, brk, total_vm, .. } =
+        ForkEvent::from_bytes(bytes)?;
     let time_ns = if copied_ns == 0 { header.time_ns } else { copied_ns };
     let action = MapAction::Copied {
         parent: SpaceId(parent_space),
         child: SpaceId(space),
-        brk: (brk != 0).then_some(VirtAddr::from_raw(brk)),
+        brk: known_addr(brk),
+        total_vm: known_pages(total_vm),
     };
     (space != parent_space).then(|| map(EventHeader { time_ns, ..header }, action))
 }
@@ -371,6 +397,16 @@ mod tests {
         };
         assert_eq!((loss.cause, loss.count), (LossCause::UnknownKind, Some(1)));
         assert_eq!(task.action, TaskAction::Comm(Comm::from_text("new")));
+    }
+
+    #[test]
+    fn trim_says_how_many_pages_went() {
+        let event = TrimEvent { header: header(EventKind::TRIM, TrimEvent::LEN), space: 3, pages: 511 };
+
+        let records: Vec<_> = Frame::Control(event.to_bytes().to_vec()).records().collect();
+
+        let [Record::Map(event)] = &records[..] else { panic!("one change: {records:?}") };
+        assert_eq!(event.action, MapAction::Trimmed { space: SpaceId(3), pages: PageCount::new(511) });
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod map;
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::{Nanos, PageSize, Timestamp, VirtAddr, VirtRange};
+use crate::units::{Nanos, PageCount, PageSize, Timestamp, VirtAddr, VirtRange};
 
 pub use look::{
     LookDepth, LookReason, MapsLook, Observation, PageLook, ProbeRequest, ProbeTarget, Seen, Vma,
@@ -207,6 +207,8 @@ pub enum TaskAction {
         landmarks: Landmarks,
         /// Whether the kernel took the events of perf away that follow the task: completions of faults, and new VMAs.
         is_hidden: bool,
+        /// `total_vm` of the new address space: how many pages are mapped; `None` if unknown.
+        total_vm: Option<PageCount>,
     },
     /// It ended.
     Exit {

@@ -64,6 +64,7 @@ impl Event {
                 MapAction::Copied { child, .. } => (0, map.tid, child.0),
                 MapAction::Renewed { space } => (3, map.tid, space.0),
                 MapAction::Shown(shown) => (5, map.tid, shown.vma.range.start().as_raw()),
+                MapAction::Trimmed { pages, .. } => (6, map.tid, pages.get()),
                 MapAction::Call { .. } => (6, map.tid, 0),
                 MapAction::Unexplained { syscall, .. } => (7, map.tid, *syscall),
             },
@@ -242,7 +243,7 @@ mod tests {
             comm: Comm::default(),
         };
         let in_order = [
-            map(MapAction::Copied { parent: space, child: SpaceId(8), brk: None }),
+            map(MapAction::Copied { parent: space, child: SpaceId(8), brk: None, total_vm: None }),
             Event::Task(Box::new(TaskEvent { time, tgid, tid: Tid(1), action: fork })),
             map(MapAction::Shown(ShownVma { vma, is_hugetlb: false })),
             map(MapAction::Call { space, call }),

@@ -20,7 +20,7 @@ use std::{
 use crate::{
     event::{Landmarks, ShownVma, Tid},
     timeline::{RegionId, RegionLabel},
-    units::{PageSize, Timestamp, VirtAddr, VirtRange},
+    units::{PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
 };
 
 mod compare;
@@ -131,6 +131,8 @@ pub struct AddressSpace {
     complete: Timestamp,
     /// The kernel is loading a program into it.
     is_loading: bool,
+    /// The VMA that was shown last while the program is loaded.
+    loaded: Option<VirtRange>,
 }
 
 impl AddressSpace {
@@ -150,6 +152,7 @@ impl AddressSpace {
             is_advice_known: !doubtful,
             complete: time,
             is_loading: false,
+            loaded: None,
         }
     }
 
@@ -188,6 +191,15 @@ impl AddressSpace {
         };
         if self.brk.is_none() {
             self.brk = landmarks.start_brk.map(|start| self.page_up(start));
+        }
+    }
+
+    /// The kernel counts `total_vm` mapped pages at `time`. If the regions have more or less, events did not tell everything.
+    pub fn expect_pages(&mut self, time: Timestamp, total_vm: Option<PageCount>) {
+        let mapped = self.live.values().filter(|region| !region.traits.is_vsyscall());
+        let pages: u64 = mapped.map(|region| region.range.pages(self.page).get()).sum();
+        if total_vm.is_some_and(|expected| expected != PageCount::new(pages)) {
+            self.doubt(time);
         }
     }
 

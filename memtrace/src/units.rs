@@ -174,6 +174,12 @@ impl PageCount {
     pub const fn get(self) -> u64 {
         self.0
     }
+
+    /// Their size in bytes, at most 2^64 - 1.
+    #[must_use]
+    pub const fn bytes(self, page: PageSize) -> u64 {
+        self.0.saturating_mul(page.bytes())
+    }
 }
 
 impl std::ops::AddAssign for PageCount {

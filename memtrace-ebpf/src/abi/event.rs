@@ -58,6 +58,8 @@ open_enum! {
         SPACE = 12,
         /// [`SectionEvent`]
         SECTION = 13,
+        /// [`TrimEvent`]
+        TRIM = 14,
     }
 }
 
@@ -130,7 +132,8 @@ open_enum! {
         REMAP_FILE_PAGES = 17,
         /// `mseal`
         MSEAL = 18,
-        /// `prctl`; only `PR_SET_VMA` is told, as a [`NameEvent`].
+        /// `prctl`; recorded are `PR_SET_VMA`, as a [`NameEvent`], and `PR_SET_MM`: arguments 3 to 5 are `start_brk`, `brk`
+        /// and `start_stack` of `mm_struct` after it, 0 if unknown.
         PRCTL = 19,
         /// `ioctl`; only `UFFDIO_REGISTER` and `UFFDIO_UNREGISTER` are told: arguments 2 to 4 are start, length in bytes
         /// and mode.
@@ -209,7 +212,7 @@ record! {
 
 record! {
     /// A traced task made a new task; the header names the parent.
-    pub struct ForkEvent = 88 {
+    pub struct ForkEvent = 96 {
         /// Common fields.
         pub header: EventHeader,
         /// Thread-group ID of the new task.
@@ -228,12 +231,14 @@ record! {
         pub copied_ns: u64,
         /// End of the heap in the copy; 0 if unknown. The kernel copies it a little before the heap itself.
         pub brk: u64,
+        /// `total_vm` of the copy, in pages; 0 if unknown or under `CLONE_VM`.
+        pub total_vm: u64,
     }
 }
 
 record! {
     /// A traced process replaced its address space; the header names the task after it.
-    pub struct ExecEvent = 80 {
+    pub struct ExecEvent = 88 {
         /// Common fields.
         pub header: EventHeader,
         /// The new address space.
@@ -251,6 +256,8 @@ record! {
         /// 1 if the kernel took the events of perf that follow this task away from it: the program runs with the privileges
         /// of another user, or may not be read.
         pub is_hidden: u64,
+        /// `total_vm` of the new address space, in pages; 0 if unknown.
+        pub total_vm: u64,
     }
 }
 
@@ -261,6 +268,19 @@ record! {
         pub header: EventHeader,
         /// The new address space.
         pub space: u64,
+    }
+}
+
+record! {
+    /// A task that is executing a program unmapped pages of its new address space. The kernel maps an ELF file from its first
+    /// to its last segment at once, and then unmaps what lies behind the first (`elf_load` of `fs/binfmt_elf.c`).
+    pub struct TrimEvent = 40 {
+        /// Common fields; the time is when it took effect.
+        pub header: EventHeader,
+        /// The new address space.
+        pub space: u64,
+        /// Pages that are no longer mapped: the last ones of what was mapped just before.
+        pub pages: u64,
     }
 }
 

@@ -6,7 +6,7 @@
 use aya_ebpf::helpers::bpf_get_current_task;
 use memtrace_ebpf::{Counter, EventKind, FaultKind, TaskAccount, TaskState, UncountedCause, UncountedEvent};
 
-use super::{config, current_ids, emit, read_kernel, vma};
+use super::{config, current_ids, emit, pending, read_kernel, vma};
 
 /// Reads `min_flt` and `maj_flt` of `task`.
 #[inline(always)]
@@ -53,7 +53,7 @@ fn compare(state: *mut TaskState, is_major: bool, (one_minor, one_major): (u64, 
         return false;
     }
     if ahead_minor + ahead_major > 1 {
-        let cause = if in_kernel(state) { UncountedCause::SYSCALL } else { UncountedCause::USER };
+        let cause = if pending::in_kernel(state) { UncountedCause::SYSCALL } else { UncountedCause::USER };
         uncounted(state, current_ids(), (ahead_minor - one_minor, ahead_major - one_major), cause);
     }
     // SAFETY: `state` is the current task's own element, and only the task itself changes its account.
@@ -106,13 +106,6 @@ fn ahead(state: *const TaskState, minor: u64, major: u64) -> (u64, u64) {
         minor.wrapping_sub(account.base_minor + account.recorded_minor + account.uncounted_minor),
         major.wrapping_sub(account.base_major + account.recorded_major + account.uncounted_major),
     )
-}
-
-/// Whether a kernel-mode fault of the task is being handled.
-#[inline(always)]
-fn in_kernel(state: *mut TaskState) -> bool {
-    // SAFETY: `state` is the current task's own element.
-    unsafe { (*state).kernel_0.time_ns | (*state).kernel_1.time_ns | (*state).kernel_2.time_ns != 0 }
 }
 
 /// Compares the counters of `task`, whose thread and group `ids` are, with what was seen, outside a completion.

@@ -64,6 +64,13 @@ fn end(slot: *mut Pending, next: Option<u64>) {
     });
 }
 
+/// Whether a kernel-mode fault of the task is being handled, or has ended without a completion since it was in user mode.
+#[inline(always)]
+pub(crate) fn in_kernel(state: *const TaskState) -> bool {
+    // SAFETY: `state` is the current task's own element.
+    unsafe { (*state).kernel_0.time_ns | (*state).kernel_1.time_ns | (*state).kernel_2.time_ns != 0 }
+}
+
 /// Takes the pending fault that completes: the one of this mode and address.
 #[inline(always)]
 pub(crate) fn take(state: *mut TaskState, addr: u64, mode: u16) -> Option<Pending> {

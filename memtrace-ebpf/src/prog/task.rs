@@ -89,6 +89,11 @@ pub(crate) fn new(
             parent_space,
             copied_ns: if clone_flags & CLONE_VM != 0 { 0 } else { copied_ns },
             brk: if child != 0 { vma::brk_of(child) } else { 0 },
+            total_vm: if child != 0 && clone_flags & CLONE_VM == 0 {
+                vma::total_vm(vma::mm_of(child))
+            } else {
+                0
+            },
         });
         entry.submit(emit::NO_WAKEUP);
     }
@@ -131,6 +136,7 @@ pub(crate) fn exec(ctx: &impl EbpfContext, task: u64, old_tid: u64) -> i32 {
             start_brk,
             start_stack,
             is_hidden: vma::is_hidden(task).into(),
+            total_vm: vma::total_vm(vma::mm_of(task)),
         });
         entry.submit(emit::NO_WAKEUP);
     }

@@ -8,13 +8,17 @@ use aya_ebpf::helpers::{
     bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_user, bpf_probe_read_user_str_bytes,
     bpf_task_pt_regs,
 };
-use memtrace_ebpf::{Call, CallEvent, EventKind, NameEvent, SectionEvent, SpaceEvent, TaskState, VmaName};
+use memtrace_ebpf::{
+    Call, CallEvent, EventKind, NameEvent, SectionEvent, SpaceEvent, TaskState, TrimEvent, VmaName,
+};
 
-use super::{config, current_ids, emit, filter, read_kernel};
+use super::{config, current_ids, emit, filter, pending, read_kernel};
 use crate::CALLS;
 
 /// `PR_SET_VMA` of `include/uapi/linux/prctl.h`.
 const PR_SET_VMA: u64 = 0x5356_4d41;
+/// `PR_SET_MM` of `include/uapi/linux/prctl.h`.
+const PR_SET_MM: u64 = 35;
 /// `UFFDIO_REGISTER` and `UFFDIO_UNREGISTER` of `include/uapi/linux/userfaultfd.h`.
 const UFFDIO: [u64; 2] = [0xc020_aa00, 0x8010_aa01];
 /// `MADV_DONTFORK`, `MADV_DOFORK`, `MADV_WIPEONFORK` and `MADV_KEEPONFORK`: what a fork copies depends on them.
@@ -86,10 +90,16 @@ impl Request {
     fn is_told(self) -> bool {
         match self.call {
             Call(0) | Call::EXPLAINED => false,
-            Call::PRCTL => self.argument(0) == PR_SET_VMA,
+            Call::PRCTL => matches!(self.argument(0), PR_SET_VMA | PR_SET_MM),
             Call::IOCTL => UFFDIO.contains(&self.argument(1)),
             _ => true,
         }
+    }
+
+    /// Whether it is `prctl(PR_SET_VMA)`.
+    #[inline(always)]
+    fn names(self) -> bool {
+        self.call == Call::PRCTL && self.argument(0) == PR_SET_VMA
     }
 
     #[inline(always)]
@@ -100,7 +110,7 @@ impl Request {
     /// Records that the call ended.
     #[inline(always)]
     fn tell(self, state: *const TaskState, time_ns: u64, result: i64) {
-        let is_named = self.call == Call::PRCTL;
+        let is_named = self.names();
         let (tid, tgid) = current_ids();
         // SAFETY: `state` is the current task's own element.
         let (space, flags) = unsafe { ((*state).space, (*state).flags) };
@@ -124,6 +134,9 @@ impl Request {
         if is_named {
             tell_name(event);
             return;
+        }
+        if self.call == Call::PRCTL {
+            [event.arg_2, event.arg_3, event.arg_4] = bounds();
         }
         if self.call == Call::IOCTL {
             // SAFETY: the helper checks the address and returns an error for a bad one.
@@ -198,8 +211,9 @@ fn effective(request: Request, section_ns: u64, had_effect: bool) -> u64 {
         | Call::MPROTECT
         | Call::PKEY_MPROTECT
         | Call::SHMAT
-        | Call::PRCTL
         | Call::REMAP_FILE_PAGES => now - section_ns < STALE_NS,
+        // PR_SET_MM shares the lock.
+        Call::PRCTL => request.names() && now - section_ns < STALE_NS,
         Call::MADVISE => FORK_ADVICE.contains(&request.argument(2)) && now - section_ns < STALE_NS,
         _ => false,
     };
@@ -218,16 +232,17 @@ pub(crate) fn locked(mm: u64, alone: bool, success: bool) -> i32 {
     };
     let now = emit::now();
     // SAFETY: `state` is the current task's own element.
-    let was_alone = unsafe {
+    let (was_alone, before) = unsafe {
         (*state).locked_ns = now;
         let was_alone = (*state).flags & TaskState::WRITING != 0;
+        let before = (*state).total_vm;
         if alone {
             (*state).flags |= TaskState::WRITING;
             (*state).total_vm = total_vm(mm);
         } else {
             (*state).flags &= !TaskState::WRITING;
         }
-        was_alone
+        (was_alone, before)
     };
     if alone || !was_alone {
         return 0;
@@ -242,7 +257,7 @@ pub(crate) fn locked(mm: u64, alone: bool, success: bool) -> i32 {
         Call::MUNMAP => 0,
         Call::BRK | Call::MREMAP => request.argument(0) as i64,
         _ => {
-            tell_unexplained(state, request);
+            tell_unexplained(state, request, before < total_vm(mm));
             return 0;
         }
     };
@@ -254,7 +269,7 @@ pub(crate) fn locked(mm: u64, alone: bool, success: bool) -> i32 {
 
 /// Pages that are mapped in `mm`; 0 if unknown.
 #[inline(always)]
-fn total_vm(mm: u64) -> u64 {
+pub(crate) fn total_vm(mm: u64) -> u64 {
     if config!(has_task_layout) == 0 { 0 } else { read_kernel(mm, config!(mm_total_vm)) }
 }
 
@@ -262,26 +277,48 @@ fn total_vm(mm: u64) -> u64 {
 #[inline(always)]
 pub(crate) fn section_ends(state: *mut TaskState, mm: u64) {
     let now = emit::now();
+    let after = total_vm(mm);
     // SAFETY: `state` is the current task's own element.
-    unsafe {
+    let (before, flags) = unsafe {
         (*state).section_ns = now;
         (*state).flags &= !TaskState::WRITING;
-        if (*state).total_vm != total_vm(mm) {
+        if (*state).total_vm != after {
             (*state).flags |= TaskState::RESIZED;
         }
+        ((*state).total_vm, (*state).flags)
+    };
+    if flags & TaskState::SPACE_TOLD != 0 && after < before {
+        trimmed(state, now, before - after);
     }
     if let Some(regs) = registers() {
-        tell_unexplained(state, request(regs));
+        tell_unexplained(state, request(regs), before < after);
     }
 }
 
-/// Records that the current task changed a memory map, unless `request`, the call in flight, tells of it.
+/// Records that the current task, which is executing a program, unmapped `pages` of its new address space at `time_ns`.
 #[inline(always)]
-fn tell_unexplained(state: *const TaskState, request: Request) {
+fn trimmed(state: *const TaskState, time_ns: u64, pages: u64) {
+    if let Some(mut entry) = emit::control::<TrimEvent>() {
+        let (tid, tgid) = current_ids();
+        let mut header = emit::header(EventKind::TRIM, TrimEvent::LEN, tgid, tid);
+        header.time_ns = time_ns;
+        // SAFETY: `state` is the current task's own element.
+        entry.write(TrimEvent { header, space: unsafe { (*state).space }, pages });
+        entry.submit(emit::NO_WAKEUP);
+    }
+}
+
+/// Records that the current task changed a memory map, which `grew` or not, unless `request`, the call in flight, explains it.
+#[inline(always)]
+fn tell_unexplained(state: *const TaskState, request: Request, grew: bool) {
     // SAFETY: `state` is the current task's own element.
     let (space, flags) = unsafe { ((*state).space, (*state).flags) };
     // Outside a system call, as in a fault that makes the stack grow, there is no number.
     if flags & TaskState::EXITED != 0 || request.explains() || (request.number as i32) < 0 {
+        return;
+    }
+    // An access of the kernel to the stack of its caller makes it grow as well, and perf shows it.
+    if grew && pending::in_kernel(state) {
         return;
     }
     if let Some(mut entry) = emit::control::<SectionEvent>() {
@@ -334,6 +371,15 @@ pub(crate) fn renamed(state: *mut TaskState) {
 #[inline(always)]
 pub(crate) fn mm_of(task: u64) -> u64 {
     read_kernel(task, config!(task_mm))
+}
+
+/// `start_brk`, `brk` and `start_stack` of the current task; 0 each if unknown.
+#[inline(always)]
+fn bounds() -> [u64; 3] {
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    let (start_brk, start_stack) = landmarks(task);
+    [start_brk, if start_brk == 0 { 0 } else { brk_of(task) }, start_stack]
 }
 
 /// Where the heap of `task` ends.

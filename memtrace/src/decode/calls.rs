@@ -2,13 +2,17 @@
 
 use memtrace_ebpf::{Call, CallEvent};
 
+use super::known_addr;
 use crate::{
-    event::{MapCall, MapRequest},
+    event::{Landmarks, MapCall, MapRequest},
     units::VirtAddr,
 };
 
 /// Unit of the offset of `mmap2`, in bytes.
 const MMAP2_UNIT: u64 = 4096;
+
+/// `PR_SET_MM` of `include/uapi/linux/prctl.h`.
+const PR_SET_MM: u64 = 35;
 
 /// `UFFDIO_REGISTER` of `include/uapi/linux/userfaultfd.h`.
 const UFFDIO_REGISTER: u64 = 0xc020_aa00;
@@ -45,6 +49,10 @@ pub(super) fn call(event: &CallEvent, name: &[u8]) -> Option<MapCall> {
         Call::SHMDT => MapRequest::Shmdt { addr },
         Call::REMAP_FILE_PAGES => MapRequest::RemapFilePages { addr, size: arg_1, flags: arg_4 },
         Call::MSEAL => MapRequest::Mseal { addr, length: arg_1 },
+        Call::PRCTL if arg_0 == PR_SET_MM => MapRequest::SetBounds {
+            landmarks: Landmarks { start_brk: known_addr(arg_2), start_stack: known_addr(arg_4) },
+            brk: known_addr(arg_3),
+        },
         Call::PRCTL => {
             MapRequest::SetName { addr: VirtAddr::from_raw(arg_2), length: arg_3, name: name.to_vec() }
         }
@@ -90,6 +98,17 @@ mod tests {
         let addr = VirtAddr::from_raw(0x7000_0000);
         let request = MapRequest::Mmap { addr, length: 0x3000, prot: 3, flags: 0x22, offset: 0x2000 };
         assert_eq!(call, MapCall { request, result: Ok(0x7000_0000), may_have_resized: false });
+    }
+
+    #[test]
+    fn bounds_of_the_heap_are_those_after_the_call() {
+        let event = CallEvent { arg_0: 35, arg_2: 0x5000, arg_3: 0x9000, arg_4: 0, ..event(Call::PRCTL, 0) };
+
+        let call = call(&event, &[]).expect("a known call");
+
+        let landmarks = Landmarks { start_brk: Some(VirtAddr::from_raw(0x5000)), start_stack: None };
+        let request = MapRequest::SetBounds { landmarks, brk: Some(VirtAddr::from_raw(0x9000)) };
+        assert_eq!(call, MapCall { request, result: Ok(0), may_have_resized: false });
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Words for what happens to address spaces.
 
-use super::{SpaceId, Tgid, Tid, Vma};
-use crate::units::{Timestamp, VirtAddr, VirtRange};
+use super::{Landmarks, SpaceId, Tgid, Tid, Vma};
+use crate::units::{PageCount, Timestamp, VirtAddr, VirtRange};
 
 /// Something that changed an address space, or was meant to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,11 +36,21 @@ pub enum MapAction {
         child: SpaceId,
         /// The end of its heap, where the kernel tells: it is that of a moment before.
         brk: Option<VirtAddr>,
+        /// `total_vm` of the copy: how many pages are mapped; `None` if unknown.
+        total_vm: Option<PageCount>,
     },
     /// The task lives in a new address space, which is empty and fills from now on.
     Renewed {
         /// The new one.
         space: SpaceId,
+    },
+    /// A task that is executing a program unmapped the last pages of what it had mapped just before: what lies behind the
+    /// first segment of an ELF file.
+    Trimmed {
+        /// The new address space.
+        space: SpaceId,
+        /// How many.
+        pages: PageCount,
     },
     /// Something changed that no other event tells of.
     Unexplained {
@@ -107,6 +117,8 @@ pub enum MapRequest {
     Mseal { addr: VirtAddr, length: u64 },
     /// `prctl(PR_SET_VMA)`; an empty name takes one away
     SetName { addr: VirtAddr, length: u64, name: Vec<u8> },
+    /// `prctl(PR_SET_MM)`, with what is set after it; `brk` is the end of the heap
+    SetBounds { landmarks: Landmarks, brk: Option<VirtAddr> },
     /// `ioctl(UFFDIO_REGISTER)`
     UffdRegister { addr: VirtAddr, length: u64, mode: u64 },
     /// `ioctl(UFFDIO_UNREGISTER)`
@@ -218,7 +230,7 @@ impl MapRequest {
             Self::Shmdt { .. } => CallKind::Shmdt,
             Self::RemapFilePages { .. } => CallKind::RemapFilePages,
             Self::Mseal { .. } => CallKind::Mseal,
-            Self::SetName { .. } => CallKind::Prctl,
+            Self::SetName { .. } | Self::SetBounds { .. } => CallKind::Prctl,
             Self::UffdRegister { .. } | Self::UffdUnregister { .. } => CallKind::Userfaultfd,
         }
     }
@@ -228,6 +240,8 @@ impl MapRequest {
 pub mod flags {
     /// `MAP_FIXED`
     pub const MAP_FIXED: u64 = 0x10;
+    /// `MAP_GROWSDOWN`
+    pub const MAP_GROWSDOWN: u64 = 0x100;
     /// `MAP_LOCKED`
     pub const MAP_LOCKED: u64 = 0x2000;
     /// `MAP_POPULATE`

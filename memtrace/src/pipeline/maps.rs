@@ -31,13 +31,19 @@ pub(super) fn apply(event: &MapEvent, tasks: &mut Tasks) -> Done {
             tasks.witness(*time, *tgid, *tid, *space);
             apply_call(event, *space, call, tasks)
         }
-        MapAction::Copied { parent, child, brk } => {
-            tasks.copy(*time, *parent, *child, *brk);
+        MapAction::Copied { parent, child, brk, total_vm } => {
+            tasks.copy(*time, (*parent, *child), *brk, *total_vm);
             Done { row: Some(row("fork")), ..Done::default() }
         }
         MapAction::Renewed { space } => {
             tasks.renew(*time, *tid, *space);
             Done::default()
+        }
+        MapAction::Trimmed { space, pages } => {
+            let trimmed =
+                tasks.regions_mut(*space).and_then(|(regions, ids)| regions.trim(*time, *pages, ids));
+            let row = trimmed.map(|range| MapRow { range: Some(range), ..row("trim") });
+            Done { place: Some((*tgid, *space, None)), row, ..Done::default() }
         }
         MapAction::Unexplained { space, syscall } => {
             if let Some((regions, _)) = tasks.regions_mut(*space) {
@@ -61,7 +67,7 @@ fn apply_shown(event: &MapEvent, shown: &ShownVma, tasks: &mut Tasks) -> Option<
         // It may be part of a program that the guest executes: without BTF its new space is told when that is over.
         regions.doubt(time);
     }
-    let is_stack = shown.vma.name == b"[stack]";
+    let is_stack = shown.vma.name == b"[stack]" || regions.grows_down_to(shown.vma.range);
     if !regions.is_loading() && !is_stack {
         return None;
     }
@@ -158,7 +164,8 @@ fn place_of(regions: &AddressSpace, request: &MapRequest, result: Result<u64, i3
         MapRequest::Brk { .. }
         | MapRequest::ProcessMadvise { .. }
         | MapRequest::Mlockall { .. }
-        | MapRequest::Munlockall => None,
+        | MapRequest::Munlockall
+        | MapRequest::SetBounds { .. } => None,
     }
 }
 

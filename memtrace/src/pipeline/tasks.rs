@@ -7,7 +7,7 @@ use crate::{
     event::{Comm, Fault, MapsLook, SpaceId, TaskAction, TaskEvent, Tgid, Tid},
     region::{AddressSpace, Comparison, RegionIds, Retired},
     timeline::{FaultPlace, RegionId},
-    units::{PageSize, Timestamp, VirtAddr, VirtRange},
+    units::{PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
 };
 
 /// Threads whose last fault is remembered.
@@ -238,12 +238,19 @@ impl Tasks {
         self.spaces.get(&space).is_some_and(|space| space.tgid.is_some_and(|host| host != tgid))
     }
 
-    /// The address space `child` is a copy of `parent` from now on, with its heap ending at `brk`.
-    pub(super) fn copy(&mut self, time: Timestamp, parent: SpaceId, child: SpaceId, brk: Option<VirtAddr>) {
-        let copy = match self.spaces.get_mut(&parent) {
+    /// The address space `child` is a copy of `parent` from now on, with its heap ending at `brk` and `total_vm` pages mapped.
+    pub(super) fn copy(
+        &mut self,
+        time: Timestamp,
+        (parent, child): (SpaceId, SpaceId),
+        brk: Option<VirtAddr>,
+        total_vm: Option<PageCount>,
+    ) {
+        let mut copy = match self.spaces.get_mut(&parent) {
             Some(parent) => parent.regions.fork(time, brk, &mut self.ids),
             None => AddressSpace::new(self.page, time, true),
         };
+        copy.expect_pages(time, total_vm);
         self.add_space(time, child, copy);
     }
 
@@ -275,13 +282,15 @@ impl Tasks {
             TaskAction::Join { space, comm, parent: _ } => {
                 self.enter(time, tid, Task { tgid, space, comm, ended: None });
             }
-            TaskAction::Exec { space, old_tid, comm, is_space_told, landmarks, is_hidden } => {
+            TaskAction::Exec { space, old_tid, comm, is_space_told, landmarks, is_hidden, total_vm } => {
                 if old_tid != tid {
                     self.leave(time, old_tid);
                 }
                 self.enter(time, tid, Task { tgid, space, comm, ended: None });
-                if let Some((regions, _)) = self.regions_mut(space) {
+                if let Some((regions, ids)) = self.regions_mut(space) {
+                    regions.settle(ids);
                     regions.complete(time, landmarks);
+                    regions.expect_pages(time, total_vm);
                     if !is_space_told || !follows_maps {
                         regions.doubt(time);
                     }

@@ -71,7 +71,7 @@ fn map(millis: u64, action: MapAction) -> Record {
 
 /// The address space of the process is copied for a child.
 fn copied(millis: u64, child: u64) -> Record {
-    map(millis, MapAction::Copied { parent: SPACE, child: SpaceId(child), brk: None })
+    map(millis, MapAction::Copied { parent: SPACE, child: SpaceId(child), brk: None, total_vm: None })
 }
 
 fn fault(millis: u64, addr: u64) -> Record {

@@ -55,7 +55,7 @@ impl AddressSpace {
         self.landmarks.start_brk = self.landmarks.start_brk.or(landmarks.start_brk);
         self.landmarks.start_stack = self.landmarks.start_stack.or(landmarks.start_stack);
         if self.brk.is_none() {
-            self.brk = vmas.iter().find(|vma| vma.name == b"[heap]").map(|vma| vma.range.end());
+            self.brk = vmas.iter().rfind(|vma| vma.name == b"[heap]").map(|vma| vma.range.end());
         }
         let seen: Vec<(VirtRange, Traits)> = vmas.iter().map(|vma| (vma.range, Traits::of(vma))).collect();
         let raced = self.changed_since(*began);

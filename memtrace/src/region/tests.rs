@@ -13,6 +13,7 @@ use crate::{event::Landmarks, units::Timestamp};
 
 mod facts;
 mod kernel;
+mod loading;
 mod model;
 
 /// Whether the regions of `space` are those of `model`, and what went is retired once.

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use super::Name;
 use crate::{
-    event::{Landmarks, ShownVma, Vma},
+    event::{
+        Landmarks, ShownVma, Vma,
+        flags::{MAP_GROWSDOWN, MAP_STACK},
+    },
     timeline::Backing,
     units::{VirtAddr, VirtRange},
 };
@@ -19,6 +22,8 @@ pub struct Traits {
     is_hugetlb: bool,
     /// The pages were mapped for the stack of a thread.
     is_thread_stack: bool,
+    /// `MAP_GROWSDOWN`
+    grows_down: bool,
     /// `MADV_DONTFORK`
     is_kept_from_forks: bool,
 }
@@ -52,6 +57,7 @@ impl Traits {
             name,
             is_hugetlb: false,
             is_thread_stack: false,
+            grows_down: false,
             is_kept_from_forks: false,
         }
     }
@@ -71,6 +77,7 @@ impl Traits {
     pub(super) fn is_like(&self, other: &Self) -> bool {
         self.looks_like(other)
             && self.is_thread_stack == other.is_thread_stack
+            && self.grows_down == other.grows_down
             && self.is_kept_from_forks == other.is_kept_from_forks
     }
 
@@ -90,8 +97,10 @@ impl Traits {
         is_plain && self.name.starts_with(b"[anon:") && other.name.is_empty()
     }
 
-    pub(super) const fn is_kept_from_forks(&self) -> bool {
-        self.is_kept_from_forks
+    /// Whether forks do not copy it: by advice, or because the kernel maps such memory with `VM_DONTCOPY`, as it does rings of
+    /// perf events (`perf_mmap` of `kernel/events/core.c`).
+    pub(super) fn is_kept_from_forks(&self) -> bool {
+        self.is_kept_from_forks || *self.name == *b"anon_inode:[perf_event]"
     }
 
     /// Whether it is no part of the address space, though maps lists it.
@@ -120,9 +129,14 @@ impl Traits {
         Self { perms: other.perms, ..self.clone() }
     }
 
-    /// The same as the stack of a thread, or not.
-    pub(super) fn with_thread_stack(self, is_thread_stack: bool) -> Self {
-        Self { is_thread_stack, ..self }
+    /// The same, mapped with these flags of `mmap`.
+    pub(super) fn with_map_flags(self, flags: u64) -> Self {
+        Self { is_thread_stack: flags & MAP_STACK != 0, grows_down: flags & MAP_GROWSDOWN != 0, ..self }
+    }
+
+    /// Whether faults below it make it grow.
+    pub(super) const fn grows_down(&self) -> bool {
+        self.grows_down
     }
 
     /// The same after `MADV_DONTFORK` or `MADV_DOFORK`.

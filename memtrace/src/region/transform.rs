@@ -3,11 +3,11 @@
 use super::{AddressSpace, Origin, Pending, Piece, Region, RegionIds, Traits};
 use crate::{
     event::{
-        MapCall, MapRequest, ShownVma, Tid,
-        flags::{MADV_DOFORK, MADV_DONTFORK, MAP_FIXED, MAP_STACK, MREMAP_DONTUNMAP, MREMAP_FIXED},
+        Landmarks, MapCall, MapRequest, ShownVma, Tid,
+        flags::{MADV_DOFORK, MADV_DONTFORK, MAP_FIXED, MREMAP_DONTUNMAP, MREMAP_FIXED},
     },
     timeline::RegionId,
-    units::{Timestamp, VirtAddr, VirtRange},
+    units::{PageCount, Timestamp, VirtAddr, VirtRange},
 };
 
 /// `EBADF`
@@ -86,7 +86,30 @@ impl AddressSpace {
             | MapRequest::Mseal { .. }
             | MapRequest::UffdRegister { .. }
             | MapRequest::UffdUnregister { .. } => {}
+            MapRequest::SetBounds { landmarks, brk } => self.bound(landmarks, brk),
         }
+    }
+
+    /// Heap and first stack are elsewhere from now on.
+    fn bound(&mut self, landmarks: Landmarks, brk: Option<VirtAddr>) {
+        self.landmarks = landmarks;
+        self.brk = brk.map(|brk| self.page_up(brk));
+    }
+
+    /// The last `pages` of what was shown last are no longer mapped; returns them.
+    ///
+    /// Nothing else was done meanwhile, for the program is being loaded.
+    pub fn trim(&mut self, time: Timestamp, pages: PageCount, ids: &mut RegionIds) -> Option<VirtRange> {
+        self.settle(ids);
+        let trimmed = self.loaded.take().and_then(|shown| {
+            let start = shown.end().as_raw().checked_sub(pages.bytes(self.page))?;
+            VirtRange::new(VirtAddr::from_raw(start), shown.end()).filter(|_| shown.start().as_raw() < start)
+        });
+        match trimmed {
+            Some(range) => self.unmap(time, range, ids),
+            None => self.doubt(time),
+        }
+        trimmed
     }
 
     /// A call failed, perhaps after part of its work.
@@ -145,23 +168,29 @@ impl AddressSpace {
         };
         match (self.pending.take_if(is_this), range) {
             (Some(Pending { shown, .. }), Some(range)) => {
-                self.apply_shown(time, &shown, Some((range, flags & MAP_STACK != 0)), ids);
+                self.apply_shown(time, &shown, Some((range, flags)), ids);
             }
             _ => self.settle(ids),
         }
     }
 
-    /// Makes the regions what perf showed. Of the range, the part in `new` was mapped anew, as a thread's stack or not.
+    /// Makes the regions what perf showed. Of the range, the part in `new` was mapped anew, with these flags of `mmap`.
     fn apply_shown(
         &mut self,
         time: Timestamp,
         shown: &ShownVma,
-        new: Option<(VirtRange, bool)>,
+        new: Option<(VirtRange, u64)>,
         ids: &mut RegionIds,
     ) {
         let range = shown.vma.range;
         let traits = Traits::of_shown(shown);
-        if new.is_none() && traits.is_nameless() && self.is_top(range.end()) && self.is_free_or_stack(range) {
+        if self.is_loading {
+            self.loaded = Some(range);
+        } else if new.is_none()
+            && traits.is_nameless()
+            && self.is_top(range.end())
+            && self.is_free_or_stack(range)
+        {
             // Here the kernel builds the stack of a program that it is about to execute, in an address space that nobody
             // lives in yet (`bprm_mm_init` of `fs/exec.c`); it shows it if it grows there.
             return;
@@ -175,7 +204,11 @@ impl AddressSpace {
         let mut pieces = Vec::new();
         let mut changed: Option<VirtRange> = None;
         let mut next = range.start();
-        let added = |range| Piece { range, traits: traits.clone(), origin: Origin::Fresh(None) };
+        let growing = self.growing_down_to(range).map(|region| region.traits.clone());
+        let added = |range| {
+            let traits = growing.as_ref().unwrap_or(&traits).clone();
+            Piece { range, traits, origin: Origin::Fresh(None) }
+        };
         for held in self.pieces(range) {
             if let Some(gap) = VirtRange::new(next, held.range.start()) {
                 pieces.push(added(gap));
@@ -193,10 +226,10 @@ impl AddressSpace {
             pieces.push(added(gap));
             changed = Some(hull(changed, gap));
         }
-        if let Some((new, is_thread_stack)) = new {
+        if let Some((new, flags)) = new {
             let fresh = Piece {
                 range: new,
-                traits: traits.with_thread_stack(is_thread_stack),
+                traits: traits.clone().with_map_flags(flags),
                 origin: Origin::Fresh(None),
             };
             changed = Some(hull(changed, new));
@@ -206,6 +239,19 @@ impl AddressSpace {
             self.note(time, changed);
             self.replace(time, ids, range, pieces, &[]);
         }
+    }
+
+    /// Whether `range` is what a mapping under `MAP_GROWSDOWN` has grown to.
+    #[must_use]
+    pub fn grows_down_to(&self, range: VirtRange) -> bool {
+        self.growing_down_to(range).is_some()
+    }
+
+    /// The region under `MAP_GROWSDOWN` at the end of `range`, if that begins below it and is free there. The kernel merges no
+    /// other memory with it.
+    fn growing_down_to(&self, range: VirtRange) -> Option<&Region> {
+        let first = self.overlapping(range).next()?;
+        (first.traits.grows_down() && range.start() < first.range.start()).then_some(first)
     }
 
     /// Whether nothing is mapped in `range` but the stack, which lies there if addresses are not randomised.

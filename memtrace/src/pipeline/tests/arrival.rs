@@ -71,7 +71,10 @@ fn events(time: Timestamp, number: u64, step: &Step) -> Vec<Record> {
                 parent_space,
                 comm,
             };
-            vec![map(MapAction::Copied { parent: SPACE, child: space, brk: None }), task(fork)]
+            vec![
+                map(MapAction::Copied { parent: SPACE, child: space, brk: None, total_vm: None }),
+                task(fork),
+            ]
         }
         1 => {
             let (is_space_told, landmarks) = (true, Landmarks::default());
@@ -84,6 +87,7 @@ fn events(time: Timestamp, number: u64, step: &Step) -> Vec<Record> {
                     is_space_told,
                     landmarks,
                     is_hidden: false,
+                    total_vm: None,
                 }),
                 shown(),
             ]

@@ -54,6 +54,7 @@ fn exec_action() -> TaskAction {
         comm: Comm::from_text("next"),
         is_space_told: true,
         is_hidden: false,
+        total_vm: None,
         landmarks: Landmarks { start_brk: None, start_stack: Some(addr(0x7_7ff0)) },
     }
 }

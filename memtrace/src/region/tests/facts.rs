@@ -10,43 +10,43 @@ use crate::{
     units::{PageSize, Timestamp, VirtAddr, VirtRange},
 };
 
-const PAGE: u64 = 0x1000;
-const TID: Tid = Tid(7);
+pub(super) const PAGE: u64 = 0x1000;
+pub(super) const TID: Tid = Tid(7);
 const EBADF: i32 = 9;
 const ENOMEM: i32 = 12;
 const EINVAL: i32 = 22;
 
-fn addr(page: u64) -> VirtAddr {
+pub(super) fn addr(page: u64) -> VirtAddr {
     VirtAddr::from_raw(page * PAGE)
 }
 
-fn range(first: u64, pages: u64) -> VirtRange {
+pub(super) fn range(first: u64, pages: u64) -> VirtRange {
     VirtRange::new(addr(first), addr(first + pages)).expect("at least a page")
 }
 
-fn at(nanos: u64) -> Timestamp {
+pub(super) fn at(nanos: u64) -> Timestamp {
     Timestamp::from_nanos(nanos)
 }
 
-fn anon(first: u64, pages: u64) -> Vma {
+pub(super) fn anon(first: u64, pages: u64) -> Vma {
     let name = Vec::new();
     Vma { range: range(first, pages), perms: *b"rw-p", offset: 0, device: (0, 0), inode: 0, name }
 }
 
-fn file(first: u64, pages: u64, offset_pages: u64) -> Vma {
+pub(super) fn file(first: u64, pages: u64, offset_pages: u64) -> Vma {
     let name = b"/lib/x.so".to_vec();
     Vma { offset: offset_pages * PAGE, device: (8, 1), inode: 77, name, ..anon(first, pages) }
 }
 
-fn munmap(first: u64, pages: u64) -> MapRequest {
+pub(super) fn munmap(first: u64, pages: u64) -> MapRequest {
     MapRequest::Munmap { addr: addr(first), length: pages * PAGE }
 }
 
-fn mmap(first: u64, pages: u64, flags: u64) -> MapRequest {
+pub(super) fn mmap(first: u64, pages: u64, flags: u64) -> MapRequest {
     MapRequest::Mmap { addr: addr(first), length: pages * PAGE, prot: 3, flags, offset: 0 }
 }
 
-fn mremap(first: u64, pages: u64, new: u64) -> MapRequest {
+pub(super) fn mremap(first: u64, pages: u64, new: u64) -> MapRequest {
     let size = pages * PAGE;
     MapRequest::Mremap {
         old_addr: addr(first),
@@ -62,14 +62,14 @@ fn set_name(first: u64, pages: u64, name: &str) -> MapRequest {
 }
 
 /// A space and what numbers its regions.
-struct Space {
-    space: AddressSpace,
-    ids: RegionIds,
+pub(super) struct Space {
+    pub(super) space: AddressSpace,
+    pub(super) ids: RegionIds,
 }
 
 impl Space {
     /// With these VMAs, which appear at 10 ns.
-    fn with(vmas: &[Vma]) -> Self {
+    pub(super) fn with(vmas: &[Vma]) -> Self {
         let page = PageSize::from_bytes(PAGE).expect("a power of two");
         let mut space = Self { space: AddressSpace::new(page, at(1), false), ids: RegionIds::default() };
         for vma in vmas {
@@ -78,38 +78,38 @@ impl Space {
         space
     }
 
-    fn show(&mut self, time: u64, vma: Vma) {
+    pub(super) fn show(&mut self, time: u64, vma: Vma) {
         self.space.show(at(time), TID, ShownVma { vma, is_hugetlb: false }, &mut self.ids);
     }
 
-    fn appears(&mut self, time: u64, vma: Vma) {
+    pub(super) fn appears(&mut self, time: u64, vma: Vma) {
         self.show(time, vma);
         self.space.settle(&mut self.ids);
     }
 
-    fn call_by(&mut self, tid: Tid, time: u64, request: MapRequest, result: Result<u64, i32>) {
+    pub(super) fn call_by(&mut self, tid: Tid, time: u64, request: MapRequest, result: Result<u64, i32>) {
         let call = MapCall { request, result, may_have_resized: false };
         self.space.call(at(time), tid, &call, &mut self.ids);
     }
 
-    fn call(&mut self, time: u64, request: MapRequest, result: Result<u64, i32>) {
+    pub(super) fn call(&mut self, time: u64, request: MapRequest, result: Result<u64, i32>) {
         self.call_by(TID, time, request, result);
     }
 
-    fn compare(&mut self, began: u64, vmas: Vec<Vma>) -> Comparison {
+    pub(super) fn compare(&mut self, began: u64, vmas: Vec<Vma>) -> Comparison {
         let look = MapsLook { began: at(began), vmas, landmarks: Landmarks::default() };
         self.space.compare(at(began + 1), &look, &mut self.ids)
     }
 
-    fn id_at(&self, page: u64) -> Option<RegionId> {
+    pub(super) fn id_at(&self, page: u64) -> Option<RegionId> {
         self.space.find(addr(page)).map(|region| region.id)
     }
 
-    fn parent_at(&self, page: u64) -> Option<RegionId> {
+    pub(super) fn parent_at(&self, page: u64) -> Option<RegionId> {
         self.space.find(addr(page)).and_then(|region| region.parent)
     }
 
-    fn label_at(&self, page: u64) -> (Backing, String) {
+    pub(super) fn label_at(&self, page: u64) -> (Backing, String) {
         let region = self.space.find(addr(page)).expect("mapped");
         let label = self.space.label(region);
         (label.backing, String::from_utf8_lossy(&label.name).into_owned())
