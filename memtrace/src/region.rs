@@ -17,6 +17,8 @@ use std::{
     sync::Arc,
 };
 
+use rangemap::RangeSet;
+
 use crate::{
     event::{Landmarks, ShownVma, Tid},
     timeline::{RegionId, RegionLabel},
@@ -101,6 +103,15 @@ impl Region {
 /// Changes that are remembered for comparisons with readings that took some time.
 const REMEMBERED: usize = 1 << 16;
 
+/// Pages that an event changed.
+#[derive(Clone, Copy, Debug)]
+struct Change {
+    time: Timestamp,
+    range: VirtRange,
+    /// Whether the event said all of what is mapped there; others say how it differs from what was mapped before.
+    is_known: bool,
+}
+
 /// A VMA that perf showed, and that the call which made it may tell more of.
 #[derive(Clone, Debug)]
 struct Pending {
@@ -120,11 +131,14 @@ pub struct AddressSpace {
     /// The end of the heap, rounded up to a page.
     brk: Option<VirtAddr>,
     /// What changed lately, in order.
-    changes: VecDeque<(Timestamp, VirtRange)>,
+    changes: VecDeque<Change>,
     /// Of the latest change that is no longer remembered.
     forgotten: Timestamp,
-    /// Since when the regions may differ from what the kernel has, without contradicting any event.
+    /// Since when the regions may differ from what the kernel has, without contradicting any event; until a reading that
+    /// began later.
     doubtful: Option<Timestamp>,
+    /// Pages that changed while such a reading was taken, by events which say less than what is mapped there.
+    unknown: RangeSet<VirtAddr>,
     /// Whether events told of all advice on which forks depend: maps does not show it.
     is_advice_known: bool,
     /// Readings that began before saw only part of it.
@@ -149,6 +163,7 @@ impl AddressSpace {
             changes: VecDeque::new(),
             forgotten: Timestamp::default(),
             doubtful: doubtful.then_some(time),
+            unknown: RangeSet::new(),
             is_advice_known: !doubtful,
             complete: time,
             is_loading: false,
@@ -176,8 +191,8 @@ impl AddressSpace {
 
     /// Whether a reading of maps is needed to know the regions.
     #[must_use]
-    pub const fn is_doubtful(&self) -> bool {
-        self.doubtful.is_some()
+    pub fn is_doubtful(&self) -> bool {
+        self.doubtful.is_some() || !self.unknown.is_empty()
     }
 
     /// A program has been loaded at `time`; readings that began before saw only part of it.
@@ -351,16 +366,19 @@ impl AddressSpace {
         self.overlapping(range).filter_map(part).collect()
     }
 
-    /// Remembers that `range` changed.
-    fn note(&mut self, time: Timestamp, range: VirtRange) {
+    /// Remembers that `range` changed, if `is_known` to what the regions have there now, whatever they had before.
+    fn note(&mut self, time: Timestamp, range: VirtRange, is_known: bool) {
         if self.changes.len() == REMEMBERED
-            && let Some((time, _)) = self.changes.pop_front()
+            && let Some(Change { time, .. }) = self.changes.pop_front()
         {
             self.forgotten = time;
         }
         // A VMA that waited for its call comes after what happened meanwhile; the order of times is kept all the same.
-        let time = self.changes.back().map_or(time, |(last, _)| time.max(*last));
-        self.changes.push_back((time, range));
+        let time = self.changes.back().map_or(time, |last| time.max(last.time));
+        self.changes.push_back(Change { time, range, is_known });
+        if is_known {
+            self.unknown.remove(range.addrs());
+        }
     }
 
     /// The end of the heap, rounded up to a page; `None` until something told of it.
@@ -371,8 +389,8 @@ impl AddressSpace {
 
     /// Forgets changes before `time`: readings that began earlier have been compared.
     fn forget_before(&mut self, time: Timestamp) {
-        while let Some((forgotten, _)) = self.changes.pop_front_if(|(changed, _)| *changed < time) {
-            self.forgotten = forgotten;
+        while let Some(forgotten) = self.changes.pop_front_if(|change| change.time < time) {
+            self.forgotten = forgotten.time;
         }
     }
 

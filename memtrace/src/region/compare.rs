@@ -1,6 +1,8 @@
 //! The regions against a reading of maps.
 
-use super::{AddressSpace, Origin, Piece, RegionIds, Traits};
+use rangemap::RangeSet;
+
+use super::{AddressSpace, Change, Origin, Piece, RegionIds, Traits};
 use crate::{
     event::MapsLook,
     timeline::{Backing, RegionId},
@@ -30,6 +32,7 @@ pub struct Contradiction {
 }
 
 /// What maps shows at some pages, where the regions have something else.
+#[derive(Clone)]
 struct Difference {
     range: VirtRange,
     region: Option<RegionId>,
@@ -51,7 +54,6 @@ impl AddressSpace {
         if self.is_loading || *began <= self.complete || *began <= self.forgotten {
             return Comparison::Inconclusive;
         }
-        let was_doubtful = self.doubtful.is_some();
         self.landmarks.start_brk = self.landmarks.start_brk.or(landmarks.start_brk);
         self.landmarks.start_stack = self.landmarks.start_stack.or(landmarks.start_stack);
         if self.brk.is_none() {
@@ -59,44 +61,65 @@ impl AddressSpace {
         }
         let seen: Vec<(VirtRange, Traits)> = vmas.iter().map(|vma| (vma.range, Traits::of(vma))).collect();
         let raced = self.changed_since(*began);
-        let differences = apart(self.differences(&seen), &raced);
-        let mut contradictions: Vec<Contradiction> = Vec::new();
-        for Difference { range, region, seen } in differences {
-            let is_expected = was_doubtful || seen.as_ref().is_some_and(Traits::is_vsyscall);
-            if !is_expected {
-                let found = seen.as_ref().map(|seen| {
-                    let (backing, name) = seen.shown(range, &self.landmarks, self.brk);
-                    (seen.perms(), backing, name)
-                });
-                contradictions.push(Contradiction { range, region, found });
-            }
+        let differences = apart(self.differences(&seen), &ranges_of(&raced));
+        let comparison = if self.doubtful.is_some() {
+            Comparison::Learnt
+        } else {
+            Comparison::Conclusive(self.contradictions(&differences))
+        };
+        for Difference { range, region: _, seen } in differences {
             let corrected = seen.map(|traits| Piece { range, traits, origin: Origin::Fresh(None) });
             self.replace(time, ids, range, corrected.into_iter().collect(), &[]);
         }
         self.rename(&seen);
-        self.forget_before(*began);
-        if self.doubtful.is_some_and(|since| *began >= since) {
-            self.doubtful = None;
+        match self.doubtful {
+            Some(since) if *began < since => {}
+            Some(_) => {
+                self.doubtful = None;
+                self.unknown = self.unknown_since(*began);
+            }
+            None => self.unknown = self.unknown.intersection(&raced).collect(),
         }
-        if was_doubtful { Comparison::Learnt } else { Comparison::Conclusive(contradictions) }
+        self.forget_before(*began);
+        comparison
     }
 
-    /// What changed at `since` or later: ranges in order, apart.
-    fn changed_since(&self, since: Timestamp) -> Vec<VirtRange> {
-        let recent = self.changes.iter().rev().take_while(|(time, _)| *time >= since);
-        let mut ranges: Vec<VirtRange> = recent.map(|(_, range)| *range).collect();
-        ranges.sort_unstable_by_key(|range| range.start());
-        let mut merged: Vec<VirtRange> = Vec::new();
-        for range in ranges {
-            match merged.last_mut() {
-                Some(last) if last.end() >= range.start() => {
-                    let end = last.end().max(range.end());
-                    *last = VirtRange::new(last.start(), end).unwrap_or(*last);
-                }
-                _ => merged.push(range),
+    /// Which of `differences` contradict what events said.
+    fn contradictions(&self, differences: &[Difference]) -> Vec<Contradiction> {
+        let known = apart(differences.to_vec(), &ranges_of(&self.unknown)).into_iter();
+        let contradicting = known.filter(|found| !found.seen.as_ref().is_some_and(Traits::is_vsyscall));
+        let contradiction = |Difference { range, region, seen }| {
+            let found = seen.map(|seen: Traits| {
+                let (backing, name) = seen.shown(range, &self.landmarks, self.brk);
+                (seen.perms(), backing, name)
+            });
+            Contradiction { range, region, found }
+        };
+        contradicting.map(contradiction).collect()
+    }
+
+    /// What changed at `since` or later.
+    fn changed_since(&self, since: Timestamp) -> RangeSet<VirtAddr> {
+        self.recent(since).map(|change| change.range.addrs()).collect()
+    }
+
+    /// What changed at `since` or later, without what the last change of it said all of.
+    fn unknown_since(&self, since: Timestamp) -> RangeSet<VirtAddr> {
+        let mut unknown = RangeSet::new();
+        for Change { range, is_known, .. } in self.recent(since) {
+            if *is_known {
+                unknown.remove(range.addrs());
+            } else {
+                unknown.insert(range.addrs());
             }
         }
-        merged
+        unknown
+    }
+
+    /// The changes at `since` or later, in order.
+    fn recent(&self, since: Timestamp) -> impl Iterator<Item = &Change> {
+        let first = self.changes.partition_point(|change| change.time < since);
+        self.changes.range(first..)
     }
 
     /// Where the regions and what was seen differ, in address order.
@@ -147,14 +170,19 @@ impl AddressSpace {
     }
 }
 
-/// `differences` without the pages in `raced`, neighbours that say the same merged.
-fn apart(differences: Vec<Difference>, raced: &[VirtRange]) -> Vec<Difference> {
+/// The ranges of `set`, in address order.
+fn ranges_of(set: &RangeSet<VirtAddr>) -> Vec<VirtRange> {
+    set.iter().filter_map(|range| VirtRange::new(range.start, range.end)).collect()
+}
+
+/// `differences` without the pages in `left_out`, which ascends; neighbours that say the same merged.
+fn apart(differences: Vec<Difference>, left_out: &[VirtRange]) -> Vec<Difference> {
     let mut result: Vec<Difference> = Vec::new();
     for Difference { range, region, seen } in differences {
         let mut next = range.start();
-        let first = raced.partition_point(|raced| raced.end() <= range.start());
-        let overlapping = raced[first..].iter().take_while(|raced| raced.start() < range.end());
-        let gaps = overlapping.map(|raced| (raced.start(), raced.end())).chain([(range.end(), range.end())]);
+        let first = left_out.partition_point(|out| out.end() <= range.start());
+        let overlapping = left_out[first..].iter().take_while(|out| out.start() < range.end());
+        let gaps = overlapping.map(|out| (out.start(), out.end())).chain([(range.end(), range.end())]);
         for (until, resume) in gaps {
             if let Some(range) = VirtRange::new(next, until) {
                 push(&mut result, Difference { range, region, seen: seen.clone() });

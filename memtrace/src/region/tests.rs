@@ -11,6 +11,7 @@ use self::{
 use super::{AddressSpace, Comparison};
 use crate::{event::Landmarks, units::Timestamp};
 
+mod doubt;
 mod facts;
 mod kernel;
 mod loading;

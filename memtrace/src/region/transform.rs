@@ -235,8 +235,14 @@ impl AddressSpace {
             changed = Some(hull(changed, new));
             pieces = overlaid(&pieces, fresh);
         }
+        // perf does not show names that were given, so of memory that may have one it says all only when that is new.
+        let known = if traits.may_be_named() { new.map(|(new, _)| new) } else { Some(range) };
+        if let Some(known) = known {
+            self.unknown.remove(known.addrs());
+        }
         if let Some(changed) = changed {
-            self.note(time, changed);
+            let is_known = known.is_some_and(|known| known.intersection(changed) == Some(changed));
+            self.note(time, changed, is_known);
             self.replace(time, ids, range, pieces, &[]);
         }
     }
@@ -270,10 +276,9 @@ impl AddressSpace {
 
     /// Nothing is mapped in `range` any more.
     pub(super) fn unmap(&mut self, time: Timestamp, range: VirtRange, ids: &mut RegionIds) {
-        if self.overlapping(range).next().is_some() {
-            self.note(time, range);
-            self.replace(time, ids, range, Vec::new(), &[]);
-        }
+        // Even where no region is known: a reading may have shown one before.
+        self.note(time, range, true);
+        self.replace(time, ids, range, Vec::new(), &[]);
     }
 
     /// `mremap` moved, grew, shrank or doubled a mapping; sizes in bytes.
@@ -306,8 +311,9 @@ impl AddressSpace {
         let stays = flags & MREMAP_DONTUNMAP != 0;
         let is_moving = |region: &&Region| !stays && is_within(region, &moved);
         let moving: Vec<RegionId> = self.overlapping(old).filter(is_moving).map(|region| region.id).collect();
+        let is_known = !self.unknown.overlaps(&old.addrs());
         if !stays {
-            self.note(time, old);
+            self.note(time, old, true);
             self.replace(time, ids, old, Vec::new(), &moving);
         }
         let source = |origin| match origin {
@@ -325,7 +331,10 @@ impl AddressSpace {
         // Between mappings that moved, what was at the new place stays.
         let arrivals = arrived.iter().cloned().chain(added);
         let pieces = arrivals.fold(self.pieces(new), |pieces, fresh| overlaid(&pieces, fresh));
-        self.note(time, new);
+        self.note(time, new, false);
+        if !is_known {
+            self.unknown.insert(new.addrs());
+        }
         self.replace(time, ids, new, pieces, &[]);
         for piece in arrived {
             self.retire_if_merged(time, piece);
@@ -346,15 +355,25 @@ impl AddressSpace {
     fn extend(&mut self, time: Timestamp, range: VirtRange, model: VirtAddr, by: u64, ids: &mut RegionIds) {
         let Some(region) = self.find(model) else { return self.doubt(time) };
         let (traits, parent) = (region.traits.moved(by), Some(region.id));
-        self.note(time, range);
+        self.note(time, range, false);
         self.replace(time, ids, range, vec![Piece { range, traits, origin: Origin::Fresh(parent) }], &[]);
     }
 
     /// `brk` returned `result`: the end of the heap, moved or not.
     fn broken(&mut self, time: Timestamp, result: VirtAddr, ids: &mut RegionIds) {
         let end = self.page_up(result);
-        if let Some(freed) = self.brk.and_then(|before| VirtRange::new(end, before)) {
-            self.unmap(time, freed, ids);
+        match self.brk {
+            Some(before) => {
+                if let Some(freed) = VirtRange::new(end, before) {
+                    self.unmap(time, freed, ids);
+                }
+            }
+            // How far the heap went before is not known.
+            None => {
+                if let Some(above) = VirtRange::new(end, VirtAddr::from_raw(u64::MAX)) {
+                    self.note(time, above, false);
+                }
+            }
         }
         self.brk = Some(end);
     }
@@ -407,7 +426,7 @@ impl AddressSpace {
             .into_iter()
             .map(|Piece { range, traits, origin }| Piece { range, traits: change(traits), origin })
             .collect();
-        self.note(time, range);
+        self.note(time, range, false);
         self.replace(time, ids, range, altered, &[]);
     }
 }
