@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use memtrace_tests::{directory, memtrace, recording::Recording, require, run::Run};
+use memtrace_tests::{directory, memtrace, recording::Recording, require, rows::MapRow, run::Run};
 
 /// Records `script` in a shell, with its maps compared at the end of every process; all comparisons must agree.
 #[track_caller]
@@ -17,15 +17,15 @@ fn expect_identity(script: &str) -> Recording {
 #[track_caller]
 fn expect_identity_of_c(options: &[&str]) {
     let scratch = directory();
-    let program = compile(scratch.path(), options);
+    let program = compile(scratch.path(), HELLO, options);
     require!(@ program.is_none().then(|| format!("needs gcc and libc for {}", options.join(" "))));
     let _recording = expect_identity(&program.unwrap_or_default());
 }
 
-/// A program built with `options`; `None` if what it takes is not all there.
-fn compile(directory: &Path, options: &[&str]) -> Option<String> {
+/// A program built of `text` with `options`; `None` if what it takes is not all there.
+fn compile(directory: &Path, text: &str, options: &[&str]) -> Option<String> {
     let source = directory.join("hello.c");
-    fs::write(&source, HELLO).expect("a file");
+    fs::write(&source, text).expect("a file");
     let program = directory.join("hello");
     let gcc = Run::new("gcc").args(options).arg("-o").arg(&program).arg(&source).finish();
     (gcc.code() == Some(0)).then(|| program.to_str().expect("a temporary path is text").to_owned())
@@ -140,4 +140,71 @@ fn static_position_independent_program() {
     require!(bpf);
     require!(program "gcc" of "gcc");
     expect_identity_of_c(&["-static-pie"]);
+}
+
+/// Puts a page into the hole behind the first segment of its own file, and ends with a child that inherits it.
+const HOLE: &str = "
+void *mmap(void *, unsigned long, int, int, int, long);
+int fork(void);
+int wait(int *);
+extern char __executable_start;
+int main(void) {
+    char *hole = &__executable_start + 0x100000;
+    /* MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE */
+    if (mmap(hole, 4096, 3, 0x100022, -1, 0) != hole) return 1;
+    *hole = 1;
+    if (fork() == 0) return 0;
+    wait(0);
+    return 0;
+}
+";
+
+/// Segments at multiples of 2 MiB, as for huge pages.
+const FAR_APART: &str = "-Wl,-z,max-page-size=0x200000,-z,separate-code";
+
+#[test]
+fn program_with_holes_of_two_mib_between_its_segments() {
+    require!(root);
+    require!(bpf);
+    require!(program "gcc" of "gcc");
+    expect_identity_of_c(&["-pie", "-fPIE", FAR_APART]);
+    expect_identity_of_c(&["-no-pie", FAR_APART]);
+    expect_identity_of_c(&["-static", FAR_APART]);
+    expect_identity_of_c(&["-static-pie", FAR_APART]);
+}
+
+#[test]
+fn program_with_holes_of_a_page_between_its_segments() {
+    require!(root);
+    require!(bpf);
+    require!(program "gcc" of "gcc");
+    expect_identity_of_c(&["-pie", "-fPIE", "-Wl,-z,max-page-size=0x2000,-z,separate-code"]);
+}
+
+#[test]
+fn memory_that_is_mapped_into_a_hole_of_the_program() {
+    require!(root);
+    require!(bpf);
+    require!(program "gcc" of "gcc");
+    let scratch = directory();
+    let program = compile(scratch.path(), HOLE, &["-pie", "-fPIE", FAR_APART]);
+    require!(@ program.is_none().then(|| "needs gcc and libc".to_owned()));
+
+    let recording = expect_identity(&format!("exec {}", program.unwrap_or_default()));
+
+    assert_eq!(recording.report().number("/tasks/forks"), 1);
+}
+
+#[test]
+fn program_at_addresses_that_are_not_randomised() {
+    require!(root);
+    require!(bpf);
+    require!(program "setarch" of "util-linux");
+    let recording = expect_identity("exec setarch -R cat /proc/self/maps");
+
+    // In maps of the last program, by itself.
+    let stack = recording.run.stdout.lines().find(|line| line.ends_with("[stack]")).expect("a stack");
+    let end = stack.split(['-', ' ']).nth(1).and_then(|end| u64::from_str_radix(end, 16).ok());
+    let is_it = |row: &&MapRow| row.action == "exec" && row.backing == "stack" && row.end_addr == end;
+    assert!(end.is_some() && recording.maps().iter().any(|row| is_it(&row)), "{stack}");
 }

@@ -89,6 +89,24 @@ fn fights_over_addresses_leave_the_map_equal_to_the_kernels() {
     assert!(recording.losses().is_empty());
 }
 
+/// Whoever comes finds half of each change done, and whoever leaves has seen half of the last.
+#[test]
+fn attachments_to_a_process_that_fights_contradict_nothing() {
+    require!(root);
+    require!(bpf);
+    require!(kernel "5.11");
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let args = ["--threads", "2", "--calls", "600000", "--seconds", "300"];
+    let fight = Run::new(program!("mapstress")).args(args).start();
+
+    for _ in 0..5 {
+        let options = ["-p", &fight.pid().to_string(), "--duration", "500ms"];
+        let recording = memtrace!().record(&options, &[]).expect_code(0);
+
+        recording.expect_map_identity(1);
+    }
+}
+
 /// Programs at classic tracepoints are what later kernels need: see `raw_tracepoints` of `doctor`.
 #[test]
 fn fights_seen_at_classic_tracepoints_leave_the_map_equal_too() {

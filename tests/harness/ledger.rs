@@ -46,6 +46,21 @@ pub struct Area {
     pub retried: u64,
 }
 
+/// What `spaces` did to its address space.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spaces {
+    /// Its process.
+    pub pid: u32,
+    /// Where.
+    pub place: Option<Stretch>,
+    /// Steps of growth in user mode, and as many in the kernel.
+    pub steps: u64,
+    /// What maps calls `[heap]`.
+    pub heap: Vec<Stretch>,
+    /// Forked processes, with how many rows their maps have in `place`.
+    pub children: Vec<(u32, u64)>,
+}
+
 /// The first line of a workload that waits for a line on stdin before its phase.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ready {

@@ -133,6 +133,17 @@ impl InProgress {
         self.running.wait_for_content(&self.path);
     }
 
+    /// Waits until the report of what is in the file by now has `least` at the JSON pointer `pointer`.
+    #[track_caller]
+    pub fn wait_for_report(&mut self, pointer: &str, least: u64) {
+        let Self { memtrace, path, running, .. } = self;
+        running.wait_for(&format!("{least} at {pointer}"), |_| {
+            let report = memtrace.run(["report", "--json"]).arg(&*path).finish();
+            let report: Value = serde_json::from_str(&report.stdout).ok()?;
+            report.pointer(pointer)?.as_u64().filter(|number| *number >= least)
+        });
+    }
+
     /// Waits for the end of memtrace.
     #[must_use]
     #[track_caller]

@@ -20,13 +20,14 @@ pub struct Traits {
     /// Path, or name in brackets, as maps prints it; not `[heap]` and `[stack]`, which follow from the place.
     name: Name,
     is_hugetlb: bool,
-    /// The pages were mapped for the stack of a thread.
-    is_thread_stack: bool,
-    /// `MAP_GROWSDOWN`
-    grows_down: bool,
+    /// Which of [`LASTING`] the pages were mapped with.
+    map_flags: u64,
     /// `MADV_DONTFORK`
     is_kept_from_forks: bool,
 }
+
+/// Flags of `mmap` that pages keep: those of the stack of a thread, and of memory that grows down.
+const LASTING: u64 = MAP_STACK | MAP_GROWSDOWN;
 
 /// What stands behind pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +57,7 @@ impl Traits {
             content,
             name,
             is_hugetlb: false,
-            is_thread_stack: false,
-            grows_down: false,
+            map_flags: 0,
             is_kept_from_forks: false,
         }
     }
@@ -76,8 +76,7 @@ impl Traits {
     /// Whether pages of both, side by side, are one region. A path may have changed in between; the file has not.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         self.looks_like(other)
-            && self.is_thread_stack == other.is_thread_stack
-            && self.grows_down == other.grows_down
+            && self.map_flags == other.map_flags
             && self.is_kept_from_forks == other.is_kept_from_forks
     }
 
@@ -131,12 +130,12 @@ impl Traits {
 
     /// The same, mapped with these flags of `mmap`.
     pub(super) fn with_map_flags(self, flags: u64) -> Self {
-        Self { is_thread_stack: flags & MAP_STACK != 0, grows_down: flags & MAP_GROWSDOWN != 0, ..self }
+        Self { map_flags: flags & LASTING, ..self }
     }
 
     /// Whether faults below it make it grow.
     pub(super) const fn grows_down(&self) -> bool {
-        self.grows_down
+        self.map_flags & MAP_GROWSDOWN != 0
     }
 
     /// The same after `MADV_DONTFORK` or `MADV_DOFORK`.
@@ -222,7 +221,7 @@ impl Traits {
             b"[vdso]" => Backing::Vdso,
             name if name.starts_with(b"[vvar") => Backing::Vvar,
             name if name.is_empty() || name.starts_with(b"[anon:") => {
-                if self.is_thread_stack {
+                if self.map_flags & MAP_STACK != 0 {
                     Backing::ThreadStack
                 } else {
                     Backing::Anon

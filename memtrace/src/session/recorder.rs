@@ -182,9 +182,9 @@ impl<W: Write, C: Write> Recorder<W, C> {
     fn read_awaited(&mut self) -> Result<(), RecorderError> {
         while let Ok((awaited, _gate)) = self.still.1.try_recv() {
             match awaited {
-                Awaited::Still(tgid, tid) => {
+                Awaited::Still(process, thread) => {
                     // Which address space it is, the pipeline knows when it has come to that time.
-                    for observation in self.prober.still_look(tgid, tid, SpaceId::UNKNOWN) {
+                    for observation in self.prober.still_look(process, thread, SpaceId::UNKNOWN) {
                         self.take(&Frame::Observation(observation))?;
                     }
                 }
