@@ -52,14 +52,7 @@ impl Traits {
         };
         let follows_from_place = matches!(vma.name.as_slice(), b"[heap]" | b"[stack]");
         let name: Name = if follows_from_place { Arc::default() } else { Arc::from(&vma.name[..]) };
-        Self {
-            perms: vma.perms,
-            content,
-            name,
-            is_hugetlb: false,
-            map_flags: 0,
-            is_kept_from_forks: false,
-        }
+        Self { perms: vma.perms, content, name, is_hugetlb: false, map_flags: 0, is_kept_from_forks: false }
     }
 
     /// What perf shows.
