@@ -68,7 +68,7 @@ fn fault(bytes: &[u8]) -> Record {
     let Some(raw) = FaultEvent::from_bytes(bytes) else {
         return undecodable(Timestamp::default());
     };
-    let FaultEvent { time_ns, addr, ip, tid, latency_ns, cpu, flags, kind, pad: _ } = raw;
+    let FaultEvent { time_ns, addr, ip, tid, cpu, flags, kind, latency_low: _, latency_high: _ } = raw;
     let time = Timestamp::from_nanos(time_ns);
     let Some(kind) = fault_kind(kind) else {
         return undecodable(time);
@@ -90,7 +90,7 @@ fn fault(bytes: &[u8]) -> Record {
         protection: access_known.then_some(has(FaultFlags::PROTECTION)),
         mode: if has(FaultFlags::USER) { Mode::User } else { Mode::Kernel },
         kind,
-        latency: has(FaultFlags::LATENCY_KNOWN).then_some(Nanos::new(latency_ns.into())),
+        latency: raw.latency_ns().map(Nanos::new),
     })
 }
 
@@ -368,6 +368,17 @@ mod tests {
 
         assert_eq!((fault.access, fault.protection), (Some(Access::Write), Some(true)));
         assert_eq!((fault.mode, fault.latency), (Mode::User, None));
+    }
+
+    #[test]
+    fn latency_beyond_32_bits_is_told_as_it_is() {
+        let raw = FaultEvent { kind: memtrace_ebpf::FaultKind::MINOR, ..FaultEvent::default() };
+
+        let Record::Fault(fault) = fault(&raw.with_latency_ns(6_000_146_064).to_bytes()) else {
+            panic!("a fault")
+        };
+
+        assert_eq!(fault.latency, Some(Nanos::new(6_000_146_064)));
     }
 
     #[test]

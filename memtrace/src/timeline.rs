@@ -141,8 +141,8 @@ pub struct FaultDetail {
     pub refaults: Option<u64>,
     /// Sum of the known latencies.
     pub latency_sum: Nanos,
-    /// Largest known latency.
-    pub latency_max: Nanos,
+    /// Largest known latency; `None` if none is known.
+    pub latency_max: Option<Nanos>,
 }
 
 /// Completed faults by what they wanted.
@@ -316,6 +316,8 @@ pub struct FaultTotals {
     pub access: AccessCounts,
     /// Completed without a known latency.
     pub without_latency: u64,
+    /// Largest known latency; `None` if none is known.
+    pub latency_max: Option<Nanos>,
 }
 
 /// Task events by kind.
@@ -393,7 +395,7 @@ impl std::ops::AddAssign for FaultDetail {
         self.access += access;
         self.kernel += kernel;
         self.refaults = self.refaults.or(refaults);
-        self.latency_sum = Nanos::new(self.latency_sum.get() + latency_sum.get());
+        self.latency_sum += latency_sum;
         self.latency_max = self.latency_max.max(latency_max);
     }
 }

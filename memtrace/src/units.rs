@@ -242,6 +242,13 @@ impl Nanos {
     }
 }
 
+impl std::ops::AddAssign for Nanos {
+    /// A sum of more than 584 years stays there: only a damaged recording has one.
+    fn add_assign(&mut self, other: Self) {
+        self.0 = self.0.saturating_add(other.0);
+    }
+}
+
 /// A half-open range of virtual addresses, `start..end`; never empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct VirtRange {

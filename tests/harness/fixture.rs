@@ -188,10 +188,11 @@ fn exit() -> Vec<u8> {
     ExitEvent { header, space: SPACE, group_dead: 1, is_charge_known: 1, account }.to_bytes().to_vec()
 }
 
-fn fault(ms: u64, addr: u64, kind: FaultKind, flags: u16, latency_ns: u32) -> Vec<u8> {
-    let flags = flags | FaultFlags::ACCESS_KNOWN | FaultFlags::LATENCY_KNOWN;
+fn fault(ms: u64, addr: u64, kind: FaultKind, flags: u16, latency_ns: u64) -> Vec<u8> {
+    let flags = flags | FaultFlags::ACCESS_KNOWN;
     let (time_ns, ip, tid, cpu) = (at(ms).as_nanos(), 0x20000, PID, 0);
-    FaultEvent { time_ns, addr, ip, tid, latency_ns, cpu, flags, kind, pad: [0; 3] }.to_bytes().to_vec()
+    let fault = FaultEvent { time_ns, addr, ip, tid, cpu, flags, kind, ..FaultEvent::default() };
+    fault.with_latency_ns(latency_ns).to_bytes().to_vec()
 }
 
 fn maps() -> Frame {

@@ -163,7 +163,8 @@ impl FaultFlags {
     pub const PROTECTION: u16 = 1 << 3;
     /// [`Self::WRITE`], [`Self::EXEC`] and [`Self::PROTECTION`] are known; else the entry hook could not tell.
     pub const ACCESS_KNOWN: u16 = 1 << 4;
-    /// [`FaultEvent::latency_ns`] was measured; unset if tracing began during the fault, or it never completed.
+    /// The latency was measured; unset if tracing began during the fault, or it never completed. See
+    /// [`FaultEvent::latency_ns`].
     pub const LATENCY_KNOWN: u16 = 1 << 5;
 }
 
@@ -197,16 +198,58 @@ record! {
         pub ip: u64,
         /// Thread ID in the initial PID namespace; its process is known from the task events.
         pub tid: u32,
-        /// Entry to completion in nanoseconds, saturating; see [`FaultFlags::LATENCY_KNOWN`].
-        pub latency_ns: u32,
+        /// Low 32 bits of [`Self::latency_bits`].
+        pub latency_low: u32,
         /// CPU that the record was reserved on.
         pub cpu: u16,
         /// Bits of [`FaultFlags`].
         pub flags: u16,
         /// How the fault ended.
         pub kind: FaultKind,
-        /// Zero.
-        pub pad: [u8; 3],
+        /// High 24 bits of [`Self::latency_bits`], the lowest byte first.
+        pub latency_high: [u8; 3],
+    }
+}
+
+impl FaultEvent {
+    /// Longest latency that the record has room for, in nanoseconds: 56 bits, two years.
+    pub const LATENCY_MAX: u64 = (1 << 56) - 1;
+
+    /// Entry to completion in nanoseconds; `None` if it is not known.
+    #[must_use]
+    pub const fn latency_ns(&self) -> Option<u64> {
+        if self.flags & FaultFlags::LATENCY_KNOWN == 0 { None } else { Some(self.latency_bits()) }
+    }
+
+    /// The same record with this latency; not known if there is no room for it.
+    #[must_use]
+    pub const fn with_latency_ns(mut self, latency: u64) -> Self {
+        self.flags |= FaultFlags::LATENCY_KNOWN;
+        match self.with_latency_bits(latency) {
+            Some(record) => record,
+            None => Self { flags: self.flags & !FaultFlags::LATENCY_KNOWN, ..self },
+        }
+    }
+
+    /// What the record has in place of a latency, known or not.
+    #[must_use]
+    pub const fn latency_bits(&self) -> u64 {
+        let [low, middle, high] = self.latency_high;
+        (u32::from_le_bytes([low, middle, high, 0]) as u64) << 32 | self.latency_low as u64
+    }
+
+    /// The same record with these bits in place of a latency; `None` if there is no room for them.
+    #[must_use]
+    pub const fn with_latency_bits(self, bits: u64) -> Option<Self> {
+        if bits > Self::LATENCY_MAX {
+            return None;
+        }
+        let [a, b, c, d, low, middle, high, _] = bits.to_le_bytes();
+        Some(Self {
+            latency_low: u32::from_le_bytes([a, b, c, d]),
+            latency_high: [low, middle, high],
+            ..self
+        })
     }
 }
 
@@ -442,14 +485,36 @@ mod tests {
             addr: 0x7fff_1234_5678,
             ip: 0xffff_ffff_8100_0000,
             tid: 4242,
-            latency_ns: 1500,
+            latency_low: 1500,
             cpu: 3,
             flags: FaultFlags::WRITE | FaultFlags::USER,
             kind: FaultKind::MAJOR,
-            pad: [0; 3],
+            latency_high: [1, 2, 3],
         };
 
         assert_eq!(FaultEvent::from_bytes(&event.to_bytes()), Some(event));
+    }
+
+    #[test]
+    fn latency_has_56_bits() {
+        // 6 s and two years are beyond 32 bits.
+        for latency in [0, 1500, 6_000_146_064, FaultEvent::LATENCY_MAX] {
+            let event = FaultEvent::default().with_latency_ns(latency);
+
+            assert_eq!(event.latency_ns(), Some(latency));
+        }
+        let event = FaultEvent::default().with_latency_ns(0x0011_2233_4455_6677);
+        assert_eq!((event.latency_high, event.latency_low), ([0x33, 0x22, 0x11], 0x4455_6677));
+    }
+
+    #[test]
+    fn latency_without_room_is_unknown() {
+        // A clock that went back by a nanosecond.
+        for latency in [FaultEvent::LATENCY_MAX + 1, u64::MAX] {
+            assert_eq!(FaultEvent::default().with_latency_ns(latency).latency_ns(), None);
+            assert_eq!(FaultEvent::default().with_latency_bits(latency), None);
+        }
+        assert_eq!(FaultEvent::default().latency_ns(), None);
     }
 
     #[test]

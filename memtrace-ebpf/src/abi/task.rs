@@ -39,6 +39,13 @@ record! {
 }
 
 impl Pending {
+    /// The flags as [`FaultEvent::flags`](crate::FaultEvent::flags) has them.
+    #[must_use]
+    pub const fn fault_flags(&self) -> u16 {
+        let [low, high, ..] = self.flags.to_le_bytes();
+        u16::from_le_bytes([low, high])
+    }
+
     /// No fault.
     pub const NONE: Self = Self { time_ns: 0, addr: 0, ip: 0, flags: 0 };
 }

@@ -87,23 +87,22 @@ pub(crate) fn complete(addr: u64, ip: u64, kind: FaultKind) -> i32 {
     let (tid, space) = (current_ids().0, unsafe { (*state).space });
     heat::count(space, addr, kind);
     let now = emit::now();
-    let (flags, latency_ns) = match pending::take(state, addr, mode) {
-        Some(entry) => {
-            let latency = (now - entry.time_ns).min(u64::from(u32::MAX));
-            (entry.flags as u16 | FaultFlags::LATENCY_KNOWN, latency as u32)
-        }
-        None => (mode, 0),
-    };
-    emit::fault(FaultEvent {
+    let event = FaultEvent {
         time_ns: now,
         addr,
         ip,
         tid,
-        latency_ns,
+        latency_low: 0,
         cpu: emit::cpu() as u16,
-        flags,
+        flags: mode,
         kind,
-        pad: [0; 3],
+        latency_high: [0; 3],
+    };
+    emit::fault(match pending::take(state, addr, mode) {
+        // The clock may go back a little between two CPUs.
+        Some(entry) => FaultEvent { flags: entry.fault_flags(), ..event }
+            .with_latency_ns(now.wrapping_sub(entry.time_ns)),
+        None => event,
     });
     0
 }

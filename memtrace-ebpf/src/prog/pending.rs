@@ -56,11 +56,11 @@ fn end(slot: *mut Pending, next: Option<u64>) {
         addr: fault.addr,
         ip: fault.ip,
         tid: current_ids().0,
-        latency_ns: 0,
+        latency_low: 0,
         cpu: emit::cpu() as u16,
-        flags: fault.flags as u16,
+        flags: fault.fault_flags(),
         kind: if same_page { FaultKind::RETRIED } else { FaultKind::FAILED },
-        pad: [0; 3],
+        latency_high: [0; 3],
     });
 }
 

@@ -204,7 +204,7 @@ mod tests {
                     kernel: 7,
                     refaults: None,
                     latency_sum: Nanos::new(900),
-                    latency_max: Nanos::new(200),
+                    latency_max: Some(Nanos::new(200)),
                 }),
             },
             maps: MapTally {

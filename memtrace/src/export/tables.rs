@@ -135,7 +135,9 @@ impl Table for TimelineRow {
         column("latency_sum_ns", "sum of the known latencies", |row, _| {
             row.detail(|detail| detail.latency_sum)
         }),
-        column("latency_max_ns", "largest known latency", |row, _| row.detail(|detail| detail.latency_max)),
+        column("latency_max_ns", "largest known latency; empty if none is known", |row, _| {
+            row.detail(|detail| detail.latency_max)
+        }),
         column("mmaps", "successful calls of mmap", |row, _| row.maps.mmap.into()),
         column("munmaps", "successful calls of munmap", |row, _| row.maps.munmap.into()),
         column("mremaps", "successful calls of mremap", |row, _| row.maps.mremap.into()),

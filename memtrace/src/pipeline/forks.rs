@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use crate::{
     event::{Access, Fault, FaultKind, TaskAction, TaskEvent, Tgid},
     timeline::ForkTax,
-    units::Nanos,
 };
 
 /// `CLONE_VM`, as `include/uapi/linux/sched.h` has it: nothing is copied then.
@@ -59,8 +58,7 @@ impl Forks {
         let Some(tax) = parent.and_then(|parent| self.tax.get_mut(&parent)) else { return };
         let part = if is_parent { &mut tax.by_parent } else { &mut tax.by_children };
         part.faults += 1;
-        let latency = fault.latency.unwrap_or_default();
-        part.latency_sum = Nanos::new(part.latency_sum.get() + latency.get());
+        part.latency_sum += fault.latency.unwrap_or_default();
     }
 
     pub(super) fn into_tax(self) -> BTreeMap<Tgid, ForkTax> {
@@ -73,7 +71,7 @@ mod tests {
     use super::*;
     use crate::{
         event::{Comm, Cpu, Mode, SpaceId, Tid},
-        units::{Timestamp, VirtAddr},
+        units::{Nanos, Timestamp, VirtAddr},
     };
 
     fn task(tgid: u32, action: TaskAction) -> TaskEvent {

@@ -257,7 +257,7 @@ impl MapTotals {
         let none = Churn { count: 0, lifetime_sum: Nanos::default(), shortest: lifetime, longest: lifetime };
         let Churn { count, lifetime_sum, shortest, longest } = churn.entry(key).or_insert(none);
         *count += 1;
-        *lifetime_sum = Nanos::new(lifetime_sum.get() + lifetime.get());
+        *lifetime_sum += lifetime;
         *shortest = (*shortest).min(lifetime);
         *longest = (*longest).max(lifetime);
     }

@@ -179,11 +179,25 @@ fn faults_are_counted_by_region_and_interval() {
 }
 
 #[test]
+fn latency_of_an_hour_is_told_as_it_is() {
+    const HOUR: Nanos = Nanos::new(3_600_000_000_000);
+    let Record::Fault(fault) = fault(20, 0x1000) else { panic!("a fault") };
+    let slow = Record::Fault(Fault { latency: Some(HOUR), ..fault });
+
+    let (rows, _, summary) = run(Detail::Full, &[join(1), maps(2, SPACE, &[(0x1000, 0x9000)]), slow]);
+
+    assert_eq!(summary.faults.latency_max, Some(HOUR));
+    assert_eq!(summary.latencies.value_at_quantile(0.5) / 10_000_000_000, 360, "three digits");
+    let detail = timeline(&rows)[0].faults.detail.expect("faults were recorded one by one");
+    assert_eq!((detail.latency_sum, detail.latency_max), (HOUR, Some(HOUR)));
+}
+
+#[test]
 fn latencies_add_up_and_the_largest_is_kept() {
     let (rows, ..) = run(Detail::Full, &story());
 
     let detail = timeline(&rows)[0].faults.detail.expect("faults were recorded one by one");
-    assert_eq!((detail.latency_sum, detail.latency_max), (Nanos::new(1 + 2), Nanos::new(2)));
+    assert_eq!((detail.latency_sum, detail.latency_max), (Nanos::new(1 + 2), Some(Nanos::new(2))));
     assert_eq!(detail.access, AccessCounts { write: 2, ..AccessCounts::default() });
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
+use memtrace_ebpf::FaultEvent;
 
 use super::{
     END_OF_TIME,
@@ -25,8 +26,8 @@ use crate::{
     units::{Nanos, PageCount, Timestamp},
 };
 
-/// Longest latency that the histogram tells apart: 18 minutes.
-const MAX_LATENCY_NS: u64 = 1 << 40;
+/// Longest latency that the histogram tells apart: all that a record has room for.
+const MAX_LATENCY_NS: u64 = FaultEvent::LATENCY_MAX;
 
 /// How far back to look for the loss that another one continues.
 const RECENT_LOSSES: usize = 1_024;
@@ -153,7 +154,10 @@ impl Totals {
         }
         totals.access.add(fault.access, fault.protection);
         match fault.latency {
-            Some(latency) => self.latencies.saturating_record(latency.get()),
+            Some(latency) => {
+                self.latencies.saturating_record(latency.get());
+                totals.latency_max = totals.latency_max.max(Some(latency));
+            }
             None => totals.without_latency += 1,
         }
     }
@@ -204,8 +208,7 @@ impl Totals {
         totals.faults += 1;
         totals.pages =
             totals.pages.zip(gave.pages).map(|(sum, pages)| PageCount::new(sum.get() + pages.get()));
-        let latency = row.fault.latency.unwrap_or_default();
-        totals.latency_sum = Nanos::new(totals.latency_sum.get() + latency.get());
+        totals.latency_sum += row.fault.latency.unwrap_or_default();
     }
 
     /// The heat counters were read; `is_there` tells of which address spaces there still is a process.
@@ -271,8 +274,7 @@ impl Totals {
         let Some(label) = &row.region else { return };
         let region = self.regions.entry(label.id).or_default();
         region.faults += row.faults.completed;
-        let latency = row.faults.detail.map_or(0, |detail| detail.latency_sum.get());
-        region.latency_sum = Nanos::new(region.latency_sum.get() + latency);
+        region.latency_sum += row.faults.detail.unwrap_or_default().latency_sum;
     }
 
     /// Regions and address spaces have gone: returns all that is known of the regions.

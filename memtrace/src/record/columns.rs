@@ -2,7 +2,7 @@
 //!
 //! Layer: codec. Input: bytes of [`FaultEvent`]s as the ring held them. Output: bytes that compress well, and back.
 //! Source: `memtrace_ebpf::FaultEvent`.
-//! Keeps: what [`are_regular`] accepts comes back byte for byte.
+//! Keeps: whole records come back byte for byte.
 //! Not here: compression (`chunk`), records of other lengths (`frames` keeps those as they are).
 //!
 //! Time and thread differ little from one record to the next; address, instruction pointer, CPU, flags and kind
@@ -13,16 +13,12 @@ use memtrace_ebpf::{FaultEvent, FaultKind};
 
 const COLUMNS: usize = 8;
 
-/// Where the pad bytes begin, with which a record ends.
-const PAD: usize = std::mem::offset_of!(FaultEvent, pad);
-
 /// Threads whose last record is remembered; thread IDs of one program are close together.
 const THREADS: usize = 64;
 
-/// Whether `bytes` are whole records whose pad bytes are zero.
-pub(super) fn are_regular(bytes: &[u8]) -> bool {
-    let (records, rest) = bytes.as_chunks::<{ FaultEvent::LEN }>();
-    rest.is_empty() && records.iter().all(|record| record[PAD..] == [0; FaultEvent::LEN - PAD])
+/// Whether `bytes` are whole records.
+pub(super) const fn are_regular(bytes: &[u8]) -> bool {
+    bytes.len().is_multiple_of(FaultEvent::LEN)
 }
 
 /// What the next record is expected to repeat.
@@ -50,7 +46,7 @@ pub(super) fn encode(bytes: &[u8], out: &mut Vec<u8>) -> Option<(u64, u64)> {
     let mut span: Option<(u64, u64)> = None;
     let mut neighbours = Neighbours::new();
     for fault in records.iter().filter_map(|record| FaultEvent::from_bytes(record)) {
-        let FaultEvent { time_ns, addr, ip, tid, latency_ns, cpu, flags, kind, pad: _ } = fault;
+        let FaultEvent { time_ns, addr, ip, tid, cpu, flags, kind, latency_low: _, latency_high: _ } = fault;
         let (first, last) = span.unwrap_or((time_ns, time_ns));
         span = Some((first.min(time_ns), last.max(time_ns)));
         let previous = std::mem::replace(&mut neighbours.previous, fault);
@@ -60,7 +56,7 @@ pub(super) fn encode(bytes: &[u8], out: &mut Vec<u8>) -> Option<(u64, u64)> {
             u64::from(tid ^ previous.tid),
             zigzag(addr.wrapping_sub(before.addr)),
             zigzag(ip.wrapping_sub(before.ip)),
-            u64::from(latency_ns),
+            fault.latency_bits(),
             u64::from(cpu ^ before.cpu),
             u64::from(flags ^ before.flags),
             u64::from(kind.0 ^ before.kind.0),
@@ -93,12 +89,12 @@ pub(super) fn decode(rest: &mut &[u8], count: usize) -> Option<Vec<u8>> {
             addr: before.addr.wrapping_add(unzigzag(addr[row])),
             ip: before.ip.wrapping_add(unzigzag(ip[row])),
             tid,
-            latency_ns: u32::try_from(latency[row]).ok()?,
             cpu: before.cpu ^ u16::try_from(cpu[row]).ok()?,
             flags: before.flags ^ u16::try_from(flags[row]).ok()?,
             kind: FaultKind(before.kind.0 ^ u8::try_from(kind[row]).ok()?),
-            pad: [0; 3],
-        };
+            ..FaultEvent::default()
+        }
+        .with_latency_bits(latency[row])?;
         *before = fault;
         neighbours.previous = fault;
         out.extend_from_slice(&fault.to_bytes());
@@ -143,18 +139,20 @@ mod tests {
     use super::*;
 
     fn fault() -> impl Strategy<Value = FaultEvent> {
-        (any::<[u64; 3]>(), 0..200_u32, any::<[u32; 2]>(), any::<[u16; 2]>(), any::<u8>()).prop_map(
-            |([time_ns, addr, ip], near, [far, latency_ns], [cpu, flags], kind)| FaultEvent {
-                time_ns,
-                addr,
-                ip,
-                // Threads that share a place, and threads that do not.
-                tid: if far % 8 == 0 { far } else { near },
-                latency_ns,
-                cpu,
-                flags,
-                kind: FaultKind(kind),
-                pad: [0; 3],
+        (any::<[u64; 3]>(), 0..200_u32, any::<[u32; 2]>(), any::<[u16; 2]>(), any::<[u8; 4]>()).prop_map(
+            |([time_ns, addr, ip], near, [far, latency_low], [cpu, flags], [kind, latency_high @ ..])| {
+                FaultEvent {
+                    time_ns,
+                    addr,
+                    ip,
+                    // Threads that share a place, and threads that do not.
+                    tid: if far % 8 == 0 { far } else { near },
+                    latency_low,
+                    cpu,
+                    flags,
+                    kind: FaultKind(kind),
+                    latency_high,
+                }
             },
         )
     }
@@ -189,12 +187,19 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_in_the_pad_is_not_regular() {
-        let mut bytes = FaultEvent::default().to_bytes();
-        bytes[FaultEvent::LEN - 1] = 1;
+    fn part_of_a_record_is_not_regular() {
+        assert!(!are_regular(&FaultEvent::default().to_bytes()[1..]));
+    }
 
-        assert!(!are_regular(&bytes));
-        assert!(!are_regular(&bytes[1..]));
+    #[test]
+    fn latency_without_room_is_malformed() {
+        // One record: each column is a mask of its planes, and the fifth one has the byte of bits 56 to 63.
+        let columns = [0, 0, 0, 0, 1 << 7, 1, 0, 0, 0];
+
+        assert_eq!(decode(&mut &columns[..], 1), None);
+        let fits = [0, 0, 0, 0, 1 << 6, 1, 0, 0, 0];
+        let bytes = decode(&mut &fits[..], 1).expect("one record");
+        assert_eq!(FaultEvent::from_bytes(&bytes).map(|fault| fault.latency_bits()), Some(1 << 48));
     }
 
     #[test]

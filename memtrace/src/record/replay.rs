@@ -166,14 +166,14 @@ mod tests {
                 addr: heap.start().as_raw() + 4096 * page,
                 ip: 0x40_1000,
                 tid: 42,
-                latency_ns: 1_000,
+                latency_low: 1_000,
                 cpu: 0,
                 flags: FaultFlags::ACCESS_KNOWN
                     | FaultFlags::LATENCY_KNOWN
                     | FaultFlags::USER
                     | FaultFlags::WRITE,
                 kind: FaultKind::MINOR,
-                pad: [0; 3],
+                latency_high: [0; 3],
             };
             frames.push(Frame::Faults(fault.to_bytes().to_vec()));
             frames.push(Frame::Tick(at(time + 5)));

@@ -105,11 +105,11 @@ fn fault(nanos: u64) -> FaultEvent {
         addr: 0x7f00_0000_0000,
         ip: 0x40_1000,
         tid: 77,
-        latency_ns: 900,
+        latency_low: 900,
         cpu: 1,
         flags: FaultFlags::WRITE | FaultFlags::USER,
         kind: FaultKind::MINOR,
-        pad: [0; 3],
+        latency_high: [0; 3],
     }
 }
 
@@ -130,12 +130,12 @@ fn frame() -> impl Strategy<Value = Frame> {
     });
     let faults =
         proptest::collection::vec((any::<[u64; 3]>(), any::<[u32; 2]>()), 0..20).prop_map(|faults| {
-            let event = |([time_ns, addr, ip], [tid, latency_ns]): ([u64; 3], [u32; 2])| FaultEvent {
+            let event = |([time_ns, addr, ip], [tid, latency_low]): ([u64; 3], [u32; 2])| FaultEvent {
                 time_ns,
                 addr,
                 ip,
                 tid,
-                latency_ns,
+                latency_low,
                 ..FaultEvent::default()
             };
             Frame::Faults(faults.into_iter().flat_map(|fault| event(fault).to_bytes()).collect())
@@ -372,7 +372,7 @@ fn a_page_touch_storm_takes_at_most_six_bytes_a_fault() {
                 addr: (u64::from(thread) << 40) + touched[thread as usize],
                 tid: 1_000 + thread,
                 cpu: u16::from(thread == 1),
-                latency_ns: u32::try_from(jitter()).expect("a few microseconds"),
+                latency_low: u32::try_from(jitter()).expect("a few microseconds"),
                 ..fault(time)
             };
             frame.extend(event.to_bytes());

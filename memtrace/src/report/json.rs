@@ -20,7 +20,7 @@ use crate::{
         AccessCounts, Churn, CopyTotals, FaultTotals, ForkTax, GaveKind, GaveTotals, LookCount, LookSummary,
         MapFlags, MappingProcess, PageCounts, PageState, ProcessSummary, RegionId, RegionSummary,
     },
-    units::{PageCount, Timestamp},
+    units::{Nanos, PageCount, Timestamp},
 };
 
 /// Version of the JSON; changes when a key changes its meaning or goes.
@@ -84,8 +84,17 @@ impl Report {
 
     fn faults_json(&self) -> Value {
         let recorded = self.recorded();
-        let FaultTotals { completed: _, failed, retried, unfinished, user, kernel, access, without_latency } =
-            self.summary.faults;
+        let FaultTotals {
+            completed: _,
+            failed,
+            retried,
+            unfinished,
+            user,
+            kernel,
+            access,
+            without_latency,
+            latency_max: _,
+        } = self.summary.faults;
         // Where faults were only counted, nothing but their number is known.
         let known = |count: u64| (self.header.capture.detail == Detail::Full).then_some(count);
         let told = |count: fn(&AccessCounts) -> u64| known(count(access.known()?));
@@ -149,7 +158,7 @@ impl Report {
             "p50": known(latencies.value_at_quantile(0.5)),
             "p90": known(latencies.value_at_quantile(0.9)),
             "p99": known(latencies.value_at_quantile(0.99)),
-            "max": known(latencies.max()),
+            "max": self.summary.faults.latency_max.map(Nanos::get),
         })
     }
 

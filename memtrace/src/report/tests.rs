@@ -57,6 +57,18 @@ fn looks() -> LookSummary {
     }
 }
 
+/// Totals of these 102 faults, and of some that did not complete.
+fn fault_totals() -> FaultTotals {
+    FaultTotals {
+        completed: faults(100, 2),
+        user: 90,
+        kernel: 12,
+        access: AccessCounts { write: 80, read: 22, ..AccessCounts::default() },
+        latency_max: Some(Nanos::new(1_020)),
+        ..FaultTotals::default()
+    }
+}
+
 /// 100 minor and 2 major faults recorded, 30 uncounted, and the kernel says the same.
 fn report() -> Report {
     let host = HostFacts::sample(at(0));
@@ -108,13 +120,7 @@ fn report() -> Report {
                 account: Some(account),
                 pages: Some(pages()),
             }],
-            faults: FaultTotals {
-                completed: faults(100, 2),
-                user: 90,
-                kernel: 12,
-                access: AccessCounts { write: 80, read: 22, ..AccessCounts::default() },
-                ..FaultTotals::default()
-            },
+            faults: fault_totals(),
             uncounted: vec![
                 (UncountedCause::Syscall(9), faults(20, 0)),
                 (UncountedCause::Syscall(28), faults(4, 0)),

@@ -169,6 +169,7 @@ impl Report {
             kernel,
             access: AccessCounts { read, write, exec, cow, unknown },
             without_latency,
+            latency_max: _,
         } = self.summary.faults;
         let rows = [
             ("user mode", user),
@@ -209,13 +210,13 @@ impl Report {
 
     fn latency(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let latencies = &self.summary.latencies;
-        if latencies.is_empty() {
+        let Some(max) = self.summary.faults.latency_max else {
             return Ok(());
-        }
+        };
         heading(f, "Latency", ["p50", "p90", "p99", "max"])?;
         write!(f, "  {:<24}", "completed faults")?;
         let quantiles = [0.5, 0.9, 0.99].map(|quantile| latencies.value_at_quantile(quantile));
-        for nanos in quantiles.into_iter().chain([latencies.max()]) {
+        for nanos in quantiles.into_iter().chain([max.get()]) {
             write!(f, "{:>12}", Time(nanos))?;
         }
         writeln!(f)

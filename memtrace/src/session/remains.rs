@@ -35,7 +35,7 @@ pub(super) fn batch(states: &[(u32, TaskState)], is_charge_known: u64, now: Time
 
 /// The record of a fault that was being handled; `None` if the slot is empty.
 fn unfinished(tid: u32, pending: Pending, now: Timestamp) -> Option<[u8; FaultEvent::LEN]> {
-    let Pending { time_ns, addr, ip, flags } = pending;
+    let Pending { time_ns, addr, ip, flags: _ } = pending;
     if time_ns == 0 {
         return None;
     }
@@ -44,12 +44,9 @@ fn unfinished(tid: u32, pending: Pending, now: Timestamp) -> Option<[u8; FaultEv
         addr,
         ip,
         tid,
-        latency_ns: 0,
-        cpu: 0,
-        // The programs keep 16 bits of flags in a word.
-        flags: u16::try_from(flags).unwrap_or(u16::MAX),
+        flags: pending.fault_flags(),
         kind: FaultKind::UNFINISHED,
-        pad: [0; 3],
+        ..FaultEvent::default()
     };
     Some(fault.to_bytes())
 }

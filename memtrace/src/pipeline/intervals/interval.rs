@@ -6,7 +6,7 @@ use crate::{
     event::{Fault, FaultKind, HeatCell, Mode, SpaceId, Tgid},
     pipeline::tasks::{Position, Task, Tasks},
     timeline::{FaultRow, FaultTally, MapTally, PageTally, RegionId, RegionLabel, TimelineRow},
-    units::{Nanos, Timestamp, VirtRange},
+    units::{Timestamp, VirtRange},
 };
 
 /// What one row is about. In the order of rows: by process, what no region explains last.
@@ -199,7 +199,7 @@ pub(super) fn add_fault(tally: &mut FaultTally, fault: &Fault) {
     detail.access.add(access, protection);
     detail.kernel += u64::from(mode == Mode::Kernel);
     if let Some(latency) = latency {
-        detail.latency_sum = Nanos::new(detail.latency_sum.get() + latency.get());
-        detail.latency_max = detail.latency_max.max(latency);
+        detail.latency_sum += latency;
+        detail.latency_max = detail.latency_max.max(Some(latency));
     }
 }
