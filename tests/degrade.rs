@@ -120,9 +120,18 @@ fn at_classic_tracepoints_the_same_is_seen_as_at_raw_ones() {
     require!(bpf);
     require!(btf);
     require!(kernel "5.15");
-    for phase in
-        ["write", "read-write", "kernel-write", "efault", "populate", "lock", "fork", "threads", "exec"]
-    {
+    for phase in [
+        "write",
+        "read-write",
+        "kernel-write",
+        "segv-retry",
+        "efault",
+        "populate",
+        "lock",
+        "fork",
+        "threads",
+        "exec",
+    ] {
         let command = [program!("touch"), phase, "--pages", "16"];
         let with = memtrace!().record(&[], &command).expect_code(0).expect_complete();
         let (without, _) = touched(memtrace!().without("raw_tracepoints"), &command[1..]);
@@ -132,7 +141,7 @@ fn at_classic_tracepoints_the_same_is_seen_as_at_raw_ones() {
         for exact in ["/uncounted/by", "/tasks"] {
             assert_eq!(without.at(exact), with.at(exact), "{phase}: {exact}");
         }
-        for known in ["/faults/without_latency", "/faults/failed"] {
+        for known in ["/faults/without_latency", "/faults/failed", "/faults/refused"] {
             assert_eq!(without.number(known), with.number(known), "{phase}: {known}");
         }
         let (rusage, gate) = (without.usage("/rusage"), without.usage("/gate"));

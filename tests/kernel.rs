@@ -168,16 +168,16 @@ fn read_call_into_fresh_pages_faults_in_kernel_mode() {
 }
 
 #[test]
-fn access_that_a_handler_permits_is_retried() {
+fn access_that_a_handler_permits_has_failed_before() {
     require!(root);
     require!(bpf);
     let touched = touched(memtrace!(), &["segv-retry", "--pages", "16"]);
 
-    assert_eq!(touched.count(0, "retried", "write", "user"), 16);
+    assert_eq!(touched.count(0, "failed", "write", "user"), 16);
 }
 
 #[test]
-fn refused_access_is_failed_once_the_thread_faults_elsewhere() {
+fn access_has_failed_though_its_handler_faults_elsewhere() {
     require!(root);
     require!(bpf);
     let touched = touched(memtrace!(), &["segv-elsewhere", "--pages", "16"]);
@@ -186,12 +186,12 @@ fn refused_access_is_failed_once_the_thread_faults_elsewhere() {
 }
 
 #[test]
-fn system_call_with_a_bad_address_fails_in_kernel_mode() {
+fn system_call_with_a_bad_address_is_refused_in_kernel_mode() {
     require!(root);
     require!(bpf);
     let touched = touched(memtrace!(), &["efault", "--pages", "16"]);
 
-    assert_eq!(touched.count(0, "failed", "write", "kernel"), 16);
+    assert_eq!(touched.count(0, "refused", "write", "kernel"), 16);
 }
 
 #[test]

@@ -39,7 +39,6 @@ fn plans(features: &Features) -> Vec<Plan> {
                         whole_system,
                         full_detail,
                         follow_forks: 1,
-                        page_size: 4096,
                         cgroup_path_len: 8 * join_groups,
                         has_task_pt_regs: syscalls * has_task_layout,
                         ..here

@@ -98,6 +98,14 @@ fn fault_enter_software(ctx: PerfEventContext) -> i32 {
     prog::fault::enter(addr, || ip, prog::fault::mode_of(ip))
 }
 
+/// A signal for a task: `signal_generate(sig, info, task, group, result)`.
+#[raw_tracepoint(tracepoint = "signal_generate")]
+fn signal_generated(ctx: RawTracePointContext) -> i32 {
+    // SAFETY: the helper has no preconditions.
+    let is_current = || unsafe { bpf_get_current_task() } == ctx.arg::<u64>(2);
+    prog::fault::signalled(ctx.arg::<u64>(0) as i32, is_current, || prog::fault::signal_code(ctx.arg(1)))
+}
+
 /// Completion of a minor fault: software event `minor-faults`.
 #[perf_event]
 fn fault_minor(ctx: PerfEventContext) -> i32 {
@@ -211,6 +219,14 @@ fn fault_enter_record(record: &TracePointContext, mode: u16) -> u32 {
         || prog::record_field(record, config!(fault_ip)),
         prog::fault::access_of(prog::record_field(record, config!(fault_error))) | mode,
     ) as u32
+}
+
+/// As [`signal_generated`], from the record of the classic tracepoint.
+#[tracepoint]
+fn signal_generated_record(ctx: TracePointContext) -> u32 {
+    let is_current = || prog::record_field::<u32>(&ctx, config!(signal_pid)) == prog::current_ids().0;
+    let code = || prog::record_field(&ctx, config!(signal_code));
+    prog::fault::signalled(prog::record_field(&ctx, config!(signal_number)), is_current, code) as u32
 }
 
 /// As [`lock_acquired`], from the record of the classic tracepoint.

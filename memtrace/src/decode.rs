@@ -101,6 +101,8 @@ fn fault_kind(kind: memtrace_ebpf::FaultKind) -> Option<FaultKind> {
         memtrace_ebpf::FaultKind::FAILED => Some(FaultKind::Failed),
         memtrace_ebpf::FaultKind::RETRIED => Some(FaultKind::Retried),
         memtrace_ebpf::FaultKind::UNFINISHED => Some(FaultKind::Unfinished),
+        memtrace_ebpf::FaultKind::REFUSED => Some(FaultKind::Refused),
+        memtrace_ebpf::FaultKind::EMULATED => Some(FaultKind::Emulated),
         _ => None,
     }
 }

@@ -154,12 +154,38 @@ pub enum FaultKind {
     Minor,
     /// Completed and charged to `maj_flt`; no I/O implied.
     Major,
-    /// Never completed.
+    /// Never completed; SIGSEGV or SIGBUS followed.
     Failed,
-    /// Never completed; the thread faulted on the same page again.
+    /// Never completed: an access of the kernel's own, which went on without the page.
+    Refused,
+    /// Never completed: the kernel emulated a call in the vsyscall page.
+    Emulated,
+    /// Never completed; the kernel returned to the instruction, to be executed again.
     Retried,
-    /// Being handled when tracing ended.
+    /// Had not ended when the thread did, or tracing.
     Unfinished,
+}
+
+impl FaultKind {
+    /// The word for it in tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Minor => "minor",
+            Self::Major => "major",
+            Self::Failed => "failed",
+            Self::Refused => "refused",
+            Self::Emulated => "emulated",
+            Self::Retried => "retried",
+            Self::Unfinished => "unfinished",
+        }
+    }
+
+    /// Whether the access was completed, and charged.
+    #[must_use]
+    pub const fn is_completed(self) -> bool {
+        matches!(self, Self::Minor | Self::Major)
+    }
 }
 
 /// Something a traced task did, or that became of it.

@@ -306,7 +306,6 @@ fn plan(
         whole_system: whole_system.into(),
         cgroup_hierarchy: cgroup.map_or(0, |cgroup| cgroup.hierarchy.into()),
         cgroup_path_len: cgroup.map_or(0, |cgroup| cgroup.path.len() as u64),
-        page_size: rustix::param::page_size() as u64,
         // The helper takes a typed pointer, which the verifier knows from BTF.
         has_task_pt_regs: (offsets.has_task_layout != 0 && features.is_usable(Facility::SyscallNames)).into(),
         ..from_records.unwrap_or(offsets)

@@ -131,8 +131,10 @@ pub struct FaultTally {
 /// What fault records tell beyond their number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FaultDetail {
-    /// Faults that failed, were retried or stayed unfinished.
+    /// Faults that failed.
     pub failed: u64,
+    /// Faults that ended otherwise without completing: refused, emulated, retried or unfinished.
+    pub incomplete: u64,
     /// Completed faults by access.
     pub access: AccessCounts,
     /// Completed in kernel mode.
@@ -304,6 +306,10 @@ pub struct FaultTotals {
     pub completed: FaultCounts,
     /// Failed.
     pub failed: u64,
+    /// Refused.
+    pub refused: u64,
+    /// Emulated.
+    pub emulated: u64,
     /// Retried.
     pub retried: u64,
     /// Unfinished.
@@ -390,8 +396,9 @@ impl std::ops::AddAssign for FaultTally {
 
 impl std::ops::AddAssign for FaultDetail {
     fn add_assign(&mut self, other: Self) {
-        let Self { failed, access, kernel, refaults, latency_sum, latency_max } = other;
+        let Self { failed, incomplete, access, kernel, refaults, latency_sum, latency_max } = other;
         self.failed += failed;
+        self.incomplete += incomplete;
         self.access += access;
         self.kernel += kernel;
         self.refaults = self.refaults.or(refaults);

@@ -40,10 +40,25 @@ pub struct Area {
     pub minor: u64,
     /// Completed major faults.
     pub major: u64,
-    /// Faults that ended without a page, and were not tried again.
+    /// Faults that raised SIGSEGV or SIGBUS.
     pub failed: u64,
-    /// Faults that ended without a page, followed at once by another one on the same page.
+    /// Faults in system calls that came back with `EFAULT`.
+    pub refused: u64,
+    /// Calls into the vsyscall page.
+    pub emulated: u64,
+    /// Faults that another signal interrupted, so that the access was made again.
     pub retried: u64,
+    /// Faults that had no answer when the thread ended.
+    pub unfinished: u64,
+}
+
+/// What `endings` did at one place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// Where, and how the faults there ended.
+    pub area: Area,
+    /// How long the last access took by the clock of the program, in nanoseconds.
+    pub took_ns: u64,
 }
 
 /// What `spaces` did to its address space.

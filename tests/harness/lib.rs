@@ -31,6 +31,7 @@ pub mod run;
 pub mod setting;
 pub mod swap;
 pub mod task;
+pub mod trap;
 pub mod uffd;
 
 /// The path of a program of this package.

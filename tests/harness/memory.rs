@@ -282,6 +282,13 @@ impl Mapping {
         unsafe { mlock(self.start.cast(), self.len) }.map_err(io::Error::from)
     }
 
+    /// Makes the whole mapping readable and writable again.
+    pub fn permit(&self) -> io::Result<()> {
+        let access = MprotectFlags::READ | MprotectFlags::WRITE;
+        // SAFETY: the memory is this mapping's.
+        unsafe { mprotect(self.start.cast(), self.len, access) }.map_err(io::Error::from)
+    }
+
     /// Makes the whole mapping inaccessible.
     pub fn forbid(&self) -> io::Result<()> {
         // SAFETY: the memory is this mapping's; accesses through it may fail by contract.

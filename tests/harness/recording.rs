@@ -287,7 +287,10 @@ impl Area {
                 "minor" => found.minor += 1,
                 "major" => found.major += 1,
                 "failed" => found.failed += 1,
+                "refused" => found.refused += 1,
+                "emulated" => found.emulated += 1,
                 "retried" => found.retried += 1,
+                "unfinished" => found.unfinished += 1,
                 kind => panic!("a fault of kind {kind}: {row:?}"),
             }
         }

@@ -21,7 +21,7 @@ pub struct FaultRow {
     pub access: Option<String>,
     /// `user` or `kernel`.
     pub mode: String,
-    /// `minor`, `major`, `failed`, `retried` or `unfinished`.
+    /// `minor`, `major`, `failed`, `refused`, `emulated`, `retried` or `unfinished`.
     pub kind: String,
     /// Entry to completion.
     pub latency_ns: Option<u64>,

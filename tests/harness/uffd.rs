@@ -1,19 +1,23 @@
 //! userfaultfd for a test's own memory: what leaves its mark in page tables.
 //!
-//! Input: pages of a [`Mapping`]. Output: write-protection and poison.
+//! Input: pages of a [`Mapping`]. Output: write-protection and poison; answers to faults.
 //! Source: `ioctl_userfaultfd(2)`; `include/uapi/linux/userfaultfd.h`.
-//! Keeps: nobody reads messages, so what is registered must not be touched in a way that faults to userfaultfd.
+//! Keeps: a fault on what is registered waits until somebody answers it.
 //! Not here: what memtrace itself asks of userfaultfd (`memtrace::sys::uffd`).
 #![expect(unsafe_code, reason = "rustix has no ioctls of userfaultfd")]
 
 use std::{io, ops::Range, os::fd::OwnedFd};
 
 use rustix::{
+    event::{PollFd, PollFlags, poll},
     ioctl::{Opcode, Updater, ioctl, opcode},
     mm::{UserfaultfdFlags, userfaultfd},
 };
 
-use crate::memory::{Mapping, page_bytes};
+use crate::{
+    ledger::Area,
+    memory::{Mapping, page_bytes},
+};
 
 /// Memory of files and of hugetlb can be write-protected, and markers keep it so where no page is (Linux 5.19).
 pub const WP_HUGETLBFS_SHMEM: u64 = 1 << 12;
@@ -71,8 +75,17 @@ struct Poison {
     updated: i64,
 }
 
+/// `struct uffdio_zeropage`.
+#[repr(C)]
+struct ZeroPage {
+    range: Stretch,
+    mode: u64,
+    zeroed: i64,
+}
+
 const API: Opcode = opcode::read_write::<Api>(0xaa, 0x3f);
 const REGISTER: Opcode = opcode::read_write::<Register>(0xaa, 0x00);
+const ZERO_PAGE: Opcode = opcode::read_write::<ZeroPage>(0xaa, 0x04);
 const WRITE_PROTECT: Opcode = opcode::read_write::<WriteProtect>(0xaa, 0x06);
 const POISON_PAGES: Opcode = opcode::read_write::<Poison>(0xaa, 0x08);
 
@@ -107,6 +120,21 @@ impl Uffd {
     /// Poisons pages that are not there.
     pub fn poison(&self, mapping: &Mapping, pages: Range<usize>) -> io::Result<()> {
         self.call::<POISON_PAGES, _>(Poison { range: stretch(mapping, pages), mode: 0, updated: 0 })
+    }
+
+    /// Waits until a thread faults on a page that is registered, and takes the message of it.
+    pub fn wait_for_fault(&self) -> io::Result<()> {
+        // `struct uffd_msg` has 32 bytes.
+        let mut message = [0; 32];
+        poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], None)?;
+        rustix::io::read(&self.fd, &mut message)?;
+        Ok(())
+    }
+
+    /// Gives the pages of `area` the zero page, and wakes who waits for them.
+    pub fn answer(&self, area: &Area) -> io::Result<()> {
+        let range = Stretch { start: area.start, len: area.end - area.start };
+        self.call::<ZERO_PAGE, _>(ZeroPage { range, mode: 0, zeroed: 0 })
     }
 
     fn call<const OPCODE: Opcode, T>(&self, mut argument: T) -> io::Result<()> {

@@ -212,7 +212,7 @@ fn segv_retry(pages: usize) -> io::Result<Ledger> {
     memory.forbid()?;
     let charged = measure(|| memory.write_all())?;
     let count = pages as u64;
-    Ok(one_area(Area { minor: count, retried: count, ..memory.area(task::tid()) }, charged))
+    Ok(one_area(Area { minor: count, failed: count, ..memory.area(task::tid()) }, charged))
 }
 
 fn segv_elsewhere(pages: usize) -> io::Result<Ledger> {
@@ -243,7 +243,7 @@ fn efault(pages: usize) -> io::Result<Ledger> {
         }
         Ok(())
     })?;
-    Ok(one_area(Area { failed: pages as u64, ..memory.area(task::tid()) }, charged))
+    Ok(one_area(Area { refused: pages as u64, ..memory.area(task::tid()) }, charged))
 }
 
 /// Touches a file of `pages` pages; for reads only the kernel knows how many faults that takes (fault-around).

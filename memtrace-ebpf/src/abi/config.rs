@@ -5,7 +5,7 @@ record! {
     ///
     /// Offsets are in bytes: into kernel structs from the running kernel's BTF, into records of tracepoints from their
     /// `format` files. Those that no loaded program uses may be 0.
-    pub struct Config = 368 {
+    pub struct Config = 384 {
         /// 1 if the offsets into `task_struct` are known; without them what the kernel charged to a task cannot be read.
         pub has_task_layout: u64,
         /// Offset of `min_flt` in `task_struct`.
@@ -79,6 +79,12 @@ record! {
         pub fault_ip: u64,
         /// Offset of `error_code` there.
         pub fault_error: u64,
+        /// Offset of `sig` in a record of `signal:signal_generate`.
+        pub signal_number: u64,
+        /// Offset of `code` there.
+        pub signal_code: u64,
+        /// Offset of `pid` there.
+        pub signal_pid: u64,
         /// 1 if new tasks of traced tasks are traced too.
         pub follow_forks: u64,
         /// 1 if faults are written to the rings; 0 counts them in `HEAT` alone.
@@ -93,8 +99,6 @@ record! {
         pub cgroup_path_len: u64,
         /// Cells of the table in each CPU's section of `HEAT`: a power of two.
         pub heat_cells: u64,
-        /// Base page size of the host, in bytes.
-        pub page_size: u64,
         /// Rings of faults in use: a power of two, at most [`EVENT_RINGS`](crate::EVENT_RINGS). A CPU uses the one with its
         /// number modulo this.
         pub event_rings: u64,
@@ -145,6 +149,9 @@ impl Config {
         fault_address: 0,
         fault_ip: 0,
         fault_error: 0,
+        signal_number: 0,
+        signal_code: 0,
+        signal_pid: 0,
         follow_forks: 0,
         full_detail: 0,
         join_groups: 0,
@@ -152,7 +159,6 @@ impl Config {
         cgroup_hierarchy: 0,
         cgroup_path_len: 0,
         heat_cells: 0,
-        page_size: 0,
         event_rings: 0,
         has_task_pt_regs: 0,
     };

@@ -70,12 +70,16 @@ open_enum! {
         MINOR = 1,
         /// Completed; the kernel charged it to `maj_flt`: `VM_FAULT_MAJOR`, or a retry after the lock was dropped.
         MAJOR = 2,
-        /// Never completed: the thread faulted elsewhere, returned from its system call, or exited.
+        /// Never completed: the kernel forced SIGSEGV or SIGBUS on the thread.
         FAILED = 3,
-        /// Never completed, and the thread faulted on the same page again.
+        /// Never completed, without such a signal: the kernel returned to the instruction, to be executed again.
         RETRIED = 4,
-        /// Still being handled when tracing ended.
+        /// Had not ended when the thread did, or tracing.
         UNFINISHED = 5,
+        /// An access of the kernel's own that never completed: the kernel went on by its exception table.
+        REFUSED = 6,
+        /// An instruction fetch from the vsyscall page: the kernel did what is called there, and brought no page.
+        EMULATED = 7,
     }
 }
 

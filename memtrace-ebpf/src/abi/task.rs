@@ -1,5 +1,14 @@
 //! What the programs remember about each traced task, in the map `TASKS`.
 
+use super::event::FaultKind;
+
+/// Whether the instruction pointer `ip` is in the vsyscall page of x86-64: the only one of user mode in the kernel's half of the
+/// addresses. Each fetch from there faults, and the kernel emulates it (`arch/x86/entry/vsyscall/vsyscall_64.c`).
+#[must_use]
+pub const fn is_vsyscall(ip: u64) -> bool {
+    ip & !0xfff == 0xffff_ffff_ff60_0000
+}
+
 record! {
     /// The kernel's fault counters of one task against the events seen of it.
     ///
@@ -44,6 +53,13 @@ impl Pending {
     pub const fn fault_flags(&self) -> u16 {
         let [low, high, ..] = self.flags.to_le_bytes();
         u16::from_le_bytes([low, high])
+    }
+
+    /// How the fault ended if neither a completion nor a signal was seen: as `kind` says, but in the vsyscall page
+    /// [`EMULATED`](FaultKind::EMULATED).
+    #[must_use]
+    pub const fn kind_or_emulated(&self, kind: FaultKind) -> FaultKind {
+        if is_vsyscall(self.ip) { FaultKind::EMULATED } else { kind }
     }
 
     /// No fault.

@@ -1,7 +1,7 @@
 //! Pairs the entry of a fault with its completion.
 
 use aya_ebpf::{helpers::bpf_get_current_task, programs::PerfEventContext};
-use memtrace_ebpf::{FaultEvent, FaultFlags, FaultKind, Pending, UncountedCause};
+use memtrace_ebpf::{FaultEvent, FaultFlags, FaultKind, Pending, UncountedCause, is_vsyscall};
 
 use super::{account, config, current_ids, emit, filter, heat, pending, read_kernel, vma};
 
@@ -36,10 +36,10 @@ pub(crate) fn access_of(error_code: u64) -> u16 {
     }
 }
 
-/// The mode that an instruction pointer belongs to: the kernel has the upper half of the addresses.
+/// The mode that an instruction pointer belongs to: the kernel has the upper half of the addresses, but for the vsyscall page.
 #[inline(always)]
 pub(crate) fn mode_of(ip: u64) -> u16 {
-    if (ip as i64) < 0 { 0 } else { FaultFlags::USER }
+    if (ip as i64) < 0 && !is_vsyscall(ip) { 0 } else { FaultFlags::USER }
 }
 
 /// Faulting address and instruction pointer of a software event.
@@ -64,7 +64,7 @@ pub(crate) fn enter(addr: u64, ip: impl FnOnce() -> u64, flags: u16) -> i32 {
     let ip = ip();
     let fault = Pending { time_ns: emit::now(), addr, ip, flags: u64::from(flags) };
     if flags & FaultFlags::USER != 0 {
-        pending::end_all(state, Some(addr));
+        pending::end_all(state, FaultKind::RETRIED, FaultKind::REFUSED);
         // SAFETY: `state` is the current task's own element.
         unsafe { (*state).user = fault };
     } else {
@@ -104,6 +104,30 @@ pub(crate) fn complete(addr: u64, ip: u64, kind: FaultKind) -> i32 {
             .with_latency_ns(now.wrapping_sub(entry.time_ns)),
         None => event,
     });
+    0
+}
+
+/// The `si_code` in the `kernel_siginfo` at `info`, which begins as `include/uapi/asm-generic/siginfo.h` has it. 0 where the kernel
+/// passes a number instead of an address: a process sends the signal, or the kernel without a reason.
+#[inline(always)]
+pub(crate) fn signal_code(info: u64) -> i32 {
+    const SI_CODE: u64 = 8;
+    read_kernel(info, SI_CODE)
+}
+
+/// The kernel sends `signal` to a task: the current one if `is_current`, with `si_code` as `code` says. Both are asked for only if
+/// it is one of the two signals by which a fault fails.
+#[inline(always)]
+pub(crate) fn signalled(signal: i32, is_current: impl FnOnce() -> bool, code: impl FnOnce() -> i32) -> i32 {
+    const SIGBUS: i32 = 7;
+    const SIGSEGV: i32 = 11;
+    // What a process sends has a code of 0 or less.
+    if (signal != SIGSEGV && signal != SIGBUS) || !is_current() || code() <= 0 {
+        return 0;
+    }
+    if let Some(state) = filter::traced() {
+        pending::fail(state);
+    }
     0
 }
 

@@ -1,7 +1,7 @@
 //! "Is this task traced?": the first thing that every program asks.
 
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_task};
-use memtrace_ebpf::{Counter, EventKind, JoinEvent, LeaveEvent, TaskState, UncountedCause};
+use memtrace_ebpf::{Counter, EventKind, FaultKind, JoinEvent, LeaveEvent, TaskState, UncountedCause};
 
 use super::{account, config, current_ids, emit, pending, vma};
 use crate::{GROUPS, TASKS};
@@ -98,7 +98,7 @@ pub(crate) fn track(tid: u32, state: &TaskState) -> Option<*mut TaskState> {
 /// The current task is no longer traced: its group left the cgroup.
 #[inline(never)]
 fn leave(tid: u32, state: *mut TaskState) {
-    pending::end_all(state, None);
+    pending::end_all(state, FaultKind::UNFINISHED, FaultKind::UNFINISHED);
     // SAFETY: the helper has no preconditions.
     let task = unsafe { bpf_get_current_task() };
     account::settle(state, task, current_ids(), UncountedCause::USER);

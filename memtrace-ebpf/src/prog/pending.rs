@@ -2,43 +2,63 @@
 //!
 //! One user-mode fault and up to three kernel-mode faults of a task can be pending: the handler of a fault
 //! may itself fault, and such an access must not end the outer one. A pending fault ends by its completion,
-//! by the thread's next user-mode fault (no fault survives a return to user mode), or by the thread's exit.
+//! by the signal that the kernel forces on the thread for it, by the thread's next user-mode fault (no fault survives a
+//! return to user mode), or by the thread's exit.
+//!
+//! An access of the kernel's own that does not complete goes on by the exception table, whatever made it fail
+//! (`kernelmode_fixup_or_oops` of `arch/x86/mm/fault.c`): it was refused. One in user mode without such a signal is made again
+//! when the kernel returns: another signal interrupted it, or memory was short.
 
 use memtrace_ebpf::{FaultEvent, FaultFlags, FaultKind, Pending, TaskState};
 
-use super::{config, current_ids, emit};
+use super::{current_ids, emit};
 
-/// Ends whatever is pending: the thread is back in user mode, or gone.
+/// Ends whatever is pending, as `user` or `kernel` says by its mode: the thread is back in user mode, or gone, or traced no
+/// longer.
 #[inline(always)]
-pub(crate) fn end_all(state: *mut TaskState, next: Option<u64>) {
+pub(crate) fn end_all(state: *mut TaskState, user: FaultKind, kernel: FaultKind) {
     // SAFETY: `state` is the current task's own element, and the slots are fields of it.
     unsafe {
-        end(&raw mut (*state).user, next);
-        end(&raw mut (*state).kernel_0, next);
-        end(&raw mut (*state).kernel_1, next);
-        end(&raw mut (*state).kernel_2, next);
+        let user = (*state).user.kind_or_emulated(user);
+        end(&raw mut (*state).user, user);
+        end(&raw mut (*state).kernel_0, kernel);
+        end(&raw mut (*state).kernel_1, kernel);
+        end(&raw mut (*state).kernel_2, kernel);
     }
 }
 
-/// Puts a kernel-mode fault into a free slot, or into that of the oldest one, which ends.
+/// Ends the user-mode fault, if there is one: the kernel forces a signal on the thread.
+#[inline(always)]
+pub(crate) fn fail(state: *mut TaskState) {
+    // SAFETY: `state` is the current task's own element, and the slot is a field of it.
+    unsafe { end(&raw mut (*state).user, FaultKind::FAILED) };
+}
+
+/// Puts a kernel-mode fault into the slot of one at the same address, which is over, or a free slot, or that of the oldest one;
+/// whatever was there ends.
 #[inline(always)]
 pub(crate) fn enter_kernel(state: *mut TaskState, fault: Pending) {
+    // Of two at one address `take` finds the first; a slot behind that of a new fault may keep an old one.
+    let age = |slot: *mut Pending| {
+        // SAFETY: `slot` is a field of the current task's own element.
+        unsafe { if (*slot).addr == fault.addr { 0 } else { (*slot).time_ns } }
+    };
     // SAFETY: `state` is the current task's own element, and the slots are fields of it.
     unsafe {
         let mut slot = &raw mut (*state).kernel_0;
         for other in [&raw mut (*state).kernel_1, &raw mut (*state).kernel_2] {
-            if (*other).time_ns < (*slot).time_ns {
+            if age(other) < age(slot) {
                 slot = other;
             }
         }
-        end(slot, Some(fault.addr));
+        end(slot, FaultKind::REFUSED);
         *slot = fault;
     }
 }
 
-/// Records a pending fault that did not complete: retried if `next` faults on the same page, else failed.
+/// Records a pending fault that did not complete, and how it ended.
 #[inline(always)]
-fn end(slot: *mut Pending, next: Option<u64>) {
+fn end(slot: *mut Pending, kind: FaultKind) {
     // SAFETY: `slot` is a field of the current task's own element.
     if unsafe { (*slot).time_ns } == 0 {
         return;
@@ -47,10 +67,6 @@ fn end(slot: *mut Pending, next: Option<u64>) {
     let fault = unsafe { *slot };
     // SAFETY: as above.
     unsafe { (*slot).time_ns = 0 };
-    let same_page = match next {
-        Some(addr) => (addr ^ fault.addr) & !(config!(page_size) - 1) == 0,
-        None => false,
-    };
     emit::fault(FaultEvent {
         time_ns: emit::now(),
         addr: fault.addr,
@@ -59,7 +75,7 @@ fn end(slot: *mut Pending, next: Option<u64>) {
         latency_low: 0,
         cpu: emit::cpu() as u16,
         flags: fault.fault_flags(),
-        kind: if same_page { FaultKind::RETRIED } else { FaultKind::FAILED },
+        kind,
         latency_high: [0; 3],
     });
 }

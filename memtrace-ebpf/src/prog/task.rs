@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::{info, warn};
 use memtrace_ebpf::{
-    CommEvent, EventKind, ExecEvent, ExitEvent, ForkEvent, TaskAccount, TaskState, UncountedCause,
+    CommEvent, EventKind, ExecEvent, ExitEvent, FaultKind, ForkEvent, TaskAccount, TaskState, UncountedCause,
 };
 
 use super::{account, config, current_ids, emit, filter, pending, read_kernel, vma};
@@ -184,7 +184,7 @@ pub(crate) fn exit(task: u64) -> i32 {
         return 0;
     };
     let (tid, tgid) = current_ids();
-    pending::end_all(state, None);
+    pending::end_all(state, FaultKind::UNFINISHED, FaultKind::REFUSED);
     account::settle(state, task, (tid, tgid), UncountedCause::EXIT);
     let group_dead = if config!(has_task_layout) != 0 {
         let signal: u64 = read_kernel(task, config!(task_signal));

@@ -175,7 +175,7 @@ mod tests {
             mmaps,munmaps,mremaps,mprotects,madvises,brks,other_maps,looked_ns,looked_pages,\
             present_pages,swapped_pages,file_pages,shared_pages,exclusive_pages,zero_pages,\
             ksm_pages,huge_pages,mthp_pages,hugetlb_pages,written_pages,accessed_pages,\
-            migrated_pages,lower_bound\n";
+            migrated_pages,lower_bound,incomplete_faults\n";
         let faults = "time_ns,tgid,tid,comm,cpu,addr,ip,access,mode,kind,latency_ns,region,\
             offset_bytes,gave,stack,name,file_offset_bytes,gave_pages,gave_lag_ns\n";
         let pages = "time_ns,tgid,region,addr,pages,pfn,prev_pfn,state,prev_state,flags,order,node,cause\n";
@@ -200,6 +200,7 @@ mod tests {
                 completed: FaultCounts { minor: 10, major: 2 },
                 detail: Some(FaultDetail {
                     failed: 3,
+                    incomplete: 48,
                     access: AccessCounts { read: 4, write: 5, exec: 6, cow: 8, unknown: 0 },
                     kernel: 7,
                     refaults: None,
@@ -239,7 +240,7 @@ mod tests {
 
         let text = csv::<TimelineRow>(&[Row::Timeline(row)]);
         let expected = "0,100000000,42,cc1,7,0x1000,0x9000,rw-p,file,\"/tmp/a, \"\"b\"\" \u{fffd}\",\
-            10,2,3,4,5,6,7,8,,,900,200,41,42,43,44,45,46,47,90,31,32,33,34,35,36,37,,39,40,41,,,44,1";
+            10,2,3,4,5,6,7,8,,,900,200,41,42,43,44,45,46,47,90,31,32,33,34,35,36,37,,39,40,41,,,44,1,48";
         assert_eq!(text.lines().nth(1), Some(expected));
     }
 
@@ -250,8 +251,8 @@ mod tests {
 
         let text = csv::<TimelineRow>(&[Row::Timeline(slot), Row::Timeline(uncounted)]);
         let expected = [
-            "0,100000000,42,cc1,,0x200000,0x400000,,,,0,0,,,,,,,,,,,0,0,0,0,0,0,0,,,,,,,,,,,,,,,,0",
-            "0,100000000,42,cc1,,,,,,,0,0,,,,,,,,9,,,0,0,0,0,0,0,0,,,,,,,,,,,,,,,,0",
+            "0,100000000,42,cc1,,0x200000,0x400000,,,,0,0,,,,,,,,,,,0,0,0,0,0,0,0,,,,,,,,,,,,,,,,0,",
+            "0,100000000,42,cc1,,,,,,,0,0,,,,,,,,9,,,0,0,0,0,0,0,0,,,,,,,,,,,,,,,,0,",
         ];
         assert_eq!(text.lines().skip(1).collect::<Vec<_>>(), expected);
     }

@@ -9,7 +9,7 @@ mod pages;
 
 use super::{Column, Table, Value};
 use crate::{
-    event::{Access, FaultKind, Loss, Mode},
+    event::{Access, Loss, Mode},
     timeline::{AccessCounts, FaultDetail, FaultRow, PageCounts, PageTally, Row, TimelineRow},
     units::{Nanos, PageCount, Timestamp, VirtAddr, VirtRange},
 };
@@ -120,7 +120,7 @@ impl Table for TimelineRow {
         }),
         column("minor_faults", "completed minor faults", |row, _| row.faults.completed.minor.into()),
         column("major_faults", "completed major faults", |row, _| row.faults.completed.major.into()),
-        column("failed_faults", "faults that failed, were retried or stayed unfinished", |row, _| {
+        column("failed_faults", "faults that failed: SIGSEGV or SIGBUS followed", |row, _| {
             row.detail(|detail| detail.failed)
         }),
         column("read_faults", "loads", |row, _| row.access(|access| access.read)),
@@ -181,6 +181,11 @@ impl Table for TimelineRow {
         column("lower_bound", "1 if a loss touches the interval: counts are at least these", |row, _| {
             u64::from(row.lower_bound).into()
         }),
+        column(
+            "incomplete_faults",
+            "faults that ended otherwise without completing: refused, emulated, retried or unfinished",
+            |row, _| row.detail(|detail| detail.incomplete),
+        ),
     ];
 
     fn of(row: &Row) -> Option<&Self> {
@@ -219,15 +224,13 @@ impl Table for FaultRow {
                 Mode::Kernel => "kernel",
             })
         }),
-        column("kind", "minor, major, failed, retried or unfinished", |row, _| {
-            Value::Word(match row.fault.kind {
-                FaultKind::Minor => "minor",
-                FaultKind::Major => "major",
-                FaultKind::Failed => "failed",
-                FaultKind::Retried => "retried",
-                FaultKind::Unfinished => "unfinished",
-            })
-        }),
+        column(
+            "kind",
+            "how it ended: minor or major (completed), failed (SIGSEGV or SIGBUS followed), refused (an access of the kernel's own \
+             that went on without the page), emulated (a call in the vsyscall page), retried (left to the instruction to be \
+             executed again) or unfinished (had not ended when the thread did, or tracing)",
+            |row, _| row.fault.kind.name().into(),
+        ),
         column("latency_ns", "entry to completion", |row, _| row.fault.latency.into()),
         column("region", "number of the region that holds the address", |row, _| {
             row.place.as_ref().map(|place| place.region.0).into()

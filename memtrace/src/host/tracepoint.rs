@@ -64,13 +64,14 @@ fn with_rename_offsets(config: &Config) -> Result<Config, RecordError> {
     })
 }
 
-/// `config` with the offsets in records of faults, locks and calls, and of tasks beyond their birth.
+/// `config` with the offsets in records of faults, signals, locks and calls, and of tasks beyond their birth.
 pub(super) fn with_event_offsets(config: &Config) -> Result<Config, RecordError> {
     // Not on every architecture; software events take their place.
     let fault = Format::read("exceptions/page_fault_user").ok();
     let fault = |field| fault.as_ref().map_or(Ok(0), |fault| fault.offset(field, 8));
     let lock = Format::read("mmap_lock/mmap_lock_acquire_returned")?;
     let unlock = Format::read("mmap_lock/mmap_lock_released")?;
+    let signal = Format::read("signal/signal_generate")?;
     with_rename_offsets(&Config {
         exec_old_pid: Format::read("sched/sched_process_exec")?.offset("old_pid", 4)?,
         exit_ret: Format::read("raw_syscalls/sys_exit")?.offset("ret", 8)?,
@@ -82,6 +83,9 @@ pub(super) fn with_event_offsets(config: &Config) -> Result<Config, RecordError>
         fault_address: fault("address")?,
         fault_ip: fault("ip")?,
         fault_error: fault("error_code")?,
+        signal_number: signal.offset("sig", 4)?,
+        signal_code: signal.offset("code", 4)?,
+        signal_pid: signal.offset("pid", 4)?,
         ..*config
     })
 }

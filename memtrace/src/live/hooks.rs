@@ -45,7 +45,7 @@ pub(super) struct Hooks {
     pub(super) cgroup: Vec<Hooked>,
     /// Changes of address spaces, and population without events.
     pub(super) maps: Vec<Hooked>,
-    /// Entries of faults.
+    /// Entries of faults, and the signals by which they fail.
     pub(super) entries: Vec<Hooked>,
     /// Completions of faults; entries too, where software events stand in for the tracepoints.
     pub(super) completions: Vec<Hooked>,
@@ -88,7 +88,12 @@ impl Hooks {
                 ("cgroup_attach_record", Hook::Record("cgroup", "cgroup_attach_task"))
             });
         }
-        let mut entries = Vec::new();
+        // Before the entries: a fault whose signal was missed would pass for one that was retried.
+        let mut entries = vec![if plan.from_records {
+            ("signal_generated_record", Hook::Record("signal", "signal_generate"))
+        } else {
+            ("signal_generated", Hook::Raw("signal_generate"))
+        }];
         let mut completions = vec![
             ("fault_minor", Hook::Software(SoftwareEvent::PageFaultsMin)),
             ("fault_major", Hook::Software(SoftwareEvent::PageFaultsMaj)),

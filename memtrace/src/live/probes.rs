@@ -142,7 +142,7 @@ impl Probes {
             possible_cpus,
             verbose,
         } = plan;
-        let rings = fault_rings(*possible_cpus, *ring_bytes, config.page_size);
+        let rings = fault_rings(*possible_cpus, *ring_bytes, rustix::param::page_size());
         let config = Config {
             heat_cells: heat::cells_per_cpu(*possible_cpus).into(),
             event_rings: rings.len() as u64,
@@ -433,10 +433,10 @@ fn attach(
 }
 
 /// The rings of faults that share out `ring_bytes`: one for each CPU, as far as there are rings and pages.
-fn fault_rings(possible_cpus: u32, ring_bytes: u32, page_size: u64) -> &'static [&'static str] {
-    let pages = u64::from(ring_bytes) / page_size.max(1);
-    let wanted = u64::from(possible_cpus.next_power_of_two()).min(pages).max(1);
-    &names::EVENTS[..usize::try_from(wanted).unwrap_or(EVENT_RINGS).min(EVENT_RINGS)]
+fn fault_rings(possible_cpus: u32, ring_bytes: u32, page_bytes: usize) -> &'static [&'static str] {
+    let pages = ring_bytes as usize / page_bytes;
+    let wanted = possible_cpus.next_power_of_two() as usize;
+    &names::EVENTS[..wanted.min(pages).clamp(1, EVENT_RINGS)]
 }
 
 /// The object lacks something that its sources have.

@@ -4,7 +4,7 @@
 //! Source: `perf_event_open(2)`: an inherited event covers tasks that are made after it was opened.
 //! Keeps: what changes address spaces is armed before their maps are read; task events are armed before the list of tasks
 //! is read, and the list is read again until it is stable; no task is counted by two events. Completions are armed before
-//! entries: a fault in between is recorded without a latency, rather than taken for one that failed.
+//! entries: a fault in between is recorded without a latency, rather than taken for one that never completed.
 //! Not here: launching a command (`session::launch`).
 
 use std::{collections::BTreeSet, fmt, io};

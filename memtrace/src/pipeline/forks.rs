@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    event::{Access, Fault, FaultKind, TaskAction, TaskEvent, Tgid},
+    event::{Access, Fault, TaskAction, TaskEvent, Tgid},
     timeline::ForkTax,
 };
 
@@ -49,7 +49,7 @@ impl Forks {
     pub(super) fn fault(&mut self, fault: &Fault, process: Tgid) {
         let is_copy = fault.access == Some(Access::Write)
             && fault.protection == Some(true)
-            && matches!(fault.kind, FaultKind::Minor | FaultKind::Major);
+            && fault.kind.is_completed();
         if !is_copy {
             return;
         }
@@ -70,7 +70,7 @@ impl Forks {
 mod tests {
     use super::*;
     use crate::{
-        event::{Comm, Cpu, Mode, SpaceId, Tid},
+        event::{Comm, Cpu, FaultKind, Mode, SpaceId, Tid},
         units::{Nanos, Timestamp, VirtAddr},
     };
 

@@ -17,10 +17,7 @@ use super::{
     totals::Totals,
 };
 use crate::{
-    event::{
-        Fault, FaultKind, HeatReading, HostFacts, LookDepth, Loss, MapRequest, PageLook, SpaceId, Tgid,
-        Uncounted,
-    },
+    event::{Fault, HeatReading, HostFacts, LookDepth, Loss, MapRequest, PageLook, SpaceId, Tgid, Uncounted},
     timeline::{FaultRow, FaultTally, PageCause, PageTally, Row},
     units::{Nanos, PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
 };
@@ -116,7 +113,7 @@ impl Intervals {
         let (event_rows, page) = (self.event_rows, self.page);
         let row = self.at(fault.time).fault_rows.len();
         if let Some(Task { space, .. }) = task
-            && matches!(fault.kind, FaultKind::Minor | FaultKind::Major)
+            && fault.kind.is_completed()
         {
             let is_first = self.places.fault(space, fault);
             if event_rows {

@@ -6,7 +6,7 @@ use crate::{
         Tgid, Tid, Uncounted, UncountedCause, Vma,
     },
     pagemap::{PageCategories, StateRun},
-    timeline::{AccessCounts, FaultDetail, TimelineRow},
+    timeline::{AccessCounts, FaultDetail, FaultTotals, TimelineRow},
     units::{PageCount, VirtAddr, VirtRange},
 };
 
@@ -176,6 +176,23 @@ fn faults_are_counted_by_region_and_interval() {
     assert_eq!(counts, [(at(0), 0x1000, 2), (at(0), 0x20_0000, 1), (at(100), 0x1000, 1)]);
     assert_eq!(summary.faults.completed, FaultCounts { minor: 4, major: 0 });
     assert_eq!(summary.regions[0].faults.minor, 3);
+}
+
+#[test]
+fn faults_that_did_not_complete_are_counted_by_how_they_ended() {
+    use FaultKind::{Emulated, Failed, Refused, Retried, Unfinished};
+    let kinds = [Failed, Failed, Refused, Emulated, Emulated, Emulated, Retried, Unfinished];
+    let Record::Fault(fault) = fault(20, 0x1000) else { panic!("a fault") };
+    let mut records = vec![join(1), maps(2, SPACE, &[(0x1000, 0x9000)])];
+    records.extend(kinds.map(|kind| Record::Fault(Fault { kind, latency: None, ..fault })));
+
+    let (rows, _, summary) = run(Detail::Full, &records);
+
+    let FaultTotals { completed, failed, refused, emulated, retried, unfinished, .. } = summary.faults;
+    assert_eq!(completed, FaultCounts::default());
+    assert_eq!([failed, refused, emulated, retried, unfinished], [2, 1, 3, 1, 1]);
+    let detail = timeline(&rows)[0].faults.detail.expect("faults were recorded one by one");
+    assert_eq!((detail.failed, detail.incomplete, detail.latency_max), (2, 6, None));
 }
 
 #[test]

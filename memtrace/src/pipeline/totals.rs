@@ -142,10 +142,12 @@ impl Totals {
             FaultKind::Minor => totals.completed.minor += 1,
             FaultKind::Major => totals.completed.major += 1,
             FaultKind::Failed => totals.failed += 1,
+            FaultKind::Refused => totals.refused += 1,
+            FaultKind::Emulated => totals.emulated += 1,
             FaultKind::Retried => totals.retried += 1,
             FaultKind::Unfinished => totals.unfinished += 1,
         }
-        if !matches!(fault.kind, FaultKind::Minor | FaultKind::Major) {
+        if !fault.kind.is_completed() {
             return;
         }
         match fault.mode {

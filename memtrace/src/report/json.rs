@@ -87,6 +87,8 @@ impl Report {
         let FaultTotals {
             completed: _,
             failed,
+            refused,
+            emulated,
             retried,
             unfinished,
             user,
@@ -102,6 +104,8 @@ impl Report {
             "minor": recorded.minor,
             "major": recorded.major,
             "failed": known(failed),
+            "refused": known(refused),
+            "emulated": known(emulated),
             "retried": known(retried),
             "unfinished": known(unfinished),
             "user": known(user),

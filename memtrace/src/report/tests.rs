@@ -64,6 +64,8 @@ fn fault_totals() -> FaultTotals {
         user: 90,
         kernel: 12,
         access: AccessCounts { write: 80, read: 22, ..AccessCounts::default() },
+        refused: 3,
+        emulated: 4,
         latency_max: Some(Nanos::new(1_020)),
         ..FaultTotals::default()
     }
@@ -206,6 +208,7 @@ fn json_has_the_contract() {
     assert_eq!(json["complete"], true);
     assert_eq!(json["faults"]["minor"], 100);
     assert_eq!(json["faults"]["write"], 80);
+    assert_eq!((&json["faults"]["refused"], &json["faults"]["emulated"]), (&json!(3), &json!(4)));
     let uncounted = json!({ "minor": 30, "major": 0, "by": { "populate": 24, "exec": 6 } });
     assert_eq!(json["uncounted"], uncounted);
     assert_eq!(json["kernel_counted"], json!({ "minor": 130, "major": 2 }));

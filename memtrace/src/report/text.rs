@@ -163,6 +163,8 @@ impl Report {
         let FaultTotals {
             completed,
             failed,
+            refused,
+            emulated,
             retried,
             unfinished,
             user,
@@ -187,8 +189,14 @@ impl Report {
         for (label, count) in rows.into_iter().filter(|(_, count)| *count > 0) {
             writeln!(f, "  {label:<24}{count:>12}{:>12}", Share(count, completed.total()))?;
         }
-        let rows = [("failed", failed), ("retried", retried), ("unfinished", unfinished)];
-        if failed + retried + unfinished > 0 {
+        let rows = [
+            ("failed", failed),
+            ("refused", refused),
+            ("emulated", emulated),
+            ("retried", retried),
+            ("unfinished", unfinished),
+        ];
+        if rows.iter().any(|(_, count)| *count > 0) {
             heading(f, "Not completed", ["faults"])?;
         }
         for (label, count) in rows.into_iter().filter(|(_, count)| *count > 0) {

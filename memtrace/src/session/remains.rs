@@ -16,7 +16,7 @@ pub(super) fn batch(states: &[(u32, TaskState)], is_charge_known: u64, now: Time
     for (tid, state) in states {
         let TaskState { space, tgid, flags, account, user, kernel_0, kernel_1, kernel_2, .. } = *state;
         for pending in [user, kernel_0, kernel_1, kernel_2] {
-            faults.extend(unfinished(*tid, pending, now).into_iter().flatten());
+            faults.extend(unended(*tid, pending, now).into_iter().flatten());
         }
         let kind = if flags & TaskState::EXITED == 0 { EventKind::ALIVE } else { EventKind::LATE };
         let header = EventHeader {
@@ -33,8 +33,8 @@ pub(super) fn batch(states: &[(u32, TaskState)], is_charge_known: u64, now: Time
     vec![Frame::Control(control), Frame::Faults(faults), Frame::Tick(now)]
 }
 
-/// The record of a fault that was being handled; `None` if the slot is empty.
-fn unfinished(tid: u32, pending: Pending, now: Timestamp) -> Option<[u8; FaultEvent::LEN]> {
+/// The record of a fault of which no end was seen; `None` if the slot is empty.
+fn unended(tid: u32, pending: Pending, now: Timestamp) -> Option<[u8; FaultEvent::LEN]> {
     let Pending { time_ns, addr, ip, flags: _ } = pending;
     if time_ns == 0 {
         return None;
@@ -45,7 +45,7 @@ fn unfinished(tid: u32, pending: Pending, now: Timestamp) -> Option<[u8; FaultEv
         ip,
         tid,
         flags: pending.fault_flags(),
-        kind: FaultKind::UNFINISHED,
+        kind: pending.kind_or_emulated(FaultKind::UNFINISHED),
         ..FaultEvent::default()
     };
     Some(fault.to_bytes())
@@ -71,5 +71,16 @@ mod tests {
         assert_eq!((exit.header.kind, exit.header.tid), (EventKind::ALIVE, 9));
         assert_eq!((fault.kind, fault.time_ns, fault.tid), (FaultKind::UNFINISHED, 100, 9));
         assert_eq!(now.as_nanos(), 100);
+    }
+
+    #[test]
+    fn pending_fault_in_the_vsyscall_page_is_emulated() {
+        let ip = 0xffff_ffff_ff60_0400;
+        let pending = Pending { time_ns: 70, addr: ip, ip, flags: FaultFlags::USER.into() };
+
+        let bytes = unended(9, pending, Timestamp::from_nanos(100)).expect("the slot is not empty");
+
+        let fault = FaultEvent::from_bytes(&bytes).expect("one fault");
+        assert_eq!((fault.kind, fault.flags), (FaultKind::EMULATED, FaultFlags::USER));
     }
 }

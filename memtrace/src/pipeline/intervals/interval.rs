@@ -191,8 +191,12 @@ pub(super) fn add_fault(tally: &mut FaultTally, fault: &Fault) {
     match kind {
         FaultKind::Minor => tally.completed.minor += 1,
         FaultKind::Major => tally.completed.major += 1,
-        FaultKind::Failed | FaultKind::Retried | FaultKind::Unfinished => {
+        FaultKind::Failed => {
             detail.failed += 1;
+            return;
+        }
+        FaultKind::Refused | FaultKind::Emulated | FaultKind::Retried | FaultKind::Unfinished => {
+            detail.incomplete += 1;
             return;
         }
     }
