@@ -113,6 +113,13 @@ impl Report {
         features.find_map(|feature| (feature.name == name).then_some(&feature.state))
     }
 
+    /// The latency in nanoseconds that this part of completed faults did not exceed, to three digits; `None` if none is known.
+    fn latency_at(&self, quantile: f64) -> Option<u64> {
+        // The histogram answers with the upper end of a bucket.
+        let max = self.summary.faults.latency_max?.get();
+        Some(self.summary.latencies.value_at_quantile(quantile).min(max))
+    }
+
     /// Records lost by `cause`; `None` if the number cannot be known.
     fn lost(&self, cause: LossCause) -> Option<u64> {
         let touches = |loss: &&Loss| loss.cause == cause || loss.cause == LossCause::TornTail;

@@ -156,12 +156,10 @@ impl Report {
     }
 
     fn latency_json(&self) -> Value {
-        let latencies = &self.summary.latencies;
-        let known = |value: u64| (!latencies.is_empty()).then_some(value);
         json!({
-            "p50": known(latencies.value_at_quantile(0.5)),
-            "p90": known(latencies.value_at_quantile(0.9)),
-            "p99": known(latencies.value_at_quantile(0.99)),
+            "p50": self.latency_at(0.5),
+            "p90": self.latency_at(0.9),
+            "p99": self.latency_at(0.99),
             "max": self.summary.faults.latency_max.map(Nanos::get),
         })
     }

@@ -236,6 +236,18 @@ fn json_has_the_contract() {
 }
 
 #[test]
+fn no_part_of_the_faults_takes_longer_than_the_longest() {
+    let mut report = report();
+    report.summary.latencies.reset();
+    report.summary.latencies.record(6_000_146_064).expect("within the bounds");
+    report.summary.faults.latency_max = Some(Nanos::new(6_000_146_064));
+
+    let latency = &report.to_json()["latency_ns"];
+
+    assert_eq!((&latency["p99"], &latency["max"]), (&json!(6_000_146_064_u64), &json!(6_000_146_064_u64)));
+}
+
+#[test]
 fn counted_faults_are_those_of_the_heat_counters_and_their_kinds_are_unknown() {
     let mut report = report();
     report.header.capture.detail = Detail::Counts;

@@ -217,14 +217,13 @@ impl Report {
     }
 
     fn latency(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let latencies = &self.summary.latencies;
         let Some(max) = self.summary.faults.latency_max else {
             return Ok(());
         };
         heading(f, "Latency", ["p50", "p90", "p99", "max"])?;
         write!(f, "  {:<24}", "completed faults")?;
-        let quantiles = [0.5, 0.9, 0.99].map(|quantile| latencies.value_at_quantile(quantile));
-        for nanos in quantiles.into_iter().chain([max.get()]) {
+        let quantiles = [0.5, 0.9, 0.99].into_iter().filter_map(|quantile| self.latency_at(quantile));
+        for nanos in quantiles.chain([max.get()]) {
             write!(f, "{:>12}", Time(nanos))?;
         }
         writeln!(f)
