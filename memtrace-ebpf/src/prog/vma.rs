@@ -16,13 +16,13 @@ use super::{config, current_ids, emit, filter, pending, read_kernel};
 use crate::CALLS;
 
 /// `PR_SET_VMA` of `include/uapi/linux/prctl.h`.
-const PR_SET_VMA: u64 = 0x5356_4d41;
+const PR_SET_VMA: u32 = 0x5356_4d41;
 /// `PR_SET_MM` of `include/uapi/linux/prctl.h`.
-const PR_SET_MM: u64 = 35;
+const PR_SET_MM: u32 = 35;
 /// `UFFDIO_REGISTER` and `UFFDIO_UNREGISTER` of `include/uapi/linux/userfaultfd.h`.
-const UFFDIO: [u64; 2] = [0xc020_aa00, 0x8010_aa01];
+const UFFDIO: [u32; 2] = [0xc020_aa00, 0x8010_aa01];
 /// `MADV_DONTFORK`, `MADV_DOFORK`, `MADV_WIPEONFORK` and `MADV_KEEPONFORK`: what a fork copies depends on them.
-const FORK_ADVICE: [u64; 4] = [10, 11, 18, 19];
+const FORK_ADVICE: [u32; 4] = [10, 11, 18, 19];
 
 /// Time after which a call that populates memory is stamped with its return: the record would come too late to be put
 /// in order, and the kernel's own record of the new region has told of it.
@@ -90,8 +90,8 @@ impl Request {
     fn is_told(self) -> bool {
         match self.call {
             Call(0) | Call::EXPLAINED => false,
-            Call::PRCTL => matches!(self.argument(0), PR_SET_VMA | PR_SET_MM),
-            Call::IOCTL => UFFDIO.contains(&self.argument(1)),
+            Call::PRCTL => matches!(self.int(0), PR_SET_VMA | PR_SET_MM),
+            Call::IOCTL => UFFDIO.contains(&self.int(1)),
             _ => true,
         }
     }
@@ -99,12 +99,18 @@ impl Request {
     /// Whether it is `prctl(PR_SET_VMA)`.
     #[inline(always)]
     fn names(self) -> bool {
-        self.call == Call::PRCTL && self.argument(0) == PR_SET_VMA
+        self.call == Call::PRCTL && self.int(0) == PR_SET_VMA
     }
 
     #[inline(always)]
     fn argument(self, index: usize) -> u64 {
         arch::argument(self.regs, index, self.is_32_bit)
+    }
+
+    /// An argument that the call declares as `int`: the kernel takes the lower half of the register.
+    #[inline(always)]
+    fn int(self, index: usize) -> u32 {
+        self.argument(index) as u32
     }
 
     /// Records that the call ended.
@@ -214,7 +220,7 @@ fn effective(request: Request, section_ns: u64, had_effect: bool) -> u64 {
         | Call::REMAP_FILE_PAGES => now - section_ns < STALE_NS,
         // PR_SET_MM shares the lock.
         Call::PRCTL => request.names() && now - section_ns < STALE_NS,
-        Call::MADVISE => FORK_ADVICE.contains(&request.argument(2)) && now - section_ns < STALE_NS,
+        Call::MADVISE => FORK_ADVICE.contains(&request.int(2)) && now - section_ns < STALE_NS,
         _ => false,
     };
     if section_ns != 0 && had_effect && may_wait { section_ns } else { now }

@@ -21,6 +21,8 @@ const UFFDIO_REGISTER: u64 = 0xc020_aa00;
 pub(super) fn call(event: &CallEvent, name: &[u8]) -> Option<MapCall> {
     let CallEvent { call, result, arg_0, arg_1, arg_2, arg_3, arg_4, arg_5, .. } = *event;
     let addr = VirtAddr::from_raw(arg_0);
+    // Of an argument that the call declares as `int` the kernel takes the lower half of the register.
+    let int = |argument: u64| argument & u64::from(u32::MAX);
     let request = match call {
         Call::MMAP => MapRequest::Mmap { addr, length: arg_1, prot: arg_2, flags: arg_3, offset: arg_5 },
         Call::MMAP2 => {
@@ -37,19 +39,23 @@ pub(super) fn call(event: &CallEvent, name: &[u8]) -> Option<MapCall> {
         },
         Call::BRK => MapRequest::Brk { addr },
         Call::MPROTECT => MapRequest::Mprotect { addr, length: arg_1, prot: arg_2, pkey: None },
-        Call::PKEY_MPROTECT => MapRequest::Mprotect { addr, length: arg_1, prot: arg_2, pkey: Some(arg_3) },
-        Call::MADVISE => MapRequest::Madvise { addr, length: arg_1, advice: arg_2 },
-        Call::PROCESS_MADVISE => MapRequest::ProcessMadvise { advice: arg_3 },
+        Call::PKEY_MPROTECT => {
+            MapRequest::Mprotect { addr, length: arg_1, prot: arg_2, pkey: Some(int(arg_3)) }
+        }
+        Call::MADVISE => MapRequest::Madvise { addr, length: arg_1, advice: int(arg_2) },
+        Call::PROCESS_MADVISE => MapRequest::ProcessMadvise { advice: int(arg_3) },
         Call::MLOCK => MapRequest::Mlock { addr, length: arg_1, flags: 0 },
-        Call::MLOCK2 => MapRequest::Mlock { addr, length: arg_1, flags: arg_2 },
+        Call::MLOCK2 => MapRequest::Mlock { addr, length: arg_1, flags: int(arg_2) },
         Call::MUNLOCK => MapRequest::Munlock { addr, length: arg_1 },
-        Call::MLOCKALL => MapRequest::Mlockall { flags: arg_0 },
+        Call::MLOCKALL => MapRequest::Mlockall { flags: int(arg_0) },
         Call::MUNLOCKALL => MapRequest::Munlockall,
-        Call::SHMAT => MapRequest::Shmat { id: arg_0, addr: VirtAddr::from_raw(arg_1), flags: arg_2 },
+        Call::SHMAT => {
+            MapRequest::Shmat { id: int(arg_0), addr: VirtAddr::from_raw(arg_1), flags: int(arg_2) }
+        }
         Call::SHMDT => MapRequest::Shmdt { addr },
         Call::REMAP_FILE_PAGES => MapRequest::RemapFilePages { addr, size: arg_1, flags: arg_4 },
         Call::MSEAL => MapRequest::Mseal { addr, length: arg_1 },
-        Call::PRCTL if arg_0 == PR_SET_MM => MapRequest::SetBounds {
+        Call::PRCTL if int(arg_0) == PR_SET_MM => MapRequest::SetBounds {
             landmarks: Landmarks { start_brk: known_addr(arg_2), start_stack: known_addr(arg_4) },
             brk: known_addr(arg_3),
         },
@@ -58,7 +64,7 @@ pub(super) fn call(event: &CallEvent, name: &[u8]) -> Option<MapCall> {
         }
         Call::IOCTL => {
             let (addr, length) = (VirtAddr::from_raw(arg_2), arg_3);
-            if arg_1 == UFFDIO_REGISTER {
+            if int(arg_1) == UFFDIO_REGISTER {
                 MapRequest::UffdRegister { addr, length, mode: arg_4 }
             } else {
                 MapRequest::UffdUnregister { addr, length }
@@ -120,6 +126,16 @@ mod tests {
         // A break or mapping of a 32-bit program lies in the upper half of 32 bits.
         assert_eq!(result(0xf7f0_0000), Ok(0xf7f0_0000));
         assert_eq!(result(-4096), Ok(0xffff_ffff_ffff_f000));
+    }
+
+    #[test]
+    fn upper_half_of_an_int_is_not_part_of_it() {
+        let event = CallEvent { arg_2: 0xdead_beef_0000_0004, ..event(Call::MADVISE, 0) };
+
+        let request = call(&event, &[]).expect("a known call").request;
+
+        let addr = VirtAddr::from_raw(event.arg_0);
+        assert_eq!(request, MapRequest::Madvise { addr, length: event.arg_1, advice: 4 });
     }
 
     #[test]
