@@ -219,7 +219,7 @@ impl Pipeline {
                         MapAction::Renewed { space } => intervals.begin(*space),
                         _ => {}
                     }
-                    totals.map(&map);
+                    totals.map(&map, &done);
                     intervals.map(map.time, &done);
                     rows.extend(done.row.filter(|_| *event_rows).map(Row::Map));
                 }

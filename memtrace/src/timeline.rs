@@ -19,7 +19,7 @@ mod maps;
 mod pages;
 
 pub use looks::{LookCount, LookSummary, PageCounts, PageState, UnseenRegions};
-pub use maps::{Churn, MapFlags, MapIdentity, MapRow, MapSummary, MapTally, MappingProcess};
+pub use maps::{Advised, Churn, MapFlags, MapIdentity, MapRow, MapSummary, MapTally, MappingProcess};
 pub use pages::{CopyTotals, ForkTax, Gave, GaveKind, GaveTotals, PageCause, PageKind, PageRow};
 
 /// The number of a region, unique in a recording.

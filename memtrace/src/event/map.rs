@@ -210,6 +210,31 @@ impl MapRequest {
         }
     }
 
+    /// Whether it may change which addresses are mapped.
+    #[must_use]
+    pub const fn resizes(&self) -> bool {
+        match self.kind() {
+            CallKind::Mmap
+            | CallKind::Munmap
+            | CallKind::Mremap
+            | CallKind::Brk
+            | CallKind::Shmat
+            | CallKind::Shmdt
+            | CallKind::RemapFilePages => true,
+            CallKind::Mprotect
+            | CallKind::PkeyMprotect
+            | CallKind::Madvise
+            | CallKind::ProcessMadvise
+            | CallKind::Mlock
+            | CallKind::Munlock
+            | CallKind::Mlockall
+            | CallKind::Munlockall
+            | CallKind::Mseal
+            | CallKind::Prctl
+            | CallKind::Userfaultfd => false,
+        }
+    }
+
     /// Which call it is.
     #[must_use]
     pub const fn kind(&self) -> CallKind {

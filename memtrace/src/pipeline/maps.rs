@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::tasks::Tasks;
 use crate::{
     event::{CallKind, MapAction, MapCall, MapEvent, MapRequest, ShownVma, SpaceId, TaskEvent, Tgid, Tid},
-    region::{AddressSpace, Comparison, Contradiction},
+    region::{AddressSpace, Comparison, Contradiction, Turnover},
     timeline::{Churn, MapFlags, MapRow, MapSummary, RegionId, RegionLabel},
     units::{Nanos, Timestamp, VirtAddr, VirtRange},
 };
@@ -17,6 +17,10 @@ pub(super) struct Done {
     pub(super) place: Option<(Tgid, SpaceId, Option<RegionId>)>,
     /// The call, if one succeeded.
     pub(super) succeeded: Option<CallKind>,
+    /// What it mapped and unmapped, if it is a call that may.
+    turnover: Option<Turnover>,
+    /// Bytes that are mapped where advice is given; `None` if that is not known.
+    advised: Option<u64>,
     /// What it looks like in the table `maps`.
     pub(super) row: Option<MapRow>,
 }
@@ -40,8 +44,12 @@ pub(super) fn apply(event: &MapEvent, tasks: &mut Tasks) -> Done {
             Done::default()
         }
         MapAction::Trimmed { space, pages } => {
-            let trimmed =
-                tasks.regions_mut(*space).and_then(|(regions, ids)| regions.trim(*time, *pages, ids));
+            let trimmed = tasks.regions_mut(*space).and_then(|(regions, ids)| {
+                let trimmed = regions.trim(*time, *pages, ids);
+                // No call unmapped it.
+                regions.take_turnover();
+                trimmed
+            });
             let row = trimmed.map(|range| MapRow { range: Some(range), ..row("trim") });
             Done { place: Some((*tgid, *space, None)), row, ..Done::default() }
         }
@@ -73,18 +81,20 @@ fn apply_shown(event: &MapEvent, shown: &ShownVma, tasks: &mut Tasks) -> Option<
     }
     let action = if regions.is_loading() { "exec" } else { "stack" };
     regions.settle(ids);
+    // No call mapped it.
+    regions.take_turnover();
     let range = shown.vma.range;
     let label = regions.label(regions.find(range.start())?);
     let place = Some((tgid, space, Some(label.id)));
     let row = MapRow { range: Some(range), ..MapRow::new(time, (tgid, tid), action) }.with_label(Some(label));
-    Some(Done { place, succeeded: None, row: Some(row) })
+    Some(Done { place, row: Some(row), ..Done::default() })
 }
 
 fn apply_call(event: &MapEvent, space: SpaceId, call: &MapCall, tasks: &mut Tasks) -> Done {
     let MapEvent { time, tgid, tid, .. } = *event;
     let MapCall { request, result, may_have_resized: _ } = call;
     let kind = request.kind();
-    let (mut range, mut label) = (None, None);
+    let (mut range, mut label, mut turnover, mut advised) = (None, None, None, None);
     if let Some((regions, ids)) = tasks.regions_mut(space) {
         range = place_of(regions, request, *result);
         let heap_end = regions.heap_end();
@@ -107,6 +117,10 @@ fn apply_call(event: &MapEvent, space: SpaceId, call: &MapCall, tasks: &mut Task
             // How long a segment is only the region tells.
             range = label.as_ref().map(|label| label.range).or(range);
         }
+        turnover = request.resizes().then(|| regions.take_turnover());
+        if matches!(request, MapRequest::Madvise { .. }) && !regions.is_doubtful() {
+            advised = range.map(|range| regions.mapped_bytes(range));
+        }
     }
     let place = Some((tgid, space, label.as_ref().map(|label: &RegionLabel| label.id)));
     let succeeded = result.is_ok().then_some(kind);
@@ -117,7 +131,7 @@ fn apply_call(event: &MapEvent, space: SpaceId, call: &MapCall, tasks: &mut Task
         gives_address: matches!(kind, CallKind::Mmap | CallKind::Mremap | CallKind::Brk | CallKind::Shmat),
         ..MapRow::new(time, (tgid, tid), kind.name())
     };
-    Done { place, succeeded, row: Some(row.with_label(label)) }
+    Done { place, succeeded, turnover, advised, row: Some(row.with_label(label)) }
 }
 
 /// How rows show the first region in `range`.
@@ -193,69 +207,81 @@ const SIZES: usize = 4_096;
 #[derive(Debug, Default)]
 pub(super) struct MapTotals {
     summary: MapSummary,
-    /// Size in bytes and birth of mappings that came by one `mmap`, by place.
-    mapped: BTreeMap<(SpaceId, VirtAddr), (u64, Timestamp)>,
-    /// The end of the heap.
-    breaks: BTreeMap<SpaceId, VirtAddr>,
+    /// Mappings that came by one `mmap` and of which no part went, by their start, with their birth. They do not overlap.
+    mapped: BTreeMap<(SpaceId, VirtAddr), (VirtRange, Timestamp)>,
 }
 
 impl MapTotals {
-    /// Adds a map event.
-    pub(super) fn add(&mut self, event: &MapEvent) {
+    /// Adds a map event, of which `done` came.
+    pub(super) fn add(&mut self, event: &MapEvent, done: &Done) {
         let MapAction::Call { space, call: MapCall { request, result, .. } } = &event.action else { return };
-        let (space, tgid, kind) = (*space, event.tgid, request.kind());
-        let result = match *result {
-            Ok(result) => VirtAddr::from_raw(result),
-            Err(_) => return *self.summary.failed.entry(kind).or_default() += 1,
-        };
-        *self.summary.calls.entry(kind).or_default() += 1;
-        let (mut grown, mut shrunk) = (0, 0);
+        let (tgid, kind, is_done) = (event.tgid, request.kind(), result.is_ok());
+        let by_kind = if is_done { &mut self.summary.calls } else { &mut self.summary.failed };
+        *by_kind.entry(kind).or_default() += 1;
+        let turnover = done.turnover.unwrap_or_default();
+        if is_done || turnover != Turnover::default() {
+            let process = self.summary.processes.entry(tgid).or_default();
+            process.calls += u64::from(is_done);
+            process.mapped = process.mapped.saturating_add(turnover.came);
+            process.unmapped = process.unmapped.saturating_add(turnover.went);
+            process.lower_bound |= turnover.lower_bound;
+        }
+        let range = done.row.as_ref().and_then(|row| row.range);
+        if let (true, Some(range)) = (is_done, range) {
+            self.follow(event, *space, request, range);
+        }
+        if let (true, MapRequest::Madvise { advice, .. }) = (is_done, request) {
+            let advised = self.summary.advice.entry((tgid, *advice)).or_default();
+            advised.calls += 1;
+            advised.bytes = advised.bytes.saturating_add(done.advised.unwrap_or_default());
+            advised.lower_bound |= done.advised.is_none();
+        }
+    }
+
+    /// Follows mappings from `mmap` to `munmap` by a call about `range`: churn, if one goes as it came.
+    fn follow(&mut self, event: &MapEvent, space: SpaceId, request: &MapRequest, range: VirtRange) {
         match *request {
-            MapRequest::Mmap { length, .. } => {
-                grown = length;
+            MapRequest::Mmap { .. } => {
+                self.take(space, range);
                 if self.mapped.len() < REMEMBERED {
-                    self.mapped.insert((space, result), (length, event.time));
+                    self.mapped.insert((space, range.start()), (range, event.time));
                 }
             }
-            MapRequest::Munmap { addr, length } => {
-                shrunk = length;
-                self.unmapped(event, (space, addr), length);
-            }
-            MapRequest::Mremap { old_addr, old_size, new_size, .. } => {
-                grown = new_size.saturating_sub(old_size);
-                shrunk = old_size.saturating_sub(new_size);
-                self.mapped.remove(&(space, old_addr));
-            }
-            MapRequest::Brk { .. } => {
-                if let Some(before) = self.breaks.insert(space, result) {
-                    grown = result.as_raw().saturating_sub(before.as_raw());
-                    shrunk = before.as_raw().saturating_sub(result.as_raw());
+            MapRequest::Munmap { .. } => {
+                for (mapped, born) in self.take(space, range) {
+                    if mapped.intersection(range) == Some(mapped) {
+                        self.add_churn(event.tgid, mapped.bytes(), event.time.since(born));
+                    }
                 }
             }
-            MapRequest::Madvise { length, advice, .. } => {
-                let (calls, bytes) = self.summary.advice.entry((tgid, advice)).or_default();
-                *calls += 1;
-                *bytes = bytes.saturating_add(length);
+            MapRequest::Mremap { old_addr, old_size, .. } => {
+                let old_end = VirtAddr::from_raw(old_addr.as_raw().saturating_add(old_size));
+                for range in [Some(range), VirtRange::new(old_addr, old_end)].into_iter().flatten() {
+                    self.take(space, range);
+                }
             }
             _ => {}
         }
-        let process = self.summary.processes.entry(tgid).or_default();
-        process.calls += 1;
-        process.mapped = process.mapped.saturating_add(grown);
-        process.unmapped = process.unmapped.saturating_add(shrunk);
     }
 
-    /// Notes that `munmap` took `length` bytes at `place` away: churn, if one `mmap` had brought just these.
-    fn unmapped(&mut self, event: &MapEvent, place: (SpaceId, VirtAddr), length: u64) {
-        let Some((mapped, born)) = self.mapped.remove(&place) else { return };
-        let key = (event.tgid, length);
+    /// Takes the mappings of `space` that have a part in `range`.
+    fn take(&mut self, space: SpaceId, range: VirtRange) -> Vec<(VirtRange, Timestamp)> {
+        let before = self.mapped.range((space, VirtAddr::default())..(space, range.start())).next_back();
+        let within = self.mapped.range((space, range.start())..(space, range.end()));
+        let has_part = |(_, (mapped, _)): &(_, &(VirtRange, _))| mapped.intersection(range).is_some();
+        let places: Vec<_> =
+            before.into_iter().chain(within).filter(has_part).map(|(place, _)| *place).collect();
+        places.iter().filter_map(|place| self.mapped.remove(place)).collect()
+    }
+
+    /// A mapping of `bytes` bytes went as it had come, after this `lifetime`.
+    fn add_churn(&mut self, tgid: Tgid, bytes: u64, lifetime: Nanos) {
         let churn = &mut self.summary.churn;
-        if mapped != length || (churn.len() == SIZES && !churn.contains_key(&key)) {
+        if churn.len() == SIZES && !churn.contains_key(&(tgid, bytes)) {
             return;
         }
-        let lifetime = event.time.since(born);
         let none = Churn { count: 0, lifetime_sum: Nanos::default(), shortest: lifetime, longest: lifetime };
-        let Churn { count, lifetime_sum, shortest, longest } = churn.entry(key).or_insert(none);
+        let Churn { count, lifetime_sum, shortest, longest } = churn.entry((tgid, bytes)).or_insert(none);
         *count += 1;
         *lifetime_sum += lifetime;
         *shortest = (*shortest).min(lifetime);
@@ -279,11 +305,8 @@ impl MapTotals {
 
     /// Forgets an address space that is no more.
     pub(super) fn forget(&mut self, space: SpaceId) {
-        self.breaks.remove(&space);
-        let all = (space, VirtAddr::default())..=(space, VirtAddr::from_raw(u64::MAX));
-        let gone: Vec<_> = self.mapped.range(all).map(|(place, _)| *place).collect();
-        for place in gone {
-            self.mapped.remove(&place);
+        if let Some(all) = VirtRange::new(VirtAddr::default(), VirtAddr::from_raw(u64::MAX)) {
+            self.take(space, all);
         }
     }
 

@@ -8,7 +8,7 @@ use memtrace_ebpf::FaultEvent;
 use super::{
     END_OF_TIME,
     forks::Forks,
-    maps::{self, MapTotals},
+    maps::{self, Done, MapTotals},
     residence::Residence,
     seen::LookTotals,
     tasks::{Purged, RetiredIn, Tasks},
@@ -255,9 +255,9 @@ impl Totals {
         self.regions.entry(region).or_default().residence.get_or_insert_default()
     }
 
-    /// Adds a map event.
-    pub(super) fn map(&mut self, event: &MapEvent) {
-        self.maps.add(event);
+    /// Adds a map event, of which `done` came.
+    pub(super) fn map(&mut self, event: &MapEvent, done: &Done) {
+        self.maps.add(event, done);
     }
 
     /// Adds a comparison of the maps of `tgid`; returns a row for each contradiction.

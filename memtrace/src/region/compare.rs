@@ -61,6 +61,7 @@ impl AddressSpace {
         }
         let seen: Vec<(VirtRange, Traits)> = vmas.iter().map(|vma| (vma.range, Traits::of(vma))).collect();
         let raced = self.changed_since(*began);
+        let turnover = self.turnover;
         let differences = apart(self.differences(&seen), &ranges_of(&raced));
         let comparison = if self.doubtful.is_some() {
             Comparison::Learnt
@@ -71,6 +72,8 @@ impl AddressSpace {
             let corrected = seen.map(|traits| Piece { range, traits, origin: Origin::Fresh(None) });
             self.replace(time, ids, range, corrected.into_iter().collect(), &[]);
         }
+        // When that came or went no event said.
+        self.turnover = turnover;
         self.rename(&seen);
         match self.doubtful {
             Some(since) if *began < since => {}

@@ -336,6 +336,9 @@ impl AddressSpace {
             self.unknown.insert(new.addrs());
         }
         self.replace(time, ids, new, pieces, &[]);
+        if !stays {
+            self.count_as_moved(&arrived);
+        }
         for piece in arrived {
             self.retire_if_merged(time, piece);
         }

@@ -17,8 +17,9 @@ use crate::{
     pipeline::Detail,
     record::{Availability, ExitReason},
     timeline::{
-        AccessCounts, Churn, CopyTotals, FaultTotals, ForkTax, GaveKind, GaveTotals, LookCount, LookSummary,
-        MapFlags, MappingProcess, PageCounts, PageState, ProcessSummary, RegionId, RegionSummary,
+        AccessCounts, Advised, Churn, CopyTotals, FaultTotals, ForkTax, GaveKind, GaveTotals, LookCount,
+        LookSummary, MapFlags, MappingProcess, PageCounts, PageState, ProcessSummary, RegionId,
+        RegionSummary,
     },
     units::{Nanos, PageCount, Timestamp},
 };
@@ -216,13 +217,20 @@ fn churn((tgid, bytes, churn): (Tgid, u64, &Churn)) -> Value {
 }
 
 fn mapping((tgid, process): (&Tgid, &MappingProcess)) -> Value {
-    let MappingProcess { calls, mapped, unmapped } = process;
-    json!({ "tgid": tgid.0, "calls": calls, "mapped_bytes": mapped, "unmapped_bytes": unmapped })
+    let MappingProcess { calls, mapped, unmapped, lower_bound } = process;
+    json!({
+        "tgid": tgid.0,
+        "calls": calls,
+        "mapped_bytes": mapped,
+        "unmapped_bytes": unmapped,
+        "lower_bound": lower_bound,
+    })
 }
 
-fn advice(((tgid, advice), (calls, bytes)): (&(Tgid, u64), &(u64, u64))) -> Value {
+fn advice(((tgid, advice), advised): (&(Tgid, u64), &Advised)) -> Value {
+    let Advised { calls, bytes, lower_bound } = advised;
     let advice = MapFlags::Advice(*advice).to_string();
-    json!({ "tgid": tgid.0, "advice": advice, "calls": calls, "bytes": bytes })
+    json!({ "tgid": tgid.0, "advice": advice, "calls": calls, "bytes": bytes, "lower_bound": lower_bound })
 }
 
 fn finding(Finding { kind, tgid, seen, remedy }: &Finding) -> Value {

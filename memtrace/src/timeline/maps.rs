@@ -137,8 +137,8 @@ pub struct MapSummary {
     pub identity: MapIdentity,
     /// By process.
     pub processes: BTreeMap<Tgid, MappingProcess>,
-    /// Calls of `madvise` by process and advice, with the bytes that they were about.
-    pub advice: BTreeMap<(Tgid, u64), (u64, u64)>,
+    /// Calls of `madvise` by process and advice.
+    pub advice: BTreeMap<(Tgid, u64), Advised>,
     /// Mappings of one size that went by `munmap` as they had come by `mmap`, by process and size in bytes.
     pub churn: BTreeMap<(Tgid, u64), Churn>,
 }
@@ -162,10 +162,23 @@ pub struct MapIdentity {
 pub struct MappingProcess {
     /// Successful calls.
     pub calls: u64,
-    /// By `mmap`, and by the growth of `mremap` and `brk`.
+    /// What its calls mapped.
     pub mapped: u64,
-    /// By `munmap`, and by the shrinking of `mremap` and `brk`.
+    /// What its calls unmapped, or replaced by other mappings.
     pub unmapped: u64,
+    /// Whether it may have been more: the regions were doubtful at some of the calls.
+    pub lower_bound: bool,
+}
+
+/// What one process gave one advice on by `madvise`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Advised {
+    /// Successful calls.
+    pub calls: u64,
+    /// Bytes that were mapped where they were about.
+    pub bytes: u64,
+    /// Whether it may have been more: the regions were doubtful at some of the calls.
+    pub lower_bound: bool,
 }
 
 /// Mappings of one size that a process made and took away again.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::timeline::{Churn, MappingProcess};
+use crate::timeline::{Advised, Churn, MappingProcess};
 
 /// Two processes: 42, named sort, and 50, of which nothing else is known.
 fn report() -> Report {
@@ -12,15 +12,20 @@ fn report() -> Report {
         calls: [(CallKind::Mmap, 2_009), (CallKind::Munmap, 2_004)].into(),
         failed: [(CallKind::Mmap, 3), (CallKind::Brk, 1)].into(),
         identity: MapIdentity { checks: 3, contradictions: 0, inconclusive: 0, learnt: 1 },
-        processes: [
-            (Tgid(42), MappingProcess { calls: 4_000, mapped: 4 << 20, unmapped: 1 << 20 }),
-            (Tgid(50), MappingProcess { calls: 13, mapped: 8 << 20, unmapped: 9 << 20 }),
-        ]
-        .into(),
-        advice: [((Tgid(42), 4), (2, 8_192)), ((Tgid(50), 14), (5, 10 << 20))].into(),
+        processes: [(Tgid(42), process(4_000, 4 << 20, 1 << 20)), (Tgid(50), process(13, 8 << 20, 9 << 20))]
+            .into(),
+        advice: [((Tgid(42), 4), advised(2, 8_192)), ((Tgid(50), 14), advised(5, 10 << 20))].into(),
         churn: [churn(1 << 20, 2_000, 50_000)].into(),
     };
     report
+}
+
+fn process(calls: u64, mapped: u64, unmapped: u64) -> MappingProcess {
+    MappingProcess { calls, mapped, unmapped, lower_bound: false }
+}
+
+fn advised(calls: u64, bytes: u64) -> Advised {
+    Advised { calls, bytes, lower_bound: false }
 }
 
 /// `count` mappings of `bytes` bytes that lived for `lifetime` nanoseconds each, of process 42.
@@ -83,6 +88,23 @@ fn net_growth_is_unknown_where_calls_may_be_missing() {
 }
 
 #[test]
+fn sizes_that_are_not_all_known_are_at_least_these() {
+    let mut report = report();
+    report
+        .summary
+        .maps
+        .processes
+        .insert(Tgid(42), MappingProcess { lower_bound: true, ..process(9, 4 << 20, 0) });
+    report.summary.maps.advice.insert((Tgid(42), 4), Advised { lower_bound: true, ..advised(2, 8_192) });
+
+    let text = report.to_string();
+    let (mapping, advice) = text.split_once("Advice by madvise").expect("the section is there");
+    let mapping = mapping.split_once("Who maps most").expect("the section is there").1;
+    assert_eq!(line(mapping, "42"), "42 sort 9 ≥ 4 MiB ≥ 0 B unknown");
+    assert_eq!(line(advice, "42"), "42 sort 2 ≥ 8 KiB MADV_DONTNEED");
+}
+
+#[test]
 fn advice_has_the_name_that_programs_write() {
     let text = report().to_string();
 
@@ -99,9 +121,14 @@ fn json_has_churn_mapping_and_advice() {
     let lifetime = json!({ "mean": 50_000, "min": 50_000, "max": 50_000 });
     let churn = json!([{ "tgid": 42, "bytes": 1 << 20, "count": 2_000, "lifetime_ns": lifetime }]);
     assert_eq!(json["churn"], churn);
-    let sort = json!({ "tgid": 42, "calls": 4_000, "mapped_bytes": 4 << 20, "unmapped_bytes": 1 << 20 });
+    let bytes = (4 << 20, 1 << 20);
+    let sort = json!({
+        "tgid": 42, "calls": 4_000, "mapped_bytes": bytes.0, "unmapped_bytes": bytes.1, "lower_bound": false
+    });
     assert_eq!(json["mapping"][0], sort);
-    let advice = json!({ "tgid": 50, "advice": "MADV_HUGEPAGE", "calls": 5, "bytes": 10 << 20 });
+    let advice = json!({
+        "tgid": 50, "advice": "MADV_HUGEPAGE", "calls": 5, "bytes": 10 << 20, "lower_bound": false
+    });
     assert_eq!(json["advice"][1], advice);
     assert_eq!(json["findings"][0]["kind"], "churn");
     assert_eq!(json["findings"][0]["tgid"], 42);

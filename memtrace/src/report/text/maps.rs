@@ -14,7 +14,7 @@ use crate::{
         findings::{Finding, mean_lifetime},
         numbers::{Difference, Size, Time},
     },
-    timeline::{Churn, MapFlags, MapIdentity, MappingProcess},
+    timeline::{Advised, Churn, MapFlags, MapIdentity, MappingProcess},
 };
 
 /// Fewer mappings of one size come and go wherever a program starts, loads libraries and reads files; a line is worth
@@ -98,20 +98,21 @@ impl Report {
         processes.sort_by_key(|(_, process)| Reverse(process.mapped));
         heading(f, "Who maps most", ["calls", "mapped", "unmapped", "net"])?;
         let misses_calls = self.misses_calls();
-        for (tgid, MappingProcess { calls, mapped, unmapped }) in processes.iter().take(SHOWN) {
+        for (tgid, MappingProcess { calls, mapped, unmapped, lower_bound }) in processes.iter().take(SHOWN) {
             let process = self.process_label(**tgid);
             let net = Difference(*mapped, *unmapped);
             let net = match net.size() {
-                _ if misses_calls => "unknown".to_owned(),
+                _ if misses_calls || *lower_bound => "unknown".to_owned(),
                 0 => "0 B".to_owned(),
                 size => format!("{}{}", net.sign(), Size(size)),
             };
-            writeln!(f, "  {process:<24}{calls:>12}{:>12}{:>12}{net:>12}", Size(*mapped), Size(*unmapped))?;
+            let [mapped, unmapped] = [*mapped, *unmapped].map(|bytes| at_least(bytes, *lower_bound));
+            writeln!(f, "  {process:<24}{calls:>12}{mapped:>12}{unmapped:>12}{net:>12}")?;
         }
         more(f, processes.len(), "report --json")?;
         writeln!(
             f,
-            "  as calls asked: unmapped is not what MAP_FIXED replaced, nor what exec and exit took away"
+            "  by calls: what another mapping replaced is unmapped; exec, fork, exit and the growth of stacks are left out"
         )
     }
 
@@ -135,12 +136,13 @@ impl Report {
         if advice.is_empty() {
             return Ok(());
         }
-        advice.sort_by_key(|(_, (calls, _))| Reverse(*calls));
+        advice.sort_by_key(|(_, advised)| Reverse(advised.calls));
         heading(f, "Advice by madvise", ["calls", "bytes"])?;
-        for ((tgid, advice), (calls, bytes)) in advice.iter().take(SHOWN) {
+        for ((tgid, advice), Advised { calls, bytes, lower_bound }) in advice.iter().take(SHOWN) {
             let process = self.process_label(*tgid);
             let advice = MapFlags::Advice(*advice);
-            writeln!(f, "  {process:<24}{calls:>12}{:>12}  {advice}", Size(*bytes))?;
+            let bytes = at_least(*bytes, *lower_bound);
+            writeln!(f, "  {process:<24}{calls:>12}{bytes:>12}  {advice}")?;
         }
         more(f, advice.len(), "report --json")
     }
@@ -157,4 +159,9 @@ impl Report {
         }
         more(f, findings.len(), "report --json")
     }
+}
+
+/// A size of which no more may be known than that it is not less.
+fn at_least(bytes: u64, is_lower_bound: bool) -> String {
+    format!("{}{}", if is_lower_bound { "≥ " } else { "" }, Size(bytes))
 }
