@@ -27,6 +27,19 @@ pub struct Ledger {
     pub charged: Usage,
 }
 
+/// What the child of `turnover` mapped and unmapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turnover {
+    /// The child.
+    pub pid: u32,
+    /// Bytes that its calls mapped.
+    pub mapped: u64,
+    /// Bytes that they unmapped or replaced.
+    pub unmapped: u64,
+    /// By how many bytes more was mapped after them, as the kernel counts.
+    pub grown: i64,
+}
+
 /// Faults of one thread in one range of addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Area {
