@@ -17,8 +17,8 @@ use memtrace_ebpf::{
 use crate::{
     event::{
         Access, Account, Comm, Cpu, Fault, FaultCounts, FaultKind, HeatReading, Landmarks, Loss, LossCause,
-        MapAction, MapEvent, Mode, Observation, Record, SpaceId, TaskAction, TaskEvent, Tgid, Tid, Uncounted,
-        UncountedCause,
+        MapAction, MapEvent, Mode, Observation, ReclaimReading, Record, SpaceId, TaskAction, TaskEvent, Tgid,
+        Tid, Uncounted, UncountedCause,
     },
     units::{Nanos, PageCount, Timestamp, VirtAddr},
 };
@@ -34,6 +34,8 @@ pub enum Frame {
     SideBand(Vec<u8>),
     /// The heat counters were read.
     Heat(HeatReading),
+    /// The kernel's counters of reclaim were read.
+    Reclaim(ReclaimReading),
     /// A look at a traced process.
     Observation(Observation),
     /// Records are missing here.
@@ -51,6 +53,7 @@ impl Frame {
             Self::Control(bytes) => (none, &bytes[..], none, None),
             Self::SideBand(bytes) => (none, none, &bytes[..], None),
             Self::Heat(reading) => (none, none, none, Some(Record::Heat(reading.clone()))),
+            Self::Reclaim(reading) => (none, none, none, Some(Record::Reclaim(*reading))),
             Self::Observation(observation) => {
                 (none, none, none, Some(Record::Observation(observation.clone())))
             }

@@ -94,6 +94,8 @@ pub enum Record {
     Uncounted(Uncounted),
     /// The heat array was read.
     Heat(HeatReading),
+    /// The kernel's counters of reclaim were read.
+    Reclaim(ReclaimReading),
     /// A look at a traced process.
     Observation(Observation),
     /// Records are missing here.
@@ -366,6 +368,17 @@ pub struct HeatReading {
     pub time: Timestamp,
     /// Slots that grew, in order of address space and slot.
     pub cells: Vec<HeatCell>,
+}
+
+/// How many pages the kernel had reclaimed since it was booted, for the machine's need or for the limit of a cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReclaimReading {
+    /// When the counters were read.
+    pub time: Timestamp,
+    /// Pages of anonymous and of shared memory.
+    pub swap_backed: u64,
+    /// Pages of files, and of memory that `MADV_FREE` was advised for.
+    pub file: u64,
 }
 
 /// Completed faults in one slot of one address space.

@@ -11,7 +11,8 @@ use std::collections::VecDeque;
 
 use crate::{
     event::{
-        Fault, Loss, LossCause, MapAction, MapEvent, Observation, TaskAction, TaskEvent, Tid, Uncounted,
+        Fault, Loss, LossCause, MapAction, MapEvent, Observation, ReclaimReading, TaskAction, TaskEvent, Tid,
+        Uncounted,
     },
     units::{Nanos, Timestamp},
 };
@@ -36,6 +37,8 @@ pub enum Event {
     Map(Box<MapEvent>),
     /// The kernel charged faults without an event.
     Uncounted(Uncounted),
+    /// The kernel's counters of reclaim were read.
+    Reclaim(ReclaimReading),
     /// A look at a process; its time is when it ended.
     Look(Box<Observation>),
 }
@@ -52,6 +55,7 @@ impl Event {
             Self::Task(task) => task.time,
             Self::Map(map) => map.time,
             Self::Uncounted(uncounted) => uncounted.time,
+            Self::Reclaim(reading) => reading.time,
             Self::Look(look) => look.time,
         }
     }
@@ -80,7 +84,8 @@ impl Event {
             },
             Self::Fault(fault) => (9, fault.tid, fault.addr.as_raw()),
             Self::Uncounted(uncounted) => (10, uncounted.tid, uncounted.faults.total()),
-            Self::Look(look) => (15, Tid(look.tgid.0), look.space.0),
+            Self::Reclaim(_) => (15, Tid(0), 0),
+            Self::Look(look) => (16, Tid(look.tgid.0), look.space.0),
         };
         (self.time(), rank, tid, detail)
     }

@@ -27,6 +27,7 @@ mod intervals;
 mod maps;
 mod pages;
 mod places;
+mod reclaims;
 mod residence;
 mod seen;
 mod tasks;
@@ -124,6 +125,7 @@ impl Pipeline {
                 self.hold_back(Event::Map(map));
             }
             Record::Heat(reading) => self.heat(&reading, requests),
+            Record::Reclaim(reading) => self.hold_back(Event::Reclaim(reading)),
             Record::Observation(observation) => self.observe(observation),
             Record::Loss(loss) => self.lose(loss, rows),
             Record::Tick(time) => {
@@ -227,6 +229,7 @@ impl Pipeline {
                     totals.uncounted(&uncounted);
                     intervals.uncounted(&uncounted);
                 }
+                Event::Reclaim(reading) => intervals.reclaim(reading),
                 Event::Look(look) => {
                     let Observation { time, tgid, space, seen } = *look;
                     match seen {

@@ -22,6 +22,7 @@ pub mod nodes;
 pub mod object;
 pub mod pages;
 pub mod physical;
+pub mod reclaim;
 pub mod residency;
 pub mod thp;
 pub mod tree;

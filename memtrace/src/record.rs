@@ -38,7 +38,7 @@ pub use writer::Writer;
 pub const MAGIC: [u8; 8] = *b"memtrace";
 
 /// Version of the file format; changes with any change that an older build would misread.
-pub const FORMAT_VERSION: u32 = 4;
+pub const FORMAT_VERSION: u32 = 5;
 
 /// What a recording was made with, and of; its first chunk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

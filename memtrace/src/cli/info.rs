@@ -66,7 +66,7 @@ impl Contents {
                 Frame::Heat(_) => contents.readings += 1,
                 Frame::Observation(_) => contents.looks += 1,
                 Frame::Loss(_) => contents.losses += 1,
-                Frame::Tick(_) => {}
+                Frame::Reclaim(_) | Frame::Tick(_) => {}
             }
         }
         Ok(contents)

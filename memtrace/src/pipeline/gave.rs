@@ -7,10 +7,11 @@ use rangemap::RangeSet;
 use super::{
     pages::Kinds,
     places::{Before, Cause, Change, Former, around},
+    reclaims::Reclaims,
 };
 use crate::{
     event::{Access, Fault, FaultKind, SpaceId, Tgid},
-    pagemap::{PageCategories, StateRun, folio_around},
+    pagemap::{NotPresent, PageCategories, PagemapEra, Residence, StateRun, folio_around},
     timeline::{FaultRow, Gave, GaveKind, PageCause, PageKind, PageRow, RegionId},
     units::{PageCount, PageSize, Timestamp, VirtAddr, VirtRange, Vpn},
 };
@@ -86,6 +87,8 @@ pub(super) struct SlotLook<'a> {
     pub(super) page: PageSize,
     /// Of which kinds of pages it tells.
     pub(super) told: Kinds,
+    /// What the kernel reclaimed until then.
+    pub(super) reclaims: Reclaims,
 }
 
 impl SlotLook<'_> {
@@ -242,7 +245,7 @@ impl SlotLook<'_> {
         let was = Kinds::of(&run);
         let is = change.after.as_ref().map(Kinds::of).unwrap_or_default();
         if !is.contains(Kinds::PRESENT) {
-            return if was.contains(Kinds::PRESENT) { PageCause::Reclaim } else { PageCause::Unknown };
+            return self.cause_of_absence(&run, change.after.as_ref());
         }
         // Small, part of a large folio, mapped by a huge entry.
         let size = |kinds: Kinds| (kinds.contains(Kinds::HUGE), kinds.contains(Kinds::MTHP));
@@ -256,6 +259,25 @@ impl SlotLook<'_> {
             PageCause::Split
         } else {
             PageCause::Unknown
+        }
+    }
+
+    /// Why pages that were like `was` are not present, though no call took them.
+    ///
+    /// The kernel does not say which pages it reclaims. Programs take pages away by calls that name files too, such as `fallocate` and
+    /// `ftruncate`, and other processes take away what is shared with them.
+    fn cause_of_absence(&self, was: &StateRun, after: Option<&StateRun>) -> PageCause {
+        let kinds = Kinds::of(was);
+        if !kinds.contains(Kinds::PRESENT) {
+            return PageCause::Unknown;
+        }
+        let entry = after.and_then(|run| run.words).map(|words| words.entry);
+        match entry.map(|entry| entry.residence(PagemapEra::V6_15, None)) {
+            Some(Residence::NotPresent(NotPresent::Swap(_))) => PageCause::Reclaim,
+            // Of these there are no lists to reclaim from.
+            _ if kinds.intersects(Kinds::ZERO | Kinds::HUGETLB) => PageCause::Unknown,
+            _ if self.reclaims.has_taken(was, self.before.looked()) => PageCause::Reclaim,
+            _ => PageCause::Unknown,
         }
     }
 }

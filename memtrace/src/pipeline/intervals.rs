@@ -13,11 +13,15 @@ use super::{
     maps::Done,
     pages::{Counting, slot_of, slots},
     places::{self, Places, around},
+    reclaims::Reclaims,
     tasks::{Position, Task, Tasks},
     totals::Totals,
 };
 use crate::{
-    event::{Fault, HeatReading, HostFacts, LookDepth, Loss, MapRequest, PageLook, SpaceId, Tgid, Uncounted},
+    event::{
+        Fault, HeatReading, HostFacts, LookDepth, Loss, MapRequest, PageLook, ReclaimReading, SpaceId, Tgid,
+        Uncounted,
+    },
     timeline::{FaultRow, FaultTally, PageCause, PageTally, Row},
     units::{Nanos, PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
 };
@@ -30,6 +34,7 @@ pub(super) struct Intervals {
     page: PageSize,
     counting: Counting,
     places: Places,
+    reclaims: Reclaims,
     unresolved: Unresolved,
     origin: Timestamp,
     length: Nanos,
@@ -89,6 +94,7 @@ impl Intervals {
             page: host.page,
             counting: Counting::new(host),
             places: Places::new(host.page),
+            reclaims: Reclaims::default(),
             unresolved: Unresolved::default(),
             origin,
             length: interval.max(Nanos::new(1)),
@@ -220,6 +226,11 @@ impl Intervals {
         readings.rev().find(|reading| *reading <= time).unwrap_or(self.looked)
     }
 
+    /// Notes how much the kernel has reclaimed.
+    pub(super) fn reclaim(&mut self, reading: ReclaimReading) {
+        self.reclaims.read(reading);
+    }
+
     /// Notes page state.
     pub(super) fn look(
         &mut self,
@@ -285,7 +296,8 @@ impl Intervals {
         };
         let before = self.places.replace(time, space, slot, &runs, amid);
         let told = self.counting.told_by(look);
-        let seen = SlotLook { began: look.began, runs: &runs, before: &before, page, told };
+        let reclaims = self.reclaims;
+        let seen = SlotLook { began: look.began, runs: &runs, before: &before, page, told, reclaims };
         for region in tasks.regions(space).into_iter().flat_map(|regions| regions.overlapping(slot)) {
             let Some(part) = region.range.intersection(slot).filter(|part| before.knows_of(*part)) else {
                 continue;

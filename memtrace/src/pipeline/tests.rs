@@ -2,8 +2,8 @@ use super::*;
 use crate::{
     event::{
         Access, Account, Comm, Cpu, Fault, FaultCounts, FaultKind, HeatCell, Landmarks, LookDepth,
-        LookReason, LossCause, MapAction, MapEvent, MapsLook, Mode, PageLook, SpaceId, TaskAction, TaskEvent,
-        Tgid, Tid, Uncounted, UncountedCause, Vma,
+        LookReason, LossCause, MapAction, MapEvent, MapsLook, Mode, PageLook, ReclaimReading, SpaceId,
+        TaskAction, TaskEvent, Tgid, Tid, Uncounted, UncountedCause, Vma,
     },
     pagemap::{PageCategories, StateRun},
     timeline::{AccessCounts, FaultDetail, FaultTotals, TimelineRow},

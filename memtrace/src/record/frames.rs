@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     decode::Frame,
-    event::{HeatReading, Loss, Observation},
+    event::{HeatReading, Loss, Observation, ReclaimReading},
     units::Timestamp,
 };
 
@@ -44,6 +44,7 @@ enum Item<'a> {
     Loss(Loss),
     Tick(Timestamp),
     SideBand(Cow<'a, [u8]>),
+    Reclaim(ReclaimReading),
 }
 
 impl<'a> Item<'a> {
@@ -56,6 +57,7 @@ impl<'a> Item<'a> {
             Frame::Control(bytes) => Self::Control(bytes.into()),
             Frame::SideBand(bytes) => Self::SideBand(bytes.into()),
             Frame::Heat(reading) => Self::Heat(Cow::Borrowed(reading)),
+            Frame::Reclaim(reading) => Self::Reclaim(*reading),
             Frame::Observation(observation) => Self::Observation(Cow::Borrowed(observation)),
             Frame::Loss(loss) => Self::Loss(*loss),
             Frame::Tick(time) => Self::Tick(*time),
@@ -79,6 +81,7 @@ impl Pending {
         match frame {
             Frame::Faults(_) | Frame::Control(_) | Frame::SideBand(_) => {}
             Frame::Heat(reading) => self.span.add(reading.time),
+            Frame::Reclaim(reading) => self.span.add(reading.time),
             Frame::Observation(observation) => self.span.add(observation.time),
             Frame::Loss(loss) => self.span.add(loss.end.unwrap_or(loss.start)),
             Frame::Tick(time) => self.span.add(*time),
@@ -159,6 +162,7 @@ fn frame(item: Item<'_>, faults: &mut &[u8]) -> Option<Frame> {
         Item::Control(bytes) => Frame::Control(bytes.into_owned()),
         Item::SideBand(bytes) => Frame::SideBand(bytes.into_owned()),
         Item::Heat(reading) => Frame::Heat(reading.into_owned()),
+        Item::Reclaim(reading) => Frame::Reclaim(reading),
         Item::Observation(observation) => Frame::Observation(observation.into_owned()),
         Item::Loss(loss) => Frame::Loss(loss),
         Item::Tick(time) => Frame::Tick(time),

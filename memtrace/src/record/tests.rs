@@ -10,7 +10,7 @@ use crate::{
     decode::Frame,
     event::{
         Cpu, HeatCell, HeatReading, Landmarks, LookDepth, LookReason, Loss, LossCause, MapsLook, Observation,
-        PageLook, Seen, SpaceId, Tgid, Vma,
+        PageLook, ReclaimReading, Seen, SpaceId, Tgid, Vma,
     },
     pagemap::{
         FlagsEra, PageCategories, PageEra, PageFlags, PageWords, PagemapEntry, PagemapEra, StateRun,
@@ -149,6 +149,8 @@ fn frame() -> impl Strategy<Value = Frame> {
     );
     let heat = (time.clone(), proptest::collection::vec(cell, 0..4))
         .prop_map(|(time, cells)| Frame::Heat(HeatReading { time, cells }));
+    let reclaim = (time.clone(), any::<[u64; 2]>())
+        .prop_map(|(time, [swap_backed, file])| Frame::Reclaim(ReclaimReading { time, swap_backed, file }));
     let words = any::<(u64, Option<u64>)>().prop_map(|(entry, flags)| PageWords {
         entry: PagemapEntry::from_raw(entry),
         flags: flags.map(PageFlags::from_bits_retain),
@@ -190,6 +192,7 @@ fn frame() -> impl Strategy<Value = Frame> {
         any::<Vec<u8>>().prop_map(Frame::Control),
         any::<Vec<u8>>().prop_map(Frame::SideBand),
         heat,
+        reclaim,
         observation,
         loss,
         time.prop_map(Frame::Tick),

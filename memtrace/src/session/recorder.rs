@@ -20,7 +20,7 @@ use crate::{
     export::{ExportError, csv::CsvTimeline},
     live::{Batch, HeatReader},
     pipeline::{Options, Pipeline},
-    probe::Prober,
+    probe::{Prober, reclaim::ReclaimReader},
     record::{RecordError, Writer},
     sys::clock,
     timeline::{Row, Summary},
@@ -96,6 +96,8 @@ pub(super) struct Recorder<W: Write, C: Write> {
     pipeline: Pipeline,
     prober: Prober,
     heat: HeatReader,
+    /// `None` where the kernel does not let it be read.
+    reclaim: Option<ReclaimReader>,
     interval: Nanos,
     next_reading: Timestamp,
     flushed: Instant,
@@ -124,6 +126,7 @@ impl<W: Write, C: Write> Recorder<W, C> {
             pipeline: Pipeline::new(host.clone(), options),
             prober,
             heat,
+            reclaim: ReclaimReader::open().ok(),
             interval,
             next_reading: host.start.after(interval),
             flushed: Instant::now(),
@@ -158,6 +161,7 @@ impl<W: Write, C: Write> Recorder<W, C> {
                     }
                 }
                 if self.look_now.swap(false, Ordering::Relaxed) {
+                    self.read_reclaim()?;
                     self.read_everywhere(&ProbeTarget::Everything)?;
                 }
             }
@@ -183,6 +187,7 @@ impl<W: Write, C: Write> Recorder<W, C> {
         while let Ok((awaited, _gate)) = self.still.1.try_recv() {
             match awaited {
                 Awaited::Still(process, thread) => {
+                    self.read_reclaim()?;
                     // Which address space it is, the pipeline knows when it has come to that time.
                     for observation in self.prober.still_look(process, thread, SpaceId::UNKNOWN) {
                         self.take(&Frame::Observation(observation))?;
@@ -205,8 +210,15 @@ impl<W: Write, C: Write> Recorder<W, C> {
 
     /// Reads the heat counters, and looks at what they make interesting.
     fn read_heat(&mut self) -> Result<(), RecorderError> {
+        self.read_reclaim()?;
         let reading = self.heat.read(clock::boottime());
         self.take(&Frame::Heat(reading))
+    }
+
+    /// Reads how much the kernel has reclaimed: what looks find from now on may have gone so.
+    fn read_reclaim(&mut self) -> Result<(), RecorderError> {
+        let reading = self.reclaim.as_mut().and_then(ReclaimReader::read);
+        reading.map_or(Ok(()), |reading| self.take(&Frame::Reclaim(reading)))
     }
 
     /// Takes one frame, and the answers to whatever it makes the core ask.

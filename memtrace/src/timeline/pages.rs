@@ -178,7 +178,7 @@ pub enum PageCause {
     Split,
     /// The kernel merged them with others.
     Merge,
-    /// The kernel took them away.
+    /// The kernel took them away for want of memory: they are in swap, or it reclaimed pages of their kind meanwhile.
     Reclaim,
     /// Nothing that was seen.
     Unknown,

@@ -6,7 +6,7 @@ use super::Place;
 use crate::{
     pagemap::{PageCategories, StateRun, folio_around},
     pipeline::pages::{slot_end, slot_of},
-    units::{PageSize, VirtAddr, VirtRange},
+    units::{PageSize, Timestamp, VirtAddr, VirtRange},
 };
 
 /// A fault at a page of a file maps those around it that are cached, `1 << AROUND_SHIFT` bytes at most: `fault_around_bytes`, unless
@@ -81,6 +81,11 @@ impl Change {
 }
 
 impl Former {
+    /// When the look before ended.
+    pub(in crate::pipeline) fn looked(&self) -> Timestamp {
+        self.place.looked
+    }
+
     /// What was known of the page at `addr`.
     pub(in crate::pipeline) fn page(&self, addr: VirtAddr, page: PageSize) -> Before {
         if self.place.unknown.contains(&addr) {

@@ -168,8 +168,68 @@ fn what_faults_gave_in_all_is_known_if_it_is_of_each() {
     assert_eq!(total(&unknown), (2, None));
 }
 
+/// So many pages of shared memory and of files have been reclaimed.
+fn reclaimed(millis: u64, swap_backed: u64, file: u64) -> Record {
+    Record::Reclaim(ReclaimReading { time: at(millis), swap_backed, file })
+}
+
+/// What took a page away that was like `was` and is like `is`, with these readings and events between the looks at 10 and 30 ms.
+fn cause_of_absence(was: StateRun, is: &[StateRun], meanwhile: &[Record]) -> PageCause {
+    let looks = [look(10, PROCESS, vec![was]), look(30, PROCESS, is.to_vec())];
+    let changes = changed(&[&looks[..1], meanwhile, &looks[1..]].concat());
+    let [PageRow { ref prev_state, cause, .. }] = changes[..] else { panic!("one row: {changes:?}") };
+    assert_ne!(*prev_state, PageKind::Absent);
+    cause
+}
+
 #[test]
-fn page_that_went_was_reclaimed_whatever_faults_are_near() {
+fn page_that_went_is_reclaimed_if_pages_of_its_kind_were() {
+    let of_file = run_of(1, 1, PRESENT | EntryFlags::FILE.bits() | 100, Some(PageFlags::LRU));
+    let shared =
+        run_of(1, 1, PRESENT | EntryFlags::FILE.bits() | 100, Some(PageFlags::LRU | PageFlags::SWAPBACKED));
+    let files_only = [reclaimed(5, 1, 1), reclaimed(25, 1, 2)];
+
+    assert_eq!(cause_of_absence(of_file, &[], &files_only), PageCause::Reclaim);
+    assert_eq!(cause_of_absence(shared, &[], &files_only), PageCause::Unknown);
+    assert_eq!(
+        cause_of_absence(of_file, &[], &[reclaimed(5, 1, 1), reclaimed(25, 2, 1)]),
+        PageCause::Unknown
+    );
+}
+
+#[test]
+fn page_that_went_while_nothing_was_reclaimed_went_for_an_unknown_reason() {
+    let page = there(1, 1, 100);
+
+    assert_eq!(cause_of_absence(page, &[], &[]), PageCause::Unknown, "no counters");
+    assert_eq!(cause_of_absence(page, &[], &[reclaimed(5, 7, 7), reclaimed(25, 7, 7)]), PageCause::Unknown);
+    // What was reclaimed before the first look, and after the second.
+    let before_and_after = [reclaimed(4, 6, 6), reclaimed(5, 7, 7), reclaimed(25, 7, 7), reclaimed(35, 8, 8)];
+    assert_eq!(cause_of_absence(page, &[], &before_and_after), PageCause::Unknown);
+}
+
+#[test]
+fn page_in_swap_is_reclaimed_whatever_the_counters_say() {
+    let entry = |kind: u64| run_of(1, 1, EntryFlags::SWAPPED.bits() | 7 << 5 | kind, None);
+    let page = there(1, 1, 100);
+
+    assert_eq!(cause_of_absence(page, &[entry(0)], &[]), PageCause::Reclaim);
+    // Of such a type there may be no swap area: it may be on its way to another frame.
+    assert_eq!(cause_of_absence(page, &[entry(29)], &[]), PageCause::Unknown);
+}
+
+#[test]
+fn zero_page_is_never_reclaimed() {
+    let zero = StateRun {
+        categories: PageCategories::PRESENT | PageCategories::PFNZERO,
+        ..run_of(1, 1, PRESENT | 1, Some(PageFlags::ZERO_PAGE))
+    };
+
+    assert_eq!(cause_of_absence(zero, &[], &[reclaimed(5, 1, 1), reclaimed(25, 2, 2)]), PageCause::Unknown);
+}
+
+#[test]
+fn page_that_went_did_not_go_by_faults_near_it() {
     let changes = changed(&[
         look(10, PROCESS, vec![there(1, 2, 100)]),
         fault(20, PAGE),
@@ -177,7 +237,7 @@ fn page_that_went_was_reclaimed_whatever_faults_are_near() {
     ]);
 
     let [PageRow { state, prev_state, cause, .. }] = changes[..] else { panic!("one row: {changes:?}") };
-    assert_eq!((prev_state, state, cause), (PageKind::Small, PageKind::Absent, PageCause::Reclaim));
+    assert_eq!((prev_state, state, cause), (PageKind::Small, PageKind::Absent, PageCause::Unknown));
 }
 
 #[test]
