@@ -1,6 +1,20 @@
 //! What is said to have mapped, unmapped and taken away memory, against programs that know it.
 
-use memtrace_tests::{ledger::Turnover, memtrace, program, require};
+use std::{collections::BTreeMap, fs, fs::File, os::unix::fs::FileExt as _};
+
+use memtrace_tests::{
+    cgroup::{Cgroup, of_memory},
+    file_on_disk,
+    ledger::{Stretch, Turnover, Vanishing},
+    made,
+    memory::page_bytes,
+    memtrace, program,
+    recording::InProgress,
+    require, requirement,
+    rows::PageRow,
+    swap::Swap,
+    turn, wait_until,
+};
 
 #[test]
 fn bytes_that_calls_mapped_and_unmapped_are_those_that_came_and_went() {
@@ -17,4 +31,119 @@ fn bytes_that_calls_mapped_and_unmapped_are_those_that_came_and_went() {
     let bytes = |key: &str| child[key].as_u64();
     assert_eq!((bytes("mapped_bytes"), bytes("unmapped_bytes")), (Some(mapped), Some(unmapped)), "{child}");
     assert_eq!(child["lower_bound"], false);
+}
+
+/// Number of pages in `stretch`.
+fn pages_of(stretch: Stretch) -> u64 {
+    (stretch.end - stretch.start) / page_bytes() as u64
+}
+
+/// What was not present any more in `stretch`: how many pages by the state that they are in, and the cause.
+fn gone(rows: &[PageRow], pid: u32, stretch: Stretch) -> BTreeMap<(String, String), u64> {
+    let is_in = |row: &&PageRow| row.tgid == pid && (stretch.start..stretch.end).contains(&row.addr);
+    let is_gone = |row: &&PageRow| ["absent", "swapped"].contains(&row.state.as_str());
+    let mut gone = BTreeMap::new();
+    for row in rows.iter().filter(is_in).filter(is_gone) {
+        *gone.entry((row.state.clone(), row.cause.clone())).or_default() += row.pages;
+    }
+    gone
+}
+
+/// A recording of `vanish` in which all its memory was seen.
+#[track_caller]
+fn start(command: &[&str]) -> (InProgress, Vanishing) {
+    let options = ["--interval", "100ms", "--focus", "all", "--max-cpu", "100%"];
+    let mut recording = memtrace!().start(&options, command);
+    let vanishing: Vanishing = serde_json::from_str(&recording.running.first_line()).expect("a ledger");
+    let is_seen = |stretch: &Stretch| {
+        let rows = recording.timeline_so_far();
+        let mut here = rows.iter().filter(|row| {
+            row.tgid == vanishing.pid
+                && row.start_addr.is_some_and(|start| start <= stretch.start)
+                && row.end_addr.is_some_and(|end| stretch.end <= end)
+        });
+        here.any(|row| row.present_pages.is_some_and(|pages| pages >= pages_of(*stretch)))
+    };
+    assert!(wait_until(|| vanishing.stretches.values().all(is_seen)), "{vanishing:?} is not all seen");
+    (recording, vanishing)
+}
+
+/// Waits until pages of each of `names` are said to be gone, and ends the recording; what was gone.
+#[track_caller]
+fn finish(
+    recording: InProgress,
+    vanishing: &Vanishing,
+    names: &[&str],
+) -> Vec<BTreeMap<(String, String), u64>> {
+    let stretches: Vec<_> = names.iter().map(|name| vanishing.stretches[*name]).collect();
+    let gone_from = |rows: &[PageRow], stretch: &Stretch| gone(rows, vanishing.pid, *stretch);
+    let is_complete = || {
+        let rows = recording.pages_so_far();
+        stretches.iter().all(|stretch| gone_from(&rows, stretch).values().sum::<u64>() >= pages_of(*stretch))
+    };
+    assert!(wait_until(is_complete), "{names:?} in {:#?}", recording.pages_so_far());
+    let rows = recording.finish().expect_code(0).pages();
+    stretches.iter().map(|stretch| gone_from(&rows, stretch)).collect()
+}
+
+/// How many pages of anonymous and of shared memory the kernel has reclaimed.
+fn reclaimed_memory() -> u64 {
+    let counters = fs::read_to_string("/proc/vmstat").expect("there is always one");
+    let row = counters.lines().find_map(|row| row.strip_prefix("pgsteal_anon ")).expect("since Linux 5.8");
+    row.parse().expect("a number")
+}
+
+#[test]
+fn memory_that_a_program_cut_out_of_a_file_was_not_reclaimed() {
+    require!(root);
+    require!(bpf);
+    let _turn = turn();
+    let before = reclaimed_memory();
+    let (mut recording, vanishing) = start(&[program!("vanish")]);
+    recording.running.send("\n");
+    let names = ["punched", "cut", "removed"];
+    let gone = finish(recording, &vanishing, &names);
+    require!(@ (reclaimed_memory() != before).then(|| "needs a machine that swaps nothing out".to_owned()));
+
+    for (name, gone) in names.iter().zip(gone) {
+        let expected = [(("absent".to_owned(), "unknown".to_owned()), 64)];
+        assert_eq!(gone, expected.into(), "{name}");
+    }
+}
+
+/// How many pages of `stretch` the process has in memory, by its page table.
+fn present(pid: u32, stretch: Stretch) -> u64 {
+    let pagemap = File::open(format!("/proc/{pid}/pagemap")).expect("root may");
+    let mut words = vec![0; usize::try_from(pages_of(stretch)).expect("few") * 8];
+    pagemap.read_exact_at(&mut words, stretch.start / page_bytes() as u64 * 8).expect("it is mapped");
+    words.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word) >> 63).sum()
+}
+
+#[test]
+fn memory_that_the_kernel_took_from_a_cgroup_was_reclaimed() {
+    require!(root);
+    require!(bpf);
+    let _turn = turn();
+    let _disk = made!(file_on_disk());
+    let (top, own) = made!(of_memory());
+    let cgroup = Cgroup::below(&top.join(own.strip_prefix('/').expect("absolute")), "reclaim");
+    let reclaim = match ["memory.reclaim", "memory.force_empty"].map(|name| cgroup.dir.join(name)) {
+        [new, _] if new.exists() => (new, "4M"),
+        [_, old] if old.exists() => (old, "0"),
+        _ => return requirement::skip("needs memory.reclaim (Linux 5.19) or the first version of cgroups"),
+    };
+    let _swap = made!(Swap::on(16 << 20));
+    let script = r#"echo $$ >"$1/cgroup.procs" && exec "$0" --dir /var/tmp"#;
+    let (recording, vanishing) = start(&["sh", "-c", script, program!("vanish"), cgroup.path()]);
+    let names = ["private", "file"];
+    let is_empty = || {
+        // It fails if less can be reclaimed than asked for.
+        let _less = fs::write(&reclaim.0, reclaim.1);
+        names.iter().all(|name| present(vanishing.pid, vanishing.stretches[*name]) == 0)
+    };
+    assert!(wait_until(is_empty), "the kernel reclaims what nobody uses");
+    let [private, file] = &finish(recording, &vanishing, &names)[..] else { panic!("two stretches") };
+
+    assert_eq!(*private, [(("swapped".to_owned(), "reclaim".to_owned()), 64)].into());
+    assert_eq!(*file, [(("absent".to_owned(), "reclaim".to_owned()), 64)].into());
 }

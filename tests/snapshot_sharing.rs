@@ -4,14 +4,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-    thread,
-    time::Duration,
+    path::PathBuf,
 };
 
 use memtrace_tests::{
     census::{expect_sums, only},
-    cgroup::{hierarchy, of_memory},
+    cgroup::{Cgroup, hierarchy, of_memory},
     ledger::Layout,
     made,
     memory::{Mapping, page_bytes},
@@ -75,42 +73,6 @@ fn processes_share_the_pages_that_none_wrote_to_after_the_fork() {
     assert_eq!(shared_sets(&three), BTreeMap::from(expected));
     let expected = [((set(&[&first]), false), 16), ((set(&[&first]), true), 48)];
     assert_eq!(shared_sets(&without_the_second), BTreeMap::from(expected));
-}
-
-/// A cgroup of a test's own, gone at the end; its members must end before.
-struct Cgroup {
-    dir: PathBuf,
-}
-
-impl Cgroup {
-    fn below(dir: &Path, name: &str) -> Self {
-        let dir = dir.join(format!("memtrace-snapshot-{name}-{}", std::process::id()));
-        fs::create_dir(&dir).expect("root may");
-        Self { dir }
-    }
-
-    fn adopt(&self, pid: u32) {
-        fs::write(self.dir.join("cgroup.procs"), pid.to_string()).expect("a process can be moved");
-    }
-
-    fn path(&self) -> &str {
-        self.dir.to_str().expect("UTF-8")
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        // Busy until the kernel is done with its members.
-        let is_gone = (0..100).any(|_| {
-            fs::remove_dir(&self.dir).is_ok() || {
-                thread::sleep(Duration::from_millis(20));
-                false
-            }
-        });
-        if !is_gone {
-            eprintln!("{} stays", self.path());
-        }
-    }
 }
 
 #[test]

@@ -1,12 +1,14 @@
-//! Where cgroups are, and which are those of this process.
+//! Where cgroups are, which are those of this process, and some of a test's own.
 //!
 //! Input: `/proc/mounts`, `/proc/self/cgroup`. Output: mounts of hierarchies, paths in them.
 //! Source: `Documentation/admin-guide/cgroup-v2.rst`, cgroups(7).
-//! Not here: making cgroups and joining them, which each target does for another controller.
+//! Not here: settings of cgroups, which each target has for another controller.
 
 use std::{
     fs,
     path::{Path, PathBuf},
+    process, thread,
+    time::Duration,
 };
 
 /// Where a hierarchy is mounted whose kind and options satisfy `is_it`.
@@ -47,4 +49,47 @@ pub fn of_memory() -> Result<(PathBuf, String), String> {
         path.pop();
     }
     Ok((top, path.to_str().expect("UTF-8").to_owned()))
+}
+
+/// A cgroup of a test's own, gone at the end; its members must end before.
+#[derive(Debug)]
+pub struct Cgroup {
+    /// Its directory.
+    pub dir: PathBuf,
+}
+
+impl Cgroup {
+    /// One below that at `dir`.
+    #[must_use]
+    pub fn below(dir: &Path, name: &str) -> Self {
+        let dir = dir.join(format!("memtrace-{name}-{}", process::id()));
+        fs::create_dir(&dir).expect("root may");
+        Self { dir }
+    }
+
+    /// Moves a process into it.
+    pub fn adopt(&self, pid: u32) {
+        fs::write(self.dir.join("cgroup.procs"), pid.to_string()).expect("a process can be moved");
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.dir.to_str().expect("UTF-8")
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Busy until the kernel is done with its members.
+        let is_gone = (0..100).any(|_| {
+            fs::remove_dir(&self.dir).is_ok() || {
+                thread::sleep(Duration::from_millis(20));
+                false
+            }
+        });
+        if !is_gone {
+            eprintln!("{} stays", self.path());
+        }
+    }
 }

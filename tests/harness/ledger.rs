@@ -40,6 +40,15 @@ pub struct Turnover {
     pub grown: i64,
 }
 
+/// What `vanish` lets go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vanishing {
+    /// Its process.
+    pub pid: u32,
+    /// Memory by kind, of which every page is there at first.
+    pub stretches: BTreeMap<String, Stretch>,
+}
+
 /// Faults of one thread in one range of addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Area {

@@ -144,6 +144,20 @@ impl InProgress {
         });
     }
 
+    /// The rows of the table `pages` of what is in the file by now.
+    #[must_use]
+    #[track_caller]
+    pub fn pages_so_far(&self) -> Vec<PageRow> {
+        rows(self.memtrace, &self.path, "pages")
+    }
+
+    /// The rows of the table `timeline` of what is in the file by now.
+    #[must_use]
+    #[track_caller]
+    pub fn timeline_so_far(&self) -> Vec<TimelineRow> {
+        rows(self.memtrace, &self.path, "timeline")
+    }
+
     /// Waits for the end of memtrace.
     #[must_use]
     #[track_caller]
@@ -214,17 +228,13 @@ impl Recording {
     #[must_use]
     #[track_caller]
     pub fn export(&self, table: &str) -> String {
-        let run = self.memtrace.run(["export", "-f", "csv", "--table", table]).arg(&self.path).finish();
-        run.expect_code(0).stdout
+        export(self.memtrace, &self.path, table)
     }
 
     /// The rows of a table.
     #[track_caller]
     fn rows<T: DeserializeOwned>(&self, table: &str) -> Vec<T> {
-        let text = self.export(table);
-        let rows = csv::Reader::from_reader(text.as_bytes()).into_deserialize();
-        let rows: Result<_, _> = rows.collect();
-        rows.unwrap_or_else(|cause| panic!("table {table}: {cause}"))
+        rows(self.memtrace, &self.path, table)
     }
 
     /// The table `faults`.
@@ -275,6 +285,20 @@ impl Recording {
     pub fn live_csv(&self, name: &str) -> String {
         fs::read_to_string(self.directory().join(name)).expect("the CSV was written")
     }
+}
+
+/// A table of the recording at `path` as CSV.
+#[track_caller]
+fn export(memtrace: Memtrace, path: &Path, table: &str) -> String {
+    memtrace.run(["export", "-f", "csv", "--table", table]).arg(path).finish().expect_code(0).stdout
+}
+
+/// The rows of a table of the recording at `path`.
+#[track_caller]
+fn rows<T: DeserializeOwned>(memtrace: Memtrace, path: &Path, table: &str) -> Vec<T> {
+    let text = export(memtrace, path, table);
+    let rows: Result<_, _> = csv::Reader::from_reader(text.as_bytes()).into_deserialize().collect();
+    rows.unwrap_or_else(|cause| panic!("table {table}: {cause}"))
 }
 
 impl Area {
