@@ -5,13 +5,14 @@ use std::{collections::BTreeMap, fs, fs::File, os::unix::fs::FileExt as _};
 use memtrace_tests::{
     cgroup::{Cgroup, of_memory},
     file_on_disk,
-    ledger::{Stretch, Turnover, Vanishing},
+    ledger::{Advised, Stretch, Turnover, Vanishing},
     made,
     memory::page_bytes,
     memtrace, program,
     recording::InProgress,
     require, requirement,
-    rows::PageRow,
+    rows::{MapRow, PageRow},
+    setting::number,
     swap::Swap,
     turn, wait_until,
 };
@@ -146,4 +147,40 @@ fn memory_that_the_kernel_took_from_a_cgroup_was_reclaimed() {
 
     assert_eq!(*private, [(("swapped".to_owned(), "reclaim".to_owned()), 64)].into());
     assert_eq!(*file, [(("absent".to_owned(), "reclaim".to_owned()), 64)].into());
+}
+
+#[test]
+fn advice_by_io_uring_has_a_row_that_tells_what_came_of_it() {
+    require!(root);
+    require!(bpf);
+    require!(btf);
+    require!(kernel "6.0");
+    let disabled = number("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
+    require!(@ (disabled != 0).then(|| "needs io_uring: sysctl kernel.io_uring_disabled=0".to_owned()));
+    let mut recording = memtrace!().start(&["--verify"], &[program!("advise")]);
+    let vanishing: Vanishing = serde_json::from_str(&recording.running.first_line()).expect("a ledger");
+    recording.running.send("\n");
+    let recording = recording.finish().expect_code(0);
+    recording.expect_map_identity(1);
+    let Advised { advised } = recording.run.last_line();
+    let results: Vec<_> = advised.iter().map(|advised| advised.result).collect();
+    assert_eq!(results, [0, 0, 0, -12], "of the last stretch half is mapped");
+
+    let maps = recording.maps();
+    let of_it = |row: &&MapRow| row.tgid == vanishing.pid;
+    let told: Vec<_> = maps
+        .iter()
+        .filter(of_it)
+        .filter(|row| row.action == "madvise")
+        .map(|row| (row.start_addr, row.end_addr, row.flags.as_str(), row.result.as_str()))
+        .collect();
+    let names = ["MADV_DONTNEED", "MADV_DONTDUMP", "MADV_DONTFORK", "MADV_DONTNEED"];
+    let results = ["0", "0", "0", "-12"];
+    for ((advised, name), result) in advised.iter().zip(names).zip(results) {
+        let Stretch { start, end } = advised.stretch;
+        assert!(told.contains(&(Some(start), Some(end), name, result)), "{name} in {told:x?}");
+    }
+    // What a fork copies depends on the third, whose completion may come after a fork: the maps are read anew.
+    let unexplained = maps.iter().filter(of_it).filter(|row| row.action == "unexplained").count();
+    assert_eq!(unexplained, 1, "{maps:#x?}");
 }

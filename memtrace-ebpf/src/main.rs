@@ -152,6 +152,12 @@ fn call_returned(ctx: RawTracePointContext) -> i32 {
     prog::vma::returned(ctx.arg(0), ctx.arg(1))
 }
 
+/// A request of `io_uring` is completed: `io_uring_complete(ctx, req, …)`.
+#[raw_tracepoint(tracepoint = "io_uring_complete")]
+fn request_completed(ctx: RawTracePointContext) -> i32 {
+    prog::request::completed(ctx.arg(1))
+}
+
 /// A new task: `task_newtask(task, clone_flags)`, in the parent, before the child runs.
 #[raw_tracepoint(tracepoint = "task_newtask")]
 fn task_new(ctx: RawTracePointContext) -> i32 {
@@ -251,6 +257,12 @@ fn call_returned_record(ctx: TracePointContext) -> u32 {
         return 0;
     };
     prog::vma::returned(regs, prog::record_field(&ctx, config!(exit_ret))) as u32
+}
+
+/// As [`request_completed`], from the record of the classic tracepoint.
+#[tracepoint]
+fn request_completed_record(ctx: TracePointContext) -> u32 {
+    prog::request::completed(prog::record_field(&ctx, config!(completed_request))) as u32
 }
 
 /// As [`task_exec`], from the record of the classic tracepoint.

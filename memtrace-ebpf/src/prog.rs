@@ -11,6 +11,7 @@ pub(crate) mod fault;
 pub(crate) mod filter;
 pub(crate) mod heat;
 pub(crate) mod pending;
+pub(crate) mod request;
 pub(crate) mod task;
 pub(crate) mod vma;
 

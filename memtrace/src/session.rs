@@ -308,6 +308,7 @@ fn plan(
         cgroup_path_len: cgroup.map_or(0, |cgroup| cgroup.path.len() as u64),
         // The helper takes a typed pointer, which the verifier knows from BTF.
         has_task_pt_regs: (offsets.has_task_layout != 0 && features.is_usable(Facility::SyscallNames)).into(),
+        has_requests: features.is_usable(Facility::IoUring).into(),
         ..from_records.unwrap_or(offsets)
     };
     Ok(Plan {

@@ -49,6 +49,24 @@ pub struct Vanishing {
     pub stretches: BTreeMap<String, Stretch>,
 }
 
+/// What `advise` asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Advised {
+    /// In order.
+    pub advised: Vec<AdvisedStretch>,
+}
+
+/// Advice on some memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdvisedStretch {
+    /// The memory.
+    pub stretch: Stretch,
+    /// One of `MADV_*`.
+    pub advice: u32,
+    /// 0, or an error number below.
+    pub result: i32,
+}
+
 /// Faults of one thread in one range of addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Area {

@@ -123,6 +123,8 @@ pub struct MapRow {
     pub end_addr: Option<u64>,
     /// As in maps.
     pub perms: String,
+    /// Flags, mode or advice of the call.
+    pub flags: String,
     /// What stands behind it.
     pub backing: String,
     /// The region.

@@ -5,7 +5,7 @@ record! {
     ///
     /// Offsets are in bytes: into kernel structs from the running kernel's BTF, into records of tracepoints from their
     /// `format` files. Those that no loaded program uses may be 0.
-    pub struct Config = 384 {
+    pub struct Config = 472 {
         /// 1 if the offsets into `task_struct` are known; without them what the kernel charged to a task cannot be read.
         pub has_task_layout: u64,
         /// Offset of `min_flt` in `task_struct`.
@@ -104,6 +104,28 @@ record! {
         pub event_rings: u64,
         /// 1 if the kernel has the helper `bpf_task_pt_regs` (Linux 5.15), which names the system call in flight.
         pub has_task_pt_regs: u64,
+        /// 1 if advice by `io_uring` is followed; the offsets into its structs are known then.
+        pub has_requests: u64,
+        /// Offset of `opcode` in `io_kiocb`.
+        pub request_opcode: u64,
+        /// Offset of `cqe.res` in `io_kiocb`.
+        pub request_result: u64,
+        /// Offset of `work` in `io_kiocb`.
+        pub request_work: u64,
+        /// Offset in `io_kiocb` of `addr` of the `io_madvise` that is kept there.
+        pub madvise_addr: u64,
+        /// Offset in `io_kiocb` of its `len`.
+        pub madvise_len: u64,
+        /// Offset in `io_kiocb` of its `advice`.
+        pub madvise_advice: u64,
+        /// Offset of `flags` in `task_struct`.
+        pub task_flags: u64,
+        /// Offset of `worker_private` in `task_struct`: the `io_worker` of a worker of `io_uring`.
+        pub task_worker: u64,
+        /// Offset of `cur_work` in `io_worker`.
+        pub worker_work: u64,
+        /// Offset of `req` in a record of `io_uring:io_uring_complete`; 0 if there are none.
+        pub completed_request: u64,
     }
 }
 
@@ -161,6 +183,17 @@ impl Config {
         heat_cells: 0,
         event_rings: 0,
         has_task_pt_regs: 0,
+        has_requests: 0,
+        request_opcode: 0,
+        request_result: 0,
+        request_work: 0,
+        madvise_addr: 0,
+        madvise_len: 0,
+        madvise_advice: 0,
+        task_flags: 0,
+        task_worker: 0,
+        worker_work: 0,
+        completed_request: 0,
     };
 
     /// The fields as words, in order: the bytes of the struct.

@@ -332,8 +332,9 @@ record! {
 }
 
 record! {
-    /// A system call ended that concerns an address space. The header's time is when a change took effect, within the
-    /// section in which the task alone held the memory map, as far as that is known; else when the call returned.
+    /// A system call ended that concerns an address space, or a request of `io_uring` that does the same. The header's time is when
+    /// a change took effect, within the section in which the task alone held the memory map, as far as that is known; else when
+    /// the call returned.
     pub struct CallEvent = 96 {
         /// Common fields.
         pub header: EventHeader,

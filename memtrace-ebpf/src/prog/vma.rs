@@ -12,7 +12,7 @@ use memtrace_ebpf::{
     Call, CallEvent, EventKind, NameEvent, SectionEvent, SpaceEvent, TaskState, TrimEvent, VmaName,
 };
 
-use super::{config, current_ids, emit, filter, pending, read_kernel};
+use super::{config, current_ids, emit, filter, pending, read_kernel, request as io_uring};
 use crate::CALLS;
 
 /// `PR_SET_VMA` of `include/uapi/linux/prctl.h`.
@@ -22,7 +22,7 @@ const PR_SET_MM: u32 = 35;
 /// `UFFDIO_REGISTER` and `UFFDIO_UNREGISTER` of `include/uapi/linux/userfaultfd.h`.
 const UFFDIO: [u32; 2] = [0xc020_aa00, 0x8010_aa01];
 /// `MADV_DONTFORK`, `MADV_DOFORK`, `MADV_WIPEONFORK` and `MADV_KEEPONFORK`: what a fork copies depends on them.
-const FORK_ADVICE: [u32; 4] = [10, 11, 18, 19];
+pub(crate) const FORK_ADVICE: [u32; 4] = [10, 11, 18, 19];
 
 /// Time after which a call that populates memory is stamped with its return: the record would come too late to be put
 /// in order, and the kernel's own record of the new region has told of it.
@@ -320,7 +320,11 @@ fn tell_unexplained(state: *const TaskState, request: Request, grew: bool) {
     // SAFETY: `state` is the current task's own element.
     let (space, flags) = unsafe { ((*state).space, (*state).flags) };
     // Outside a system call, as in a fault that makes the stack grow, there is no number.
-    if flags & TaskState::EXITED != 0 || request.explains() || (request.number as i32) < 0 {
+    if flags & TaskState::EXITED != 0
+        || request.explains()
+        || (request.number as i32) < 0
+        || io_uring::is_told()
+    {
         return;
     }
     // An access of the kernel to the stack of its caller makes it grow as well, and perf shows it.

@@ -69,6 +69,7 @@ impl Facility {
             Self::CallTracepoint => self.raw_tracepoints(&[c"sys_exit"]),
             Self::SideBand => self.programs(Ring::new(0, SMALL_RING).map(drop)),
             Self::SyscallNames => self.syscall_names(),
+            Self::IoUring => self.requests(found),
             Self::Pagemap => self.file(OWN_PAGEMAP),
             Self::ForeignPagemap => self.foreign_pagemap(),
             Self::FrameNumbers => self.frame_numbers(),
@@ -163,6 +164,14 @@ impl Facility {
             }
             Err(BtfError::Read(_)) => self.missing(),
             Err(error) => Availability::Missing { since: format!("in a form we know: {error}") },
+        }
+    }
+
+    /// The offsets, which BTF has if the kernel has `io_uring`, and the tracepoint.
+    fn requests(self, found: &Found) -> Availability {
+        match found.offsets {
+            Some(offsets) if offsets.has_requests != 0 => self.raw_tracepoints(&[c"io_uring_complete"]),
+            _ => self.missing(),
         }
     }
 

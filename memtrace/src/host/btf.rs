@@ -56,7 +56,7 @@ fn offsets(bytes: &[u8]) -> Result<Config, BtfError> {
         Ok(exec_state) => (btf.offset(task, &["exec_state"])?, btf.offset(exec_state, &["dumpable"])?),
         Err(_) => (btf.offset(task, &["mm"])?, btf.offset(mm, &["flags"])?),
     };
-    Ok(Config {
+    let config = Config {
         has_task_layout: 1,
         task_min_flt: btf.offset(task, &["min_flt"])?,
         task_maj_flt: btf.offset(task, &["maj_flt"])?,
@@ -76,6 +76,29 @@ fn offsets(bytes: &[u8]) -> Result<Config, BtfError> {
         cgroup_root: btf.offset(cgroup, &["root"])?,
         cgroup_root_hierarchy: btf.offset(cgroup_root, &["hierarchy_id"])?,
         ..Config::ZERO
+    };
+    // Without io_uring, and before it kept requests as it does since Linux 6.0, the programs do without.
+    Ok(with_requests(&btf, &config).unwrap_or(config))
+}
+
+/// `config` with the offsets by which advice by `io_uring` is found.
+fn with_requests(btf: &Btf<'_>, config: &Config) -> Result<Config, BtfError> {
+    let task = btf.structure("task_struct")?;
+    let request = btf.structure("io_kiocb")?;
+    let advice = btf.structure("io_madvise")?;
+    let command = btf.offset(request, &["cmd"])?;
+    Ok(Config {
+        has_requests: 1,
+        request_opcode: btf.offset(request, &["opcode"])?,
+        request_result: btf.offset(request, &["cqe", "res"])?,
+        request_work: btf.offset(request, &["work"])?,
+        madvise_addr: command + btf.offset(advice, &["addr"])?,
+        madvise_len: command + btf.offset(advice, &["len"])?,
+        madvise_advice: command + btf.offset(advice, &["advice"])?,
+        task_flags: btf.offset(task, &["flags"])?,
+        task_worker: btf.offset(task, &["worker_private"])?,
+        worker_work: btf.offset(btf.structure("io_worker")?, &["cur_work"])?,
+        ..*config
     })
 }
 

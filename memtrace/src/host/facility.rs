@@ -30,6 +30,8 @@ pub enum Facility {
     SideBand,
     /// The helper by which a program finds the system call in flight.
     SyscallNames,
+    /// What requests of `io_uring` ask for.
+    IoUring,
     /// Own page tables.
     Pagemap,
     /// Page tables of other users' processes.
@@ -74,7 +76,7 @@ const UNUSED: &str = "nothing changes in `record`";
 
 impl Facility {
     /// All of them, the most needed first.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Bpf,
         Self::RingBuffer,
         Self::FaultEvents,
@@ -86,6 +88,7 @@ impl Facility {
         Self::CallTracepoint,
         Self::SideBand,
         Self::SyscallNames,
+        Self::IoUring,
         Self::Pagemap,
         Self::ForeignPagemap,
         Self::FrameNumbers,
@@ -169,6 +172,12 @@ impl Facility {
                 purpose: "the name of the call that took faults without events",
                 since: "Linux 5.15",
                 without: "the call is unknown; a change of an address space that nothing explains shows only when maps is next read",
+            },
+            Self::IoUring => Description {
+                name: "io_uring",
+                purpose: "advice that programs give by io_uring",
+                since: "Linux 6.0 with CONFIG_IO_URING=y and CONFIG_DEBUG_INFO_BTF=y",
+                without: "what such advice takes away went for a reason that is unknown, or `unexplained`",
             },
             Self::Pagemap => Description {
                 name: "pagemap",

@@ -72,6 +72,8 @@ pub(super) fn with_event_offsets(config: &Config) -> Result<Config, RecordError>
     let lock = Format::read("mmap_lock/mmap_lock_acquire_returned")?;
     let unlock = Format::read("mmap_lock/mmap_lock_released")?;
     let signal = Format::read("signal/signal_generate")?;
+    // Kernels may have no io_uring.
+    let completed = Format::read("io_uring/io_uring_complete").ok();
     with_rename_offsets(&Config {
         exec_old_pid: Format::read("sched/sched_process_exec")?.offset("old_pid", 4)?,
         exit_ret: Format::read("raw_syscalls/sys_exit")?.offset("ret", 8)?,
@@ -86,6 +88,7 @@ pub(super) fn with_event_offsets(config: &Config) -> Result<Config, RecordError>
         signal_number: signal.offset("sig", 4)?,
         signal_code: signal.offset("code", 4)?,
         signal_pid: signal.offset("pid", 4)?,
+        completed_request: completed.map_or(Ok(0), |completed| completed.offset("req", 8)).unwrap_or(0),
         ..*config
     })
 }

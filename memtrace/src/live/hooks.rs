@@ -134,6 +134,13 @@ impl Hooks {
         } else if plan.follows_maps {
             maps.push(("call_returned", Hook::Raw("sys_exit")));
         }
+        if plan.follows_maps && plan.config.has_requests != 0 {
+            if !plan.from_records {
+                maps.push(("request_completed", Hook::Raw("io_uring_complete")));
+            } else if plan.config.completed_request != 0 {
+                maps.push(("request_completed_record", Hook::Record("io_uring", "io_uring_complete")));
+            }
+        }
         Self { tasks, cgroup, maps, entries, completions }
     }
 
