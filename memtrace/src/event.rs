@@ -17,7 +17,7 @@ use crate::units::{Nanos, PageCount, PageSize, Timestamp, VirtAddr, VirtRange};
 pub use look::{
     LookDepth, LookReason, MapsLook, Observation, PageLook, ProbeRequest, ProbeTarget, Seen, Vma,
 };
-pub use map::{CallKind, MapAction, MapCall, MapEvent, MapRequest, ShownVma, flags};
+pub use map::{CallKind, MapAction, MapCall, MapEvent, MapRequest, OUT_OF_MEMORY, ShownVma, flags};
 
 /// A thread-group ID in the initial PID namespace: what the command line calls a PID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     event::{
-        HeatReading, HostFacts, Loss, LossCause, MapAction, MapCall, Observation, ProbeRequest, ProbeTarget,
-        Record, Seen, TaskAction, TaskEvent,
+        HeatReading, HostFacts, Loss, LossCause, MapAction, Observation, ProbeRequest, ProbeTarget, Record,
+        Seen, TaskAction, TaskEvent,
     },
     order::{Event, Reorder},
     timeline::{Row, Summary},
@@ -213,9 +213,9 @@ impl Pipeline {
                 Event::Map(map) => {
                     let done = maps::apply(&map, tasks);
                     match &map.action {
-                        MapAction::Call { space, call: MapCall { request, result: Ok(_), .. } } => {
+                        MapAction::Call { space, call } if call.took_effect() => {
                             if let Some(range) = done.row.as_ref().and_then(|row| row.range) {
-                                intervals.called(map.time, *space, request, range);
+                                intervals.called(map.time, *space, &call.request, range);
                             }
                         }
                         MapAction::Renewed { space } => intervals.begin(*space),

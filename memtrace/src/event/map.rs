@@ -176,11 +176,24 @@ impl CallKind {
     }
 }
 
+/// `ENOMEM`: of calls about ranges, that not all of it is mapped.
+pub const OUT_OF_MEMORY: i32 = 12;
+
 impl MapCall {
+    /// Whether it did what it was asked for; advice does so to all that is mapped, and then says that not all was
+    /// (`madvise_walk_vmas` of `mm/madvise.c`).
+    #[must_use]
+    pub const fn took_effect(&self) -> bool {
+        matches!((&self.request, self.result), (_, Ok(_)) | (MapRequest::Madvise { .. }, Err(OUT_OF_MEMORY)))
+    }
+
     /// Addresses whose pages the call may have given or taken away; `None` if it did not, or the addresses are not known.
     #[must_use]
     pub fn changed_pages(&self) -> Option<VirtRange> {
-        let result = VirtAddr::from_raw(self.result.ok()?);
+        if !self.took_effect() {
+            return None;
+        }
+        let result = VirtAddr::from_raw(self.result.unwrap_or_default());
         let (start, bytes) = match self.request {
             MapRequest::Mmap { length, .. } => (result, length),
             MapRequest::Mremap { new_size, .. } => (result, new_size),

@@ -3,7 +3,7 @@
 use super::{AddressSpace, Origin, Pending, Piece, Region, RegionIds, Traits};
 use crate::{
     event::{
-        Landmarks, MapCall, MapRequest, ShownVma, Tid,
+        Landmarks, MapCall, MapRequest, OUT_OF_MEMORY, ShownVma, Tid,
         flags::{MADV_DOFORK, MADV_DONTFORK, MAP_FIXED, MREMAP_DONTUNMAP, MREMAP_FIXED},
     },
     timeline::RegionId,
@@ -12,8 +12,6 @@ use crate::{
 
 /// `EBADF`
 const BAD_FILE: i32 = 9;
-/// `ENOMEM`
-const OUT_OF_MEMORY: i32 = 12;
 
 impl AddressSpace {
     /// The kernel shows a VMA, by the doing of the thread `tid`.

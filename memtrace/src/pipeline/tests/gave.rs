@@ -184,9 +184,9 @@ fn cause_of_absence(was: StateRun, is: &[StateRun], meanwhile: &[Record]) -> Pag
 
 #[test]
 fn page_that_went_is_reclaimed_if_pages_of_its_kind_were() {
-    let of_file = run_of(1, 1, PRESENT | EntryFlags::FILE.bits() | 100, Some(PageFlags::LRU));
+    let of_file = run_of(1, 1, PRESENT | EntryFlags::FILE.bits() | 0x64, Some(PageFlags::LRU));
     let shared =
-        run_of(1, 1, PRESENT | EntryFlags::FILE.bits() | 100, Some(PageFlags::LRU | PageFlags::SWAPBACKED));
+        run_of(1, 1, PRESENT | EntryFlags::FILE.bits() | 0x64, Some(PageFlags::LRU | PageFlags::SWAPBACKED));
     let files_only = [reclaimed(5, 1, 1), reclaimed(25, 1, 2)];
 
     assert_eq!(cause_of_absence(of_file, &[], &files_only), PageCause::Reclaim);
@@ -226,6 +226,25 @@ fn zero_page_is_never_reclaimed() {
     };
 
     assert_eq!(cause_of_absence(zero, &[], &[reclaimed(5, 1, 1), reclaimed(25, 2, 2)]), PageCause::Unknown);
+}
+
+#[test]
+fn advice_that_fails_since_not_all_is_mapped_takes_away_what_is() {
+    let gone_after = |advice, result| {
+        let request =
+            crate::event::MapRequest::Madvise { addr: VirtAddr::from_raw(PAGE), length: 1000 * PAGE, advice };
+        let call = crate::event::MapCall { request, result: Err(result), may_have_resized: false };
+        let call = map(20, MapAction::Call { space: SPACE, call });
+        let changes = changed(&[look(10, PROCESS, vec![there(1, 1, 100)]), call, look(30, PROCESS, vec![])]);
+        changes.iter().map(|row| row.cause).collect::<Vec<_>>()
+    };
+    let (dontneed, cold) = (4, 20);
+
+    // The call said it already.
+    assert_eq!(gone_after(dontneed, crate::event::OUT_OF_MEMORY), []);
+    assert_eq!(gone_after(cold, crate::event::OUT_OF_MEMORY), [PageCause::Call]);
+    let einval = 22;
+    assert_eq!(gone_after(dontneed, einval), [PageCause::Unknown]);
 }
 
 #[test]
