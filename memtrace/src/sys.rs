@@ -12,6 +12,7 @@ pub mod clock;
 pub mod guard;
 pub mod heap;
 pub mod memlock;
+pub mod namespace;
 pub mod perf;
 pub mod process;
 pub mod ptrace;
