@@ -31,7 +31,7 @@ pub use abi::{
     heat::{HEAT_OVERFLOW_CELLS, HEAT_PROBES, HEAT_SLOT_SHIFT, HeatCell, OVERFLOW_SLOT},
     names,
     names::EVENT_RINGS,
-    task::{Pending, TaskAccount, TaskState, is_vsyscall},
+    task::{Pending, TaskAccount, TaskIds, TaskState, is_vsyscall},
 };
 
 /// Version of every layout in this crate; stored in recordings.

@@ -17,7 +17,7 @@ use memtrace_ebpf::{Call, Config, FaultEvent, FaultFlags, FaultKind, HeatCell, T
 
 mod prog;
 
-use prog::config;
+use prog::{config, namespace::IteratorContext};
 
 #[map]
 static CONTROL: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
@@ -198,7 +198,7 @@ fn cgroup_attach(ctx: RawTracePointContext) -> i32 {
     }
     prog::cgroup::attach(
         prog::cgroup::hierarchy_of(ctx.arg(0)),
-        ctx.arg(1),
+        || prog::cgroup::is_inside(ctx.arg(0)),
         prog::cgroup::group_of(ctx.arg(2)),
     )
 }
@@ -314,7 +314,21 @@ fn cgroup_attach_record(ctx: TracePointContext) -> u32 {
     let text: u32 = prog::record_field(&ctx, config!(attach_dst_path));
     let path = (ctx.as_ptr() as u64).wrapping_add(u64::from(text & 0xffff));
     let hierarchy = prog::record_field(&ctx, config!(attach_dst_root));
-    prog::cgroup::attach(hierarchy, path, prog::record_field(&ctx, config!(attach_pid))) as u32
+    prog::cgroup::attach(
+        hierarchy,
+        || prog::cgroup::is_path_inside(path),
+        prog::record_field(&ctx, config!(attach_pid)),
+    ) as u32
+}
+
+/// Lists the tasks of the reader's PID namespace with their IDs there and in the initial one, as `TaskIds`.
+///
+/// An iterator, not a hook: it runs while user space reads what it writes.
+#[unsafe(link_section = "iter/task")]
+#[unsafe(no_mangle)]
+extern "C" fn task_ids(ctx: *const IteratorContext) -> i32 {
+    prog::namespace::list(ctx);
+    0
 }
 
 /// The licence that the kernel asks for: some helpers are for GPL-compatible programs only.

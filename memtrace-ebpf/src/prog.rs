@@ -10,6 +10,7 @@ pub(crate) mod emit;
 pub(crate) mod fault;
 pub(crate) mod filter;
 pub(crate) mod heat;
+pub(crate) mod namespace;
 pub(crate) mod pending;
 pub(crate) mod request;
 pub(crate) mod task;
@@ -47,7 +48,7 @@ pub(crate) fn record_field<T: Copy + Default>(record: &TracePointContext, offset
     unsafe { record.read_at(offset as usize) }.unwrap_or_default()
 }
 
-/// Thread ID and thread-group ID of the current task.
+/// Thread ID and thread-group ID of the current task in the initial PID namespace, by which the tables find it.
 #[inline(always)]
 pub(crate) fn current_ids() -> (u32, u32) {
     let ids = aya_ebpf::helpers::bpf_get_current_pid_tgid();

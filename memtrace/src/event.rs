@@ -19,11 +19,11 @@ pub use look::{
 };
 pub use map::{CallKind, MapAction, MapCall, MapEvent, MapRequest, OUT_OF_MEMORY, ShownVma, flags};
 
-/// A thread-group ID in the initial PID namespace: what the command line calls a PID.
+/// A thread-group ID in the recorder's PID namespace: what the command line calls a PID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Tgid(pub u32);
 
-/// A thread ID in the initial PID namespace.
+/// A thread ID in the recorder's PID namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Tid(pub u32);
 

@@ -10,6 +10,7 @@ mod attempt;
 mod btf;
 mod era;
 mod facility;
+mod namespaces;
 mod tracepoint;
 
 use std::{env, fs, io};
@@ -21,6 +22,7 @@ pub use self::{
     btf::BtfError,
     era::{page_era, page_era_but_for_swap, swap_layout},
     facility::{Description, Facility},
+    namespaces::{Namespaces, Reach, Refusal},
     tracepoint::RecordError,
 };
 use crate::{

@@ -20,7 +20,7 @@ use crate::{
     decode::Frame,
     event::{FaultCounts, LookDepth, Tgid, Tid},
     export::{ExportError, csv::CsvTimeline},
-    host::{self, Facility},
+    host::{self, Facility, Namespaces, Reach},
     live::{self, ArmError, AttachError, Drain, Entry, HeatReader, LossMeter, Plan, Probes, Target},
     pagemap::PageCategories,
     pipeline::{Detail, FocusOptions},
@@ -285,6 +285,16 @@ async fn see_off(
     }
 }
 
+/// Which tasks `subject` concerns.
+fn reach(subject: &Subject) -> Reach {
+    match subject {
+        Subject::Command(_)
+        | Subject::Running(Target::Gated(_) | Target::Processes(_) | Target::Threads(_)) => Reach::Named,
+        Subject::Running(Target::Cgroup(_)) => Reach::Cgroup,
+        Subject::Running(Target::System) => Reach::System,
+    }
+}
+
 /// Decides how to load the programs from what this host can do.
 fn plan(
     options: &Options,
@@ -292,6 +302,10 @@ fn plan(
     possible_cpus: u32,
     ring: ByteSize,
 ) -> Result<Plan, SessionError> {
+    let namespaces = Namespaces::find(features);
+    if let Some(obstacle) = namespaces.obstacle(reach(&options.subject)) {
+        return Err(SessionError::Unsupported(obstacle));
+    }
     let offsets = features.offsets().map_err(SessionError::Unsupported)?;
     let from_records = features.with_event_offsets(&offsets);
     let cgroup = match &options.subject {
@@ -305,10 +319,12 @@ fn plan(
         join_groups: cgroup.is_some().into(),
         whole_system: whole_system.into(),
         cgroup_hierarchy: cgroup.map_or(0, |cgroup| cgroup.hierarchy.into()),
+        cgroup_id: cgroup.map_or(0, |cgroup| cgroup.id),
         cgroup_path_len: cgroup.map_or(0, |cgroup| cgroup.path.len() as u64),
         // The helper takes a typed pointer, which the verifier knows from BTF.
         has_task_pt_regs: (offsets.has_task_layout != 0 && features.is_usable(Facility::SyscallNames)).into(),
         has_requests: features.is_usable(Facility::IoUring).into(),
+        pid_namespace: namespaces.pid_inode().unwrap_or(0),
         ..from_records.unwrap_or(offsets)
     };
     Ok(Plan {

@@ -26,8 +26,8 @@ use crate::{
 pub struct Memtrace {
     program: &'static str,
     disabled: &'static str,
-    /// Whether the kernel hides frame numbers from it.
-    is_hidden_from: bool,
+    /// What starts it: a program and its arguments; nothing if it is started as it is.
+    prefix: &'static [&'static str],
 }
 
 /// The program under test.
@@ -42,7 +42,7 @@ impl Memtrace {
     /// The program at this path.
     #[must_use]
     pub const fn new(program: &'static str) -> Self {
-        Self { program, disabled: "", is_hidden_from: false }
+        Self { program, disabled: "", prefix: &[] }
     }
 
     /// Its path.
@@ -60,16 +60,21 @@ impl Memtrace {
     /// The same program without the capability to see frame numbers; takes `setpriv`.
     #[must_use]
     pub const fn without_frame_numbers(self) -> Self {
-        Self { is_hidden_from: true, ..self }
+        self.within(&["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"])
+    }
+
+    /// The same program where `prefix`, a program and its arguments, starts it. What it records is read as from outside.
+    #[must_use]
+    pub const fn within(self, prefix: &'static [&'static str]) -> Self {
+        Self { prefix, ..self }
     }
 
     /// A command line of it.
     #[must_use]
     pub fn run<I: IntoIterator<Item: AsRef<std::ffi::OsStr>>>(self, args: I) -> Run {
-        let run = if self.is_hidden_from {
-            Run::new("setpriv").args(["--bounding-set=-sys_admin", "--inh-caps=-sys_admin", self.program])
-        } else {
-            Run::new(self.program)
+        let run = match self.prefix {
+            [] => Run::new(self.program),
+            [starter, arguments @ ..] => Run::new(starter).args(arguments).arg(self.program),
         };
         let run = run.args(args);
         if self.disabled.is_empty() { run } else { run.env("MEMTRACE_DISABLE", self.disabled) }
@@ -163,7 +168,7 @@ impl InProgress {
     #[track_caller]
     pub fn finish(self) -> Recording {
         let Self { memtrace, directory, path, running } = self;
-        Recording { memtrace, directory, path, run: running.finish() }
+        Recording { memtrace: memtrace.within(&[]), directory, path, run: running.finish() }
     }
 }
 

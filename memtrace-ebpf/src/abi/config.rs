@@ -5,7 +5,7 @@ record! {
     ///
     /// Offsets are in bytes: into kernel structs from the running kernel's BTF, into records of tracepoints from their
     /// `format` files. Those that no loaded program uses may be 0.
-    pub struct Config = 472 {
+    pub struct Config = 576 {
         /// 1 if the offsets into `task_struct` are known; without them what the kernel charged to a task cannot be read.
         pub has_task_layout: u64,
         /// Offset of `min_flt` in `task_struct`.
@@ -42,6 +42,28 @@ record! {
         pub cgroup_root: u64,
         /// Offset of `hierarchy_id` in `cgroup_root`.
         pub cgroup_root_hierarchy: u64,
+        /// Offset of `kn` in `cgroup`.
+        pub cgroup_kn: u64,
+        /// Offset of `self` in `cgroup`.
+        pub cgroup_self: u64,
+        /// Offset of `parent` in `cgroup_subsys_state`: the `self` of the cgroup above.
+        pub css_parent: u64,
+        /// Offset of `id` in `kernfs_node`.
+        pub kn_id: u64,
+        /// Offset of `thread_pid` in `task_struct`.
+        pub task_thread_pid: u64,
+        /// Offset of `level` in `pid`.
+        pub pid_level: u64,
+        /// Offset of `numbers` in `pid`.
+        pub pid_numbers: u64,
+        /// Bytes of an element of `numbers`, a `upid`.
+        pub upid_len: u64,
+        /// Offset of `nr` in `upid`.
+        pub upid_nr: u64,
+        /// Offset of `ns` in `upid`.
+        pub upid_ns: u64,
+        /// Offset of `ns.inum` in `pid_namespace`.
+        pub pid_namespace_inum: u64,
         /// Offset of `pid` in a record of `task:task_newtask`.
         pub newtask_pid: u64,
         /// Offset of `clone_flags` in a record of `task:task_newtask`.
@@ -95,6 +117,9 @@ record! {
         pub whole_system: u64,
         /// Hierarchy of the traced cgroup; the unified one is 0.
         pub cgroup_hierarchy: u64,
+        /// Number of the traced cgroup in its hierarchy, which is the inode of its directory; 0 if the kernel's types are
+        /// unknown, and cgroups are told apart by their paths.
+        pub cgroup_id: u64,
         /// Bytes in [`CGROUP_PATH`](crate::names::CGROUP_PATH) that count.
         pub cgroup_path_len: u64,
         /// Cells of the table in each CPU's section of `HEAT`: a power of two.
@@ -126,6 +151,8 @@ record! {
         pub worker_work: u64,
         /// Offset of `req` in a record of `io_uring:io_uring_complete`; 0 if there are none.
         pub completed_request: u64,
+        /// Inode of the PID namespace whose IDs the records have; 0 for the initial one.
+        pub pid_namespace: u64,
     }
 }
 
@@ -153,6 +180,17 @@ impl Config {
         regs_syscall: 0,
         cgroup_root: 0,
         cgroup_root_hierarchy: 0,
+        cgroup_kn: 0,
+        cgroup_self: 0,
+        css_parent: 0,
+        kn_id: 0,
+        task_thread_pid: 0,
+        pid_level: 0,
+        pid_numbers: 0,
+        upid_len: 0,
+        upid_nr: 0,
+        upid_ns: 0,
+        pid_namespace_inum: 0,
         newtask_pid: 0,
         newtask_clone_flags: 0,
         free_pid: 0,
@@ -179,6 +217,7 @@ impl Config {
         join_groups: 0,
         whole_system: 0,
         cgroup_hierarchy: 0,
+        cgroup_id: 0,
         cgroup_path_len: 0,
         heat_cells: 0,
         event_rings: 0,
@@ -194,6 +233,7 @@ impl Config {
         task_worker: 0,
         worker_work: 0,
         completed_request: 0,
+        pid_namespace: 0,
     };
 
     /// The fields as words, in order: the bytes of the struct.

@@ -177,9 +177,9 @@ record! {
     pub struct EventHeader = 24 {
         /// `bpf_ktime_get_boot_ns()` when the record was written, in nanoseconds.
         pub time_ns: u64,
-        /// Thread-group ID in the initial PID namespace.
+        /// Thread-group ID in the recorder's PID namespace.
         pub tgid: u32,
-        /// Thread ID in the initial PID namespace.
+        /// Thread ID in the recorder's PID namespace.
         pub tid: u32,
         /// Which record this is.
         pub kind: EventKind,
@@ -200,7 +200,7 @@ record! {
         pub addr: u64,
         /// Instruction pointer at the fault; in the kernel's half for kernel-mode faults.
         pub ip: u64,
-        /// Thread ID in the initial PID namespace; its process is known from the task events.
+        /// Thread ID in the recorder's PID namespace; its process is known from the task events.
         pub tid: u32,
         /// Low 32 bits of [`Self::latency_bits`].
         pub latency_low: u32,

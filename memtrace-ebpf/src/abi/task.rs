@@ -34,6 +34,16 @@ record! {
 }
 
 record! {
+    /// One task of the recorder's PID namespace, as the programs list them where that is not the initial one.
+    pub struct TaskIds = 8 {
+        /// Thread ID in the recorder's PID namespace; 0 if it is gone from there.
+        pub tid: u32,
+        /// Thread ID in the initial PID namespace: the key in `TASKS`.
+        pub initial_tid: u32,
+    }
+}
+
+record! {
     /// A fault that has begun and not ended.
     pub struct Pending = 32 {
         /// `bpf_ktime_get_boot_ns()` at entry; 0 if there is none.
@@ -67,8 +77,8 @@ impl Pending {
 }
 
 record! {
-    /// One traced task; the key is its thread ID.
-    pub struct TaskState = 248 {
+    /// One traced task; the key is its thread ID in the initial PID namespace.
+    pub struct TaskState = 256 {
         /// The kernel's `task_struct`, to tell a recycled thread ID; 0 until the task is first seen. Never recorded.
         pub task: u64,
         /// The kernel's `mm_struct`, to tell an exec; 0 if unknown. Never recorded.
@@ -81,8 +91,12 @@ record! {
         pub total_vm: u64,
         /// When it last ended a section in which it alone held a memory map; 0 once a call has told.
         pub section_ns: u64,
-        /// Thread-group ID.
+        /// Thread ID in the recorder's PID namespace, as records have it.
+        pub tid: u32,
+        /// Thread-group ID in the recorder's PID namespace, as records have it.
         pub tgid: u32,
+        /// Zero.
+        pub pad: u32,
         /// Bits [`Self::BASE_KNOWN`] to [`Self::RESIZED`].
         pub flags: u32,
         /// Counters.
@@ -107,7 +121,9 @@ impl TaskState {
         locked_ns: 0,
         total_vm: 0,
         section_ns: 0,
+        tid: 0,
         tgid: 0,
+        pad: 0,
         flags: 0,
         account: TaskAccount {
             base_minor: 0,

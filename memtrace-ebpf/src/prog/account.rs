@@ -6,7 +6,7 @@
 use aya_ebpf::helpers::bpf_get_current_task;
 use memtrace_ebpf::{Counter, EventKind, FaultKind, TaskAccount, TaskState, UncountedCause, UncountedEvent};
 
-use super::{config, current_ids, emit, pending, read_kernel, vma};
+use super::{config, emit, pending, read_kernel, vma};
 
 /// Reads `min_flt` and `maj_flt` of `task`.
 #[inline(always)]
@@ -54,7 +54,7 @@ fn compare(state: *mut TaskState, is_major: bool, (one_minor, one_major): (u64, 
     }
     if ahead_minor + ahead_major > 1 {
         let cause = if pending::in_kernel(state) { UncountedCause::SYSCALL } else { UncountedCause::USER };
-        uncounted(state, current_ids(), (ahead_minor - one_minor, ahead_major - one_major), cause);
+        uncounted(state, (ahead_minor - one_minor, ahead_major - one_major), cause);
     }
     // SAFETY: `state` is the current task's own element, and only the task itself changes its account.
     unsafe {
@@ -108,9 +108,9 @@ fn ahead(state: *const TaskState, minor: u64, major: u64) -> (u64, u64) {
     )
 }
 
-/// Compares the counters of `task`, whose thread and group `ids` are, with what was seen, outside a completion.
+/// Compares the counters of `task` with what was seen, outside a completion.
 #[inline(always)]
-pub(crate) fn settle(state: *mut TaskState, task: u64, ids: (u32, u32), cause: UncountedCause) {
+pub(crate) fn settle(state: *mut TaskState, task: u64, cause: UncountedCause) {
     if config!(has_task_layout) == 0 {
         return;
     }
@@ -120,7 +120,7 @@ pub(crate) fn settle(state: *mut TaskState, task: u64, ids: (u32, u32), cause: U
     }
     let ahead = ahead(state, minor, major);
     if ahead.0 | ahead.1 != 0 {
-        uncounted(state, ids, ahead, cause);
+        uncounted(state, ahead, cause);
     }
     // SAFETY: `state` is a live element; the task itself or its end is the only writer.
     unsafe {
@@ -129,14 +129,9 @@ pub(crate) fn settle(state: *mut TaskState, task: u64, ids: (u32, u32), cause: U
     }
 }
 
-/// Records faults that were charged without an event to the task with these thread and group IDs.
+/// Records faults that were charged without an event to the task of `state`.
 #[inline(always)]
-fn uncounted(
-    state: *mut TaskState,
-    (tid, tgid): (u32, u32),
-    (minor, major): (u64, u64),
-    cause: UncountedCause,
-) {
+fn uncounted(state: *mut TaskState, (minor, major): (u64, u64), cause: UncountedCause) {
     // SAFETY: `state` is a live element; the task itself or its end is the only writer.
     let space = unsafe {
         (*state).account.uncounted_minor += minor;
@@ -147,7 +142,7 @@ fn uncounted(
     emit::count(Counter::UncountedMajor, major);
     if let Some(mut entry) = emit::control::<UncountedEvent>() {
         entry.write(UncountedEvent {
-            header: emit::header(EventKind::UNCOUNTED, UncountedEvent::LEN, tgid, tid),
+            header: emit::header(EventKind::UNCOUNTED, UncountedEvent::LEN, state),
             minor,
             major,
             cause,

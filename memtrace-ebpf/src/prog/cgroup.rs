@@ -1,10 +1,16 @@
 //! Tasks that move into or out of the traced cgroup; version 1 and version 2 alike.
+//!
+//! A cgroup is known by its number, since paths that user space sees begin at the root of its cgroup namespace. Where the
+//! kernel's types are unknown, so that only the path is to be had, user space is in the initial one.
 
 use aya_ebpf::helpers::bpf_probe_read_kernel_str_bytes;
 use memtrace_ebpf::CGROUP_PATH_MAX;
 
 use super::{config, emit, filter, read_kernel};
 use crate::{CGROUP_PATH, GROUPS};
+
+/// Levels of cgroups below the traced one that count as inside it: the verifier wants a bound.
+const DEPTH: u32 = 128;
 
 /// Number of the hierarchy that the kernel's `cgroup` belongs to.
 #[inline(always)]
@@ -19,15 +25,15 @@ pub(crate) fn group_of(task: u64) -> u32 {
     read_kernel(task, config!(task_tgid))
 }
 
-/// The thread group `tgid` moves to the cgroup whose path stands at `path`, in this hierarchy.
+/// The thread group `tgid` moves to a cgroup in this hierarchy, which `is_inside` the traced one or not.
 ///
 /// Only the membership changes here; each task joins or leaves at its next fault.
 #[inline(always)]
-pub(crate) fn attach(hierarchy: u32, path: u64, tgid: u32) -> i32 {
+pub(crate) fn attach(hierarchy: u32, is_inside: impl FnOnce() -> bool, tgid: u32) -> i32 {
     if u64::from(hierarchy) != config!(cgroup_hierarchy) {
         return 0;
     }
-    if !is_inside(path) {
+    if !is_inside() {
         let _absent = GROUPS.remove(tgid);
     } else if GROUPS.get_ptr(tgid).is_none() {
         filter::track_group(tgid, emit::new_space());
@@ -35,9 +41,27 @@ pub(crate) fn attach(hierarchy: u32, path: u64, tgid: u32) -> i32 {
     0
 }
 
+/// Whether the kernel's `cgroup` is the traced one or up to [`DEPTH`] levels below it.
+#[inline(always)]
+pub(crate) fn is_inside(cgroup: u64) -> bool {
+    let mut cgroup = cgroup;
+    for _ in 0..=DEPTH {
+        let node: u64 = read_kernel(cgroup, config!(cgroup_kn));
+        if read_kernel::<u64>(node, config!(kn_id)) == config!(cgroup_id) {
+            return true;
+        }
+        let above: u64 = read_kernel(cgroup, config!(cgroup_self) + config!(css_parent));
+        if above == 0 {
+            return false;
+        }
+        cgroup = above.wrapping_sub(config!(cgroup_self));
+    }
+    false
+}
+
 /// Whether the cgroup at `path` is the traced one or below it.
 #[inline(always)]
-fn is_inside(path: u64) -> bool {
+pub(crate) fn is_path_inside(path: u64) -> bool {
     let mut name = [0; CGROUP_PATH_MAX];
     // SAFETY: the helper checks the address and bounds the copy.
     if unsafe { bpf_probe_read_kernel_str_bytes(path as *const u8, &mut name) }.is_err() {

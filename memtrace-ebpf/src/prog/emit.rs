@@ -4,7 +4,7 @@ use aya_ebpf::{
     helpers::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns},
     maps::ring_buf::RingBufEntry,
 };
-use memtrace_ebpf::{Counter, EventHeader, EventKind, FaultEvent, counter_index};
+use memtrace_ebpf::{Counter, EventHeader, EventKind, FaultEvent, TaskState, counter_index};
 
 use super::config;
 use crate::{CONTROL, COUNTERS, reserve_fault};
@@ -60,9 +60,11 @@ pub(crate) fn control<T: 'static>() -> Option<RingBufEntry<T>> {
     entry
 }
 
-/// The first fields of a record in `CONTROL`.
+/// The first fields of a record in `CONTROL` about the task of `state`, a live element.
 #[inline(always)]
-pub(crate) fn header(kind: EventKind, len: usize, tgid: u32, tid: u32) -> EventHeader {
+pub(crate) fn header(kind: EventKind, len: usize, state: *const TaskState) -> EventHeader {
+    // SAFETY: the map returned a pointer to a live element.
+    let (tgid, tid) = unsafe { ((*state).tgid, (*state).tid) };
     EventHeader { time_ns: now(), tgid, tid, kind, len: len as u16, cpu: cpu() }
 }
 

@@ -3,7 +3,7 @@
 use aya_ebpf::{helpers::bpf_get_current_task, programs::PerfEventContext};
 use memtrace_ebpf::{FaultEvent, FaultFlags, FaultKind, Pending, UncountedCause, is_vsyscall};
 
-use super::{account, config, current_ids, emit, filter, heat, pending, read_kernel, vma};
+use super::{account, config, emit, filter, heat, pending, read_kernel, vma};
 
 /// The instruction pointer in the `pt_regs` at `regs`.
 #[inline(always)]
@@ -84,7 +84,7 @@ pub(crate) fn complete(addr: u64, ip: u64, kind: FaultKind) -> i32 {
     }
     let mode = mode_of(ip);
     // SAFETY: `state` is the current task's own element.
-    let (tid, space) = (current_ids().0, unsafe { (*state).space });
+    let (tid, space) = unsafe { ((*state).tid, (*state).space) };
     heat::count(space, addr, kind);
     let now = emit::now();
     let event = FaultEvent {
@@ -141,7 +141,7 @@ pub(crate) fn unlocked(mm: u64, alone: bool) -> i32 {
     if config!(has_task_layout) != 0 {
         // SAFETY: the helper has no preconditions.
         let task = unsafe { bpf_get_current_task() };
-        account::settle(state, task, current_ids(), UncountedCause::SYSCALL);
+        account::settle(state, task, UncountedCause::SYSCALL);
     }
     if alone {
         vma::section_ends(state, mm);

@@ -46,7 +46,8 @@ fn member(known: Option<*mut TaskState>, tid: u32, tgid: u32) -> Option<*mut Tas
     join(tid, tgid, space)
 }
 
-/// Begins to trace the current task; its counters so far are learnt at its first completion.
+/// Begins to trace the current task; its counters so far are learnt at its first completion. Tasks only join where the
+/// recorder is in the initial PID namespace, so that records have the same IDs.
 #[inline(never)]
 fn join(tid: u32, tgid: u32, space: u64) -> Option<*mut TaskState> {
     // SAFETY: the helper has no preconditions.
@@ -57,11 +58,12 @@ fn join(tid: u32, tgid: u32, space: u64) -> Option<*mut TaskState> {
         (*state).task = task;
         (*state).mm = vma::mm_of(task);
         (*state).space = space;
+        (*state).tid = tid;
         (*state).tgid = tgid;
     }
     if let Some(mut entry) = emit::control::<JoinEvent>() {
         entry.write(JoinEvent {
-            header: emit::header(EventKind::JOIN, JoinEvent::LEN, tgid, tid),
+            header: emit::header(EventKind::JOIN, JoinEvent::LEN, state),
             space,
             parent_tgid: 0,
             pad: 0,
@@ -84,7 +86,7 @@ pub(crate) fn track_group(tgid: u32, space: u64) {
 /// functions would not fit into the 512 bytes that they share.
 pub(crate) static UNKNOWN: TaskState = TaskState::ZERO;
 
-/// Enters a task into the table of traced ones as `state` has it, a static or an element of that table; counts it
+/// Enters the task that is `tid` in the initial PID namespace into the table of traced ones as `state` has it, a static or an element of that table; counts it
 /// as lost if there is no room.
 #[inline(always)]
 pub(crate) fn track(tid: u32, state: &TaskState) -> Option<*mut TaskState> {
@@ -101,12 +103,12 @@ fn leave(tid: u32, state: *mut TaskState) {
     pending::end_all(state, FaultKind::UNFINISHED, FaultKind::UNFINISHED);
     // SAFETY: the helper has no preconditions.
     let task = unsafe { bpf_get_current_task() };
-    account::settle(state, task, current_ids(), UncountedCause::USER);
+    account::settle(state, task, UncountedCause::USER);
     // SAFETY: `state` is the current task's own element.
-    let (account, tgid) = unsafe { ((*state).account, (*state).tgid) };
+    let account = unsafe { (*state).account };
     if let Some(mut entry) = emit::control::<LeaveEvent>() {
         entry.write(LeaveEvent {
-            header: emit::header(EventKind::LEAVE, LeaveEvent::LEN, tgid, tid),
+            header: emit::header(EventKind::LEAVE, LeaveEvent::LEN, state),
             is_charge_known: config!(has_task_layout),
             account,
         });

@@ -11,7 +11,7 @@
 
 use memtrace_ebpf::{FaultEvent, FaultFlags, FaultKind, Pending, TaskState};
 
-use super::{current_ids, emit};
+use super::emit;
 
 /// Ends whatever is pending, as `user` or `kernel` says by its mode: the thread is back in user mode, or gone, or traced no
 /// longer.
@@ -20,10 +20,10 @@ pub(crate) fn end_all(state: *mut TaskState, user: FaultKind, kernel: FaultKind)
     // SAFETY: `state` is the current task's own element, and the slots are fields of it.
     unsafe {
         let user = (*state).user.kind_or_emulated(user);
-        end(&raw mut (*state).user, user);
-        end(&raw mut (*state).kernel_0, kernel);
-        end(&raw mut (*state).kernel_1, kernel);
-        end(&raw mut (*state).kernel_2, kernel);
+        end(&raw mut (*state).user, (*state).tid, user);
+        end(&raw mut (*state).kernel_0, (*state).tid, kernel);
+        end(&raw mut (*state).kernel_1, (*state).tid, kernel);
+        end(&raw mut (*state).kernel_2, (*state).tid, kernel);
     }
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn end_all(state: *mut TaskState, user: FaultKind, kernel: FaultKind)
 #[inline(always)]
 pub(crate) fn fail(state: *mut TaskState) {
     // SAFETY: `state` is the current task's own element, and the slot is a field of it.
-    unsafe { end(&raw mut (*state).user, FaultKind::FAILED) };
+    unsafe { end(&raw mut (*state).user, (*state).tid, FaultKind::FAILED) };
 }
 
 /// Puts a kernel-mode fault into the slot of one at the same address, which is over, or a free slot, or that of the oldest one;
@@ -51,14 +51,14 @@ pub(crate) fn enter_kernel(state: *mut TaskState, fault: Pending) {
                 slot = other;
             }
         }
-        end(slot, FaultKind::REFUSED);
+        end(slot, (*state).tid, FaultKind::REFUSED);
         *slot = fault;
     }
 }
 
-/// Records a pending fault that did not complete, and how it ended.
+/// Records a pending fault of thread `tid` that did not complete, and how it ended.
 #[inline(always)]
-fn end(slot: *mut Pending, kind: FaultKind) {
+fn end(slot: *mut Pending, tid: u32, kind: FaultKind) {
     // SAFETY: `slot` is a field of the current task's own element.
     if unsafe { (*slot).time_ns } == 0 {
         return;
@@ -71,7 +71,7 @@ fn end(slot: *mut Pending, kind: FaultKind) {
         time_ns: emit::now(),
         addr: fault.addr,
         ip: fault.ip,
-        tid: current_ids().0,
+        tid,
         latency_low: 0,
         cpu: emit::cpu() as u16,
         flags: fault.fault_flags(),

@@ -5,7 +5,7 @@
 use aya_ebpf::helpers::bpf_get_current_task;
 use memtrace_ebpf::{Call, CallEvent, EventKind};
 
-use super::{config, current_ids, emit, filter, read_kernel, vma};
+use super::{config, emit, filter, read_kernel, vma};
 
 /// `IORING_OP_MADVISE` of `include/uapi/linux/io_uring.h`.
 const MADVISE: u8 = 25;
@@ -53,9 +53,8 @@ pub(crate) fn completed(request: u64) -> i32 {
     let Some(mut entry) = emit::control::<CallEvent>() else {
         return 0;
     };
-    let (tid, tgid) = current_ids();
     entry.write(CallEvent {
-        header: emit::header(EventKind::CALL, CallEvent::LEN, tgid, tid),
+        header: emit::header(EventKind::CALL, CallEvent::LEN, state),
         // SAFETY: `state` is the current task's own element.
         space: unsafe { (*state).space },
         call: Call::MADVISE,

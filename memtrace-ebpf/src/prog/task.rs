@@ -9,7 +9,7 @@ use memtrace_ebpf::{
     CommEvent, EventKind, ExecEvent, ExitEvent, FaultKind, ForkEvent, TaskAccount, TaskState, UncountedCause,
 };
 
-use super::{account, config, current_ids, emit, filter, pending, read_kernel, vma};
+use super::{account, config, current_ids, emit, filter, namespace, pending, read_kernel, vma};
 use crate::{GROUPS, TASKS};
 
 /// `CLONE_VM`: parent and child share the address space.
@@ -17,7 +17,7 @@ const CLONE_VM: u64 = 0x100;
 /// `CLONE_THREAD`: the child is a thread of the parent's group.
 const CLONE_THREAD: u64 = 0x1_0000;
 
-/// Thread ID and thread-group ID of `task`.
+/// Thread ID and thread-group ID of `task` in the initial PID namespace.
 #[inline(always)]
 pub(crate) fn ids_of(task: u64) -> (u32, u32) {
     (read_kernel(task, config!(task_pid)), read_kernel(task, config!(task_tgid)))
@@ -55,12 +55,14 @@ pub(crate) fn new(
     if config!(follow_forks) == 0 && clone_flags & CLONE_THREAD == 0 {
         return 0;
     }
-    let (tid, tgid) = current_ids();
-    let (child_tid, child_tgid) = child_ids();
+    let (key, group) = child_ids();
+    let child_tid = namespace::id_of(child, key);
     // SAFETY: `parent` is the current task's own element.
-    let (parent_space, copied_ns) = unsafe { ((*parent).space, (*parent).section_ns) };
+    let (parent_tgid, parent_space, copied_ns) =
+        unsafe { ((*parent).tgid, (*parent).space, (*parent).section_ns) };
+    let child_tgid = if clone_flags & CLONE_THREAD != 0 { parent_tgid } else { child_tid };
     let space = if clone_flags & CLONE_VM != 0 { parent_space } else { emit::new_space() };
-    let Some(state) = filter::track(child_tid, &filter::UNKNOWN) else {
+    let Some(state) = filter::track(key, &filter::UNKNOWN) else {
         warn!(ctx, "no room for thread {}: it goes untraced", child_tid);
         return 0;
     };
@@ -71,16 +73,17 @@ pub(crate) fn new(
             (*state).mm = vma::mm_of(child);
         }
         (*state).space = space;
+        (*state).tid = child_tid;
         (*state).tgid = child_tgid;
         (*state).flags = TaskState::BASE_KNOWN;
     }
-    info!(ctx, "thread {} made thread {} of process {}", tid, child_tid, child_tgid);
+    info!(ctx, "process {} made thread {} of process {}", parent_tgid, child_tid, child_tgid);
     if config!(join_groups) != 0 || config!(whole_system) != 0 {
-        filter::track_group(child_tgid, space);
+        filter::track_group(group, space);
     }
     if let Some(mut entry) = emit::control::<ForkEvent>() {
         entry.write(ForkEvent {
-            header: emit::header(EventKind::FORK, ForkEvent::LEN, tgid, tid),
+            header: emit::header(EventKind::FORK, ForkEvent::LEN, parent),
             child_tgid,
             child_tid,
             clone_flags,
@@ -104,16 +107,15 @@ pub(crate) fn new(
 #[inline(always)]
 pub(crate) fn exec(ctx: &impl EbpfContext, task: u64, old_tid: u64) -> i32 {
     let (tid, tgid) = current_ids();
-    let old_tid = old_tid as u32;
-    if old_tid != tid {
-        take_over(task, old_tid, tid);
-    }
+    let other = if old_tid as u32 == tid { None } else { take_over(task, old_tid as u32, tid) };
     let Some(state) = filter::traced() else {
         return 0;
     };
-    info!(ctx, "process {} executes a program; it was thread {}", tgid, old_tid);
-    account::settle(state, task, (tid, tgid), UncountedCause::EXEC);
     // SAFETY: `state` is the current task's own element.
+    let old_tid = other.unwrap_or(unsafe { (*state).tid });
+    info!(ctx, "process {} executes a program; it was thread {}", tgid, old_tid);
+    account::settle(state, task, UncountedCause::EXEC);
+    // SAFETY: as above.
     let is_space_told = unsafe { (*state).flags } & TaskState::SPACE_TOLD != 0;
     // SAFETY: as above.
     let space = if is_space_told { unsafe { (*state).space } } else { emit::new_space() };
@@ -128,7 +130,7 @@ pub(crate) fn exec(ctx: &impl EbpfContext, task: u64, old_tid: u64) -> i32 {
     }
     if let Some(mut entry) = emit::control::<ExecEvent>() {
         entry.write(ExecEvent {
-            header: emit::header(EventKind::EXEC, ExecEvent::LEN, tgid, tid),
+            header: emit::header(EventKind::EXEC, ExecEvent::LEN, state),
             space,
             old_tid,
             is_space_told: is_space_told.into(),
@@ -143,15 +145,16 @@ pub(crate) fn exec(ctx: &impl EbpfContext, task: u64, old_tid: u64) -> i32 {
     0
 }
 
-/// A thread other than the leader called `execve` and has the leader's thread ID now: its state moves there.
+/// A thread other than the leader called `execve` and has the leader's thread ID now: its state moves there. Returns the
+/// thread ID that records had for it, if it was traced.
 ///
 /// Since the exchange of the IDs its faults were counted in the element of the dead leader, in an
 /// account of their own; both add up.
 #[inline(always)]
-fn take_over(task: u64, old_tid: u32, tid: u32) {
-    let Some(old) = TASKS.get_ptr_mut(old_tid) else {
-        return;
-    };
+fn take_over(task: u64, old_tid: u32, tid: u32) -> Option<u32> {
+    let old = TASKS.get_ptr_mut(old_tid)?;
+    // SAFETY: a live element; the thread runs this program. A leader has the ID of its group.
+    let recorded_tid = unsafe { core::mem::replace(&mut (*old).tid, (*old).tgid) };
     if let Some(new) = TASKS.get_ptr(tid) {
         // SAFETY: both are live elements; the thread runs this program, and the leader is dead.
         unsafe {
@@ -174,6 +177,7 @@ fn take_over(task: u64, old_tid: u32, tid: u32) {
     if filter::track(tid, moved).is_some() {
         let _gone = TASKS.remove(old_tid);
     }
+    Some(recorded_tid)
 }
 
 /// The current task ends. Clearing its thread ID and its robust futexes may still fault, so that the
@@ -185,14 +189,14 @@ pub(crate) fn exit(task: u64) -> i32 {
     };
     let (tid, tgid) = current_ids();
     pending::end_all(state, FaultKind::UNFINISHED, FaultKind::REFUSED);
-    account::settle(state, task, (tid, tgid), UncountedCause::EXIT);
+    account::settle(state, task, UncountedCause::EXIT);
     let group_dead = if config!(has_task_layout) != 0 {
         let signal: u64 = read_kernel(task, config!(task_signal));
         read_kernel::<u32>(signal, config!(signal_live)) == 0
     } else {
         tid == tgid
     };
-    finish(state, EventKind::EXIT, tid, tgid, u64::from(group_dead));
+    finish(state, EventKind::EXIT, u64::from(group_dead));
     // SAFETY: `state` is the current task's own element.
     unsafe { (*state).flags |= TaskState::EXITED };
     0
@@ -200,12 +204,12 @@ pub(crate) fn exit(task: u64) -> i32 {
 
 /// Writes the account of a task and begins it anew.
 #[inline(always)]
-fn finish(state: *mut TaskState, kind: EventKind, tid: u32, tgid: u32, group_dead: u64) {
+fn finish(state: *mut TaskState, kind: EventKind, group_dead: u64) {
     // SAFETY: `state` is a live element; the task itself or its end is the only writer.
     let (account, space) = unsafe { ((*state).account, (*state).space) };
     if let Some(mut entry) = emit::control::<ExitEvent>() {
         entry.write(ExitEvent {
-            header: emit::header(kind, ExitEvent::LEN, tgid, tid),
+            header: emit::header(kind, ExitEvent::LEN, state),
             space,
             group_dead,
             is_charge_known: config!(has_task_layout),
@@ -225,8 +229,8 @@ fn finish(state: *mut TaskState, kind: EventKind, tid: u32, tgid: u32, group_dea
     }
 }
 
-/// The kernel forgets the task with these thread and group IDs: nothing can be charged to it any more. `task` is its
-/// `task_struct`, 0 if unknown.
+/// The kernel forgets the task with these thread and group IDs in the initial PID namespace: nothing can be charged to it any
+/// more. `task` is its `task_struct`, 0 if unknown.
 #[inline(always)]
 pub(crate) fn free((tid, tgid): (u32, u32), task: u64) -> i32 {
     let Some(state) = TASKS.get_ptr_mut(tid) else {
@@ -236,7 +240,7 @@ pub(crate) fn free((tid, tgid): (u32, u32), task: u64) -> i32 {
         return 0;
     };
     // SAFETY: the map returned a pointer to a live element.
-    let (owner, tgid, flags) = unsafe { ((*state).task, (*state).tgid, (*state).flags) };
+    let (owner, flags) = unsafe { ((*state).task, (*state).flags) };
     // The kernel is slow to forget: somebody else may have the thread ID by now.
     let is_other = if task != 0 { owner != 0 && owner != task } else { flags & TaskState::EXITED == 0 };
     if is_other {
@@ -245,17 +249,18 @@ pub(crate) fn free((tid, tgid): (u32, u32), task: u64) -> i32 {
     if tid == tgid {
         let _absent = GROUPS.remove(tgid);
     }
-    account::settle(state, task, (tid, tgid), UncountedCause::EXIT);
+    account::settle(state, task, UncountedCause::EXIT);
     // SAFETY: as above.
     let late = unsafe { (*state).account };
     if late.recorded_minor | late.recorded_major | late.uncounted_minor | late.uncounted_major != 0 {
-        finish(state, EventKind::LATE, tid, tgid, 0);
+        finish(state, EventKind::LATE, 0);
     }
     let _gone = TASKS.remove(tid);
     0
 }
 
-/// The task `tid` has another name from now on, which is asked for only if it is traced.
+/// The task that is `tid` in the initial PID namespace has another name from now on, which is asked for only if it is
+/// traced.
 #[inline(always)]
 pub(crate) fn rename(tid: u32, comm: impl FnOnce() -> [u8; 16]) -> i32 {
     let Some(state) = TASKS.get_ptr_mut(tid) else {
@@ -264,11 +269,9 @@ pub(crate) fn rename(tid: u32, comm: impl FnOnce() -> [u8; 16]) -> i32 {
     if tid == current_ids().0 {
         vma::renamed(state);
     }
-    // SAFETY: the map returned a pointer to a live element.
-    let tgid = unsafe { (*state).tgid };
     let comm = comm();
     if let Some(mut entry) = emit::control::<CommEvent>() {
-        entry.write(CommEvent { header: emit::header(EventKind::COMM, CommEvent::LEN, tgid, tid), comm });
+        entry.write(CommEvent { header: emit::header(EventKind::COMM, CommEvent::LEN, state), comm });
         entry.submit(emit::NO_WAKEUP);
     }
     0

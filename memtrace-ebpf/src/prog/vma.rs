@@ -117,13 +117,12 @@ impl Request {
     #[inline(always)]
     fn tell(self, state: *const TaskState, time_ns: u64, result: i64) {
         let is_named = self.names();
-        let (tid, tgid) = current_ids();
         // SAFETY: `state` is the current task's own element.
         let (space, flags) = unsafe { ((*state).space, (*state).flags) };
         let (kind, len) =
             if is_named { (EventKind::NAME, NameEvent::LEN) } else { (EventKind::CALL, CallEvent::LEN) };
         let mut event = CallEvent {
-            header: emit::header(kind, len, tgid, tid),
+            header: emit::header(kind, len, state),
             space,
             call: self.call,
             may_have_resized: (config!(has_task_layout) == 0 || flags & TaskState::RESIZED != 0).into(),
@@ -305,8 +304,7 @@ pub(crate) fn section_ends(state: *mut TaskState, mm: u64) {
 #[inline(always)]
 fn trimmed(state: *const TaskState, time_ns: u64, pages: u64) {
     if let Some(mut entry) = emit::control::<TrimEvent>() {
-        let (tid, tgid) = current_ids();
-        let mut header = emit::header(EventKind::TRIM, TrimEvent::LEN, tgid, tid);
+        let mut header = emit::header(EventKind::TRIM, TrimEvent::LEN, state);
         header.time_ns = time_ns;
         // SAFETY: `state` is the current task's own element.
         entry.write(TrimEvent { header, space: unsafe { (*state).space }, pages });
@@ -332,8 +330,7 @@ fn tell_unexplained(state: *const TaskState, request: Request, grew: bool) {
         return;
     }
     if let Some(mut entry) = emit::control::<SectionEvent>() {
-        let (tid, tgid) = current_ids();
-        let header = emit::header(EventKind::SECTION, SectionEvent::LEN, tgid, tid);
+        let header = emit::header(EventKind::SECTION, SectionEvent::LEN, state);
         entry.write(SectionEvent { header, space, syscall: request.number });
         entry.submit(emit::NO_WAKEUP);
     }
@@ -360,14 +357,13 @@ pub(crate) fn renamed(state: *mut TaskState) {
         (*state).space = emit::new_space();
         (*state).flags |= TaskState::SPACE_TOLD;
     }
-    let (tid, tgid) = current_ids();
     // SAFETY: as above.
     let (space, locked_ns) = unsafe { ((*state).space, (*state).locked_ns) };
     if config!(join_groups) != 0 || config!(whole_system) != 0 {
-        filter::track_group(tgid, space);
+        filter::track_group(current_ids().1, space);
     }
     if let Some(mut entry) = emit::control::<SpaceEvent>() {
-        let mut header = emit::header(EventKind::SPACE, SpaceEvent::LEN, tgid, tid);
+        let mut header = emit::header(EventKind::SPACE, SpaceEvent::LEN, state);
         // The last lock was that on the old memory map, just before it was exchanged.
         if locked_ns != 0 && header.time_ns - locked_ns < STALE_NS {
             header.time_ns = locked_ns;

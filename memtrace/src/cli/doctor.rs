@@ -14,9 +14,10 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     event::HostFacts,
-    host::{self, Facility, Features, Level},
+    host::{self, Facility, Features, Level, Namespaces, Reach, Refusal},
     pagemap::PageEra,
     record::Availability,
+    sys::namespace::Namespace,
     units::ByteSize,
 };
 
@@ -27,19 +28,27 @@ const SCHEMA: u32 = 1;
 pub(super) fn run(json: bool) -> anyhow::Result<ExitCode> {
     let facts = host::facts()?;
     let features = Features::probe();
+    let namespaces = Namespaces::find(&features);
     let era = host::page_era();
     let text = if json {
-        format!("{:#}\n", to_json(&facts, &features, era))
+        format!("{:#}\n", to_json(&facts, &features, namespaces, era))
     } else {
-        to_text(&facts, &features, era)
+        to_text(&facts, &features, namespaces, era)
     };
     io::stdout().write_all(text.as_bytes())?;
-    let can_record = features.blockers().next().is_none();
+    let can_record = blockers(&features, namespaces).is_empty();
     Ok(if can_record { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn to_json(facts: &HostFacts, features: &Features, era: PageEra) -> Value {
-    let blockers: Vec<_> = features.blockers().map(Facility::name).collect();
+/// Names of what keeps memtrace from recording anything.
+fn blockers(features: &Features, namespaces: Namespaces) -> Vec<String> {
+    let facilities = features.blockers().map(|facility| facility.name().to_owned());
+    let refusing = Namespace::ALL.into_iter().filter(|one| namespaces.refusal(*one, Reach::Named).is_some());
+    facilities.chain(refusing.map(|one| format!("{}_namespace", one.name()))).collect()
+}
+
+fn to_json(facts: &HostFacts, features: &Features, namespaces: Namespaces, era: PageEra) -> Value {
+    let blockers = blockers(features, namespaces);
     let settings: Map<_, _> =
         host::settings().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
     let facilities: Map<_, _> = features
@@ -53,12 +62,28 @@ fn to_json(facts: &HostFacts, features: &Features, era: PageEra) -> Value {
         "cpus": facts.cpus,
         "page_bytes": facts.page.bytes(),
         "settings": settings,
+        "namespaces": namespaces_json(namespaces),
         "level": features.level().name(),
         "can_record": blockers.is_empty(),
         "blockers": blockers,
         "features": facilities,
         "page_era": era,
     })
+}
+
+/// For each kind whether it is the initial one, and what cannot be recorded there.
+fn namespaces_json(namespaces: Namespaces) -> Value {
+    let state = |namespace| {
+        let refused = |reach: Reach| {
+            let Refusal { need, fix } = namespaces.refusal(namespace, reach)?;
+            Some((reach.options(), json!({ "need": need, "fix": fix })))
+        };
+        let refused: Map<_, _> =
+            Reach::ALL.into_iter().filter_map(refused).map(|(name, why)| (name.to_owned(), why)).collect();
+        json!({ "initial": !namespaces.is_own(namespace), "refused": refused })
+    };
+    let states = Namespace::ALL.into_iter().map(|one| (one.name().to_owned(), state(one)));
+    Value::Object(states.collect())
 }
 
 fn facility_json(facility: Facility, state: &Availability) -> Value {
@@ -74,7 +99,7 @@ fn facility_json(facility: Facility, state: &Availability) -> Value {
     }
 }
 
-fn to_text(facts: &HostFacts, features: &Features, era: PageEra) -> String {
+fn to_text(facts: &HostFacts, features: &Features, namespaces: Namespaces, era: PageEra) -> String {
     let HostFacts { page, arch, kernel_release, cpus, start: _, realtime_offset_ns: _ } = facts;
     let page = ByteSize::new(page.bytes());
     let mut text = format!("Linux {kernel_release} on {arch}, {cpus} CPUs, pages of {page}\n\n");
@@ -87,9 +112,12 @@ fn to_text(facts: &HostFacts, features: &Features, era: PageEra) -> String {
         let _ = writeln!(text, "{name:<32} {}", value.as_deref().unwrap_or("not shown by this kernel"));
     }
     let _ = writeln!(text, "{:<32} {}", "page words", era);
+    for namespace in Namespace::ALL {
+        text.push_str(&namespace_text(namespaces, namespace));
+    }
     let level = features.level();
     let _ = writeln!(text, "\nlevel    {}: {}", level.name(), level_text(level));
-    let _ = writeln!(text, "verdict  {}", verdict(features));
+    let _ = writeln!(text, "verdict  {}", verdict(features, namespaces));
     text
 }
 
@@ -107,6 +135,25 @@ fn facility_text(facility: Facility, state: &Availability) -> String {
     }
 }
 
+/// Whether a namespace is the initial one; a second line says what cannot be recorded there, and why.
+fn namespace_text(namespaces: Namespaces, namespace: Namespace) -> String {
+    let word = if namespaces.is_own(namespace) { "not the initial one" } else { "initial" };
+    let mut text = format!("{:<32} {word}\n", format!("{} namespace", namespace.name()));
+    let mut refused: Vec<(Refusal, Vec<&str>)> = Vec::new();
+    for reach in Reach::ALL {
+        let Some(refusal) = namespaces.refusal(namespace, reach) else { continue };
+        match refused.iter_mut().find(|(other, _)| *other == refusal) {
+            Some((_, options)) => options.push(reach.options()),
+            None => refused.push((refusal, vec![reach.options()])),
+        }
+    }
+    for (Refusal { need, fix }, options) in refused {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{:32} (no {}: needs {need}: {fix})", "", options.join(", "));
+    }
+    text
+}
+
 const fn level_text(level: Level) -> &'static str {
     match level {
         Level::Full => "any process, with frame numbers",
@@ -116,8 +163,8 @@ const fn level_text(level: Level) -> &'static str {
 }
 
 /// What can be recorded, in a sentence.
-fn verdict(features: &Features) -> String {
-    let blockers: Vec<_> = features.blockers().map(Facility::name).collect();
+fn verdict(features: &Features, namespaces: Namespaces) -> String {
+    let blockers = blockers(features, namespaces);
     if !blockers.is_empty() {
         return format!("nothing can be recorded for want of {}", blockers.join(", "));
     }

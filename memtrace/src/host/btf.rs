@@ -52,6 +52,7 @@ fn offsets(bytes: &[u8]) -> Result<Config, BtfError> {
     let mm = btf.structure("mm_struct")?;
     let cgroup = btf.structure("cgroup")?;
     let cgroup_root = btf.structure("cgroup_root")?;
+    let (pid, upid) = (btf.structure("pid")?, btf.structure("upid")?);
     let (task_dumpable, dumpable) = match btf.structure("task_exec_state") {
         Ok(exec_state) => (btf.offset(task, &["exec_state"])?, btf.offset(exec_state, &["dumpable"])?),
         Err(_) => (btf.offset(task, &["mm"])?, btf.offset(mm, &["flags"])?),
@@ -75,6 +76,17 @@ fn offsets(bytes: &[u8]) -> Result<Config, BtfError> {
         regs_syscall: btf.offset(regs, &[REGISTERS.1])?,
         cgroup_root: btf.offset(cgroup, &["root"])?,
         cgroup_root_hierarchy: btf.offset(cgroup_root, &["hierarchy_id"])?,
+        cgroup_kn: btf.offset(cgroup, &["kn"])?,
+        cgroup_self: btf.offset(cgroup, &["self"])?,
+        css_parent: btf.offset(btf.structure("cgroup_subsys_state")?, &["parent"])?,
+        kn_id: btf.offset(btf.structure("kernfs_node")?, &["id"])?,
+        task_thread_pid: btf.offset(task, &["thread_pid"])?,
+        pid_level: btf.offset(pid, &["level"])?,
+        pid_numbers: btf.offset(pid, &["numbers"])?,
+        upid_len: upid.referred.into(),
+        upid_nr: btf.offset(upid, &["nr"])?,
+        upid_ns: btf.offset(upid, &["ns"])?,
+        pid_namespace_inum: btf.offset(btf.structure("pid_namespace")?, &["ns", "inum"])?,
         ..Config::ZERO
     };
     // Without io_uring, and before it kept requests as it does since Linux 6.0, the programs do without.
@@ -418,6 +430,8 @@ mod tests {
         // include/linux/sched.h: `pid_t pid; pid_t tgid;` and `unsigned long min_flt; unsigned long maj_flt;`.
         assert_eq!(offsets.task_tgid, offsets.task_pid + 4);
         assert_eq!(offsets.task_maj_flt, offsets.task_min_flt + 8);
+        // include/linux/pid.h: `struct upid { int nr; struct pid_namespace *ns; };`.
+        assert_eq!((offsets.upid_nr, offsets.upid_ns, offsets.upid_len), (0, 8, 16));
         // include/linux/sched/signal.h: `refcount_t sigcnt; atomic_t live;`.
         assert_eq!(offsets.signal_live, 4);
     }

@@ -1,4 +1,4 @@
-//! Finds a cgroup: its hierarchy as the kernel numbers it, its path there, its members.
+//! Finds a cgroup: its hierarchy as the kernel numbers it, its number and path there, its members.
 //!
 //! Layer: shell. Input: a directory under a cgroup mount. Output: [`Cgroup`].
 //! Source: `/proc/self/mountinfo`, `/proc/self/cgroup`; `cgroups(7)`. The unified hierarchy has number 0.
@@ -7,6 +7,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -20,7 +21,9 @@ pub struct Cgroup {
     pub dir: PathBuf,
     /// Number of its hierarchy.
     pub hierarchy: u32,
-    /// Path within the hierarchy, starting with `/`; empty for the root.
+    /// Its number there: the inode of the directory (`kernfs_ino` of `include/linux/kernfs.h`).
+    pub id: u64,
+    /// Path within the hierarchy as this cgroup namespace shows it, starting with `/`; empty for the root.
     pub path: String,
 }
 
@@ -62,7 +65,8 @@ impl Cgroup {
         if path.len() >= CGROUP_PATH_MAX {
             return Err(CgroupError::TooLong { path });
         }
-        Ok(Self { dir: real, hierarchy, path })
+        let id = real.metadata().map_err(unreadable)?.ino();
+        Ok(Self { dir: real, hierarchy, id, path })
     }
 
     /// Thread-group IDs of all members, those of cgroups below included.

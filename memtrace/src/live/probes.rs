@@ -6,13 +6,17 @@
 //! vanish on preemptible kernels); the object is the one that `build.rs` checked.
 //! Not here: which tasks to trace (`tasks`), reading what comes out (`drain`, `heat`).
 
-use std::{io, os::fd::AsFd as _, sync::Arc};
+use std::{
+    io::{self, Read as _},
+    os::fd::AsFd as _,
+    sync::Arc,
+};
 
 use aya::{
     Btf, Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{HashMap, Map, MapData, MapError, RingBuf},
     programs::{
-        PerfEvent, Program, ProgramError, RawTracePoint, TracePoint,
+        Iter, PerfEvent, Program, ProgramError, RawTracePoint, TracePoint,
         perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy},
     },
 };
@@ -23,6 +27,7 @@ use super::{
     hooks::{Hook, Hooked, Hooks},
     skips::SkipMeter,
     syscalls,
+    tasks::InitialTids,
 };
 use crate::{
     host::LockArguments,
@@ -119,6 +124,8 @@ pub struct Probes {
     hooks: Hooks,
     follows_maps: bool,
     tells_duplicates: bool,
+    /// Whether this PID namespace is not the initial one.
+    translates_ids: bool,
     rings: &'static [&'static str],
 }
 
@@ -174,8 +181,12 @@ impl Probes {
         for (name, _) in hooks.iter() {
             verify(name, find(&mut ebpf, name)?)?;
         }
+        let translates_ids = config.pid_namespace != 0;
+        if let Some(btf) = btf.as_ref().filter(|_| translates_ids) {
+            lister(&mut ebpf)?.load("task", btf).map_err(|error| refusal(names::TASK_IDS, error))?;
+        }
         let (follows_maps, tells_duplicates) = (plan.follows_maps, config.has_task_layout != 0);
-        Ok(Self { ebpf, hooks, follows_maps, tells_duplicates, rings })
+        Ok(Self { ebpf, hooks, follows_maps, tells_duplicates, translates_ids, rings })
     }
 
     /// Starts to follow births, execs and deaths of tasks in the target set.
@@ -246,7 +257,22 @@ impl Probes {
         Ok(())
     }
 
-    /// Adds a task to the traced ones. Before completions are attached only.
+    /// By which thread IDs the programs find the tasks that there are.
+    pub fn initial_tids(&mut self) -> Result<InitialTids, AttachError> {
+        if !self.translates_ids {
+            return Ok(InitialTids::SAME);
+        }
+        let what = "list the tasks of this PID namespace";
+        let lister = lister(&mut self.ebpf)?;
+        let link = lister.attach().and_then(|link| lister.take_link(link));
+        let file = link.map_err(|error| failure(what, error))?.into_file();
+        let mut ids = Vec::new();
+        let read = file.map_err(|error| failure(what, error))?.read_to_end(&mut ids);
+        read.map_err(|error| failure(what, error))?;
+        Ok(InitialTids::from_bytes(&ids))
+    }
+
+    /// Adds the task that is `tid` in the initial PID namespace to the traced ones. Before completions are attached only.
     pub fn track(&mut self, tid: u32, state: &TaskState) -> Result<(), AttachError> {
         let mut tasks = self.tasks()?;
         tasks
@@ -254,7 +280,7 @@ impl Probes {
             .map_err(|error| failure(&format!("add thread {tid} to the traced ones"), error))
     }
 
-    /// Takes a task out of the traced ones. Before completions are attached only.
+    /// Takes the task that is `tid` in the initial PID namespace out of the traced ones. Before completions are attached only.
     pub fn forget(&mut self, tid: u32) -> Result<(), AttachError> {
         match self.tasks()?.remove(&tid) {
             // The programs were faster.
@@ -276,7 +302,7 @@ impl Probes {
         }
     }
 
-    /// What the programs know of each traced task, by thread ID. After [`Self::disarm`] only.
+    /// What the programs know of each traced task, by thread ID in the initial PID namespace. After [`Self::disarm`] only.
     pub fn states(&mut self) -> Result<Vec<(u32, TaskState)>, AttachError> {
         let tasks = self.tasks()?;
         let mut states: Vec<_> = tasks
@@ -381,6 +407,13 @@ fn find<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program, AttachErr
     ebpf.program_mut(name).ok_or_else(|| missing(format!("find {name} in the eBPF object")))
 }
 
+/// The program that lists tasks.
+fn lister(ebpf: &mut Ebpf) -> Result<&mut Iter, AttachError> {
+    find(ebpf, names::TASK_IDS)?
+        .try_into()
+        .map_err(|error| failure("use the program that lists tasks", error))
+}
+
 /// Lets the kernel verify a program.
 fn verify(name: &str, program: &mut Program) -> Result<(), AttachError> {
     let result = match program {
@@ -389,13 +422,18 @@ fn verify(name: &str, program: &mut Program) -> Result<(), AttachError> {
         Program::PerfEvent(program) => program.load(),
         other => return Err(missing(format!("load {name} of type {:?}", other.prog_type()))),
     };
-    result.map_err(|error| match error {
+    result.map_err(|error| refusal(name, error))
+}
+
+/// Why the kernel did not take the program `name`.
+fn refusal(name: &str, error: ProgramError) -> AttachError {
+    match error {
         // The verifier gives its reasons; who lacks a privilege gets none.
         ProgramError::LoadError { verifier_log, .. } if !verifier_log.to_string().is_empty() => {
             AttachError::Refused { program: name.to_owned(), log: verifier_log.to_string() }
         }
         error => failure(&format!("load the eBPF program {name}"), error),
-    })
+    }
 }
 
 /// Attaches programs whose hooks see every task.

@@ -113,7 +113,9 @@ pub fn arm(probes: &mut Probes, target: &Target, cpus: &[u32]) -> Result<Armed, 
         Target::Gated(tid) => {
             let task = Task::find(*tid).ok_or_else(|| exited(target))?;
             let mut armed = Armed { gate: Some(task.charged), ..Armed::default() };
-            track(probes, &mut armed, &mut Spaces::default(), &task, true)?;
+            let tids = probes.initial_tids()?;
+            let key = tids.of(task.tid).ok_or_else(|| exited(target))?;
+            track(probes, &mut armed, &mut Spaces::default(), (key, &task), true)?;
             let scope = Scope::Threads(vec![*tid]);
             follow_maps(probes, &mut armed, &scope, cpus)?;
             if !probes.attach_completions(&scope)?.is_empty() {
@@ -200,11 +202,12 @@ fn arm_threads(
         if new.is_empty() {
             break;
         }
-        for task in &new {
-            track(probes, &mut armed, &mut spaces, task, false)?;
+        let initial = probes.initial_tids()?;
+        for (key, task) in new.iter().filter_map(|task| Some((initial.of(task.tid)?, task))) {
+            track(probes, &mut armed, &mut spaces, (key, task), false)?;
             if Task::find(task.tid).is_none() {
                 // Whoever gets this thread ID next is somebody else.
-                probes.forget(task.tid)?;
+                probes.forget(key)?;
             }
         }
     }
@@ -238,16 +241,16 @@ fn arm_threads(
     Ok(armed)
 }
 
-/// Enters a task into the table of traced ones and notes that it joined.
+/// Enters a task, which the programs find by `key`, into the table of traced ones and notes that it joined.
 fn track(
     probes: &mut Probes,
     armed: &mut Armed,
     spaces: &mut Spaces,
-    task: &Task,
+    (key, task): (u32, &Task),
     exact: bool,
 ) -> Result<(), AttachError> {
     let space = spaces.of(task.tgid);
-    probes.track(task.tid, &task.state(space, exact))?;
+    probes.track(key, &task.state(space, exact))?;
     armed.joins.extend(task.join(clock::boottime(), space));
     armed.tgids.insert(Tgid(task.tgid));
     Ok(())

@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, fs, io};
 
-use memtrace_ebpf::{EventHeader, EventKind, JoinEvent, TaskAccount, TaskState};
+use memtrace_ebpf::{EventHeader, EventKind, JoinEvent, TaskAccount, TaskIds, TaskState};
 use procfs::process::ProcState;
 
 use crate::{
@@ -67,6 +67,7 @@ impl Task {
         let FaultCounts { minor, major } = self.charged;
         TaskState {
             space,
+            tid: self.tid,
             tgid: self.tgid,
             flags: if exact { TaskState::BASE_KNOWN } else { 0 },
             account: TaskAccount {
@@ -99,6 +100,30 @@ impl Task {
             comm: self.comm.to_raw(),
         }
         .to_bytes()
+    }
+}
+
+/// By which thread IDs the programs find the tasks of this PID namespace: those that they have in the initial one.
+#[derive(Clone, Debug)]
+pub struct InitialTids(Option<BTreeMap<u32, u32>>);
+
+impl InitialTids {
+    /// This PID namespace is the initial one.
+    pub(super) const SAME: Self = Self(None);
+
+    /// What the programs wrote of all tasks, [`TaskIds`] one after the other.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Self {
+        let ids = bytes.chunks(TaskIds::LEN).filter_map(TaskIds::from_bytes);
+        Self(Some(ids.map(|ids| (ids.tid, ids.initial_tid)).collect()))
+    }
+
+    /// That of the thread `tid`; `None` if there was none when the tasks were listed.
+    #[must_use]
+    pub fn of(&self, tid: u32) -> Option<u32> {
+        match &self.0 {
+            Some(initial) => initial.get(&tid).copied(),
+            None => Some(tid),
+        }
     }
 }
 

@@ -13,16 +13,16 @@ use crate::{decode::Frame, live::Batch, units::Timestamp};
 pub(super) fn batch(states: &[(u32, TaskState)], is_charge_known: u64, now: Timestamp) -> Batch {
     let mut faults = Vec::new();
     let mut control = Vec::new();
-    for (tid, state) in states {
-        let TaskState { space, tgid, flags, account, user, kernel_0, kernel_1, kernel_2, .. } = *state;
+    for (_, state) in states {
+        let TaskState { space, tid, tgid, flags, account, user, kernel_0, kernel_1, kernel_2, .. } = *state;
         for pending in [user, kernel_0, kernel_1, kernel_2] {
-            faults.extend(unended(*tid, pending, now).into_iter().flatten());
+            faults.extend(unended(tid, pending, now).into_iter().flatten());
         }
         let kind = if flags & TaskState::EXITED == 0 { EventKind::ALIVE } else { EventKind::LATE };
         let header = EventHeader {
             time_ns: now.as_nanos(),
             tgid,
-            tid: *tid,
+            tid,
             kind,
             len: u16::try_from(ExitEvent::LEN).unwrap_or(u16::MAX),
             cpu: 0,
@@ -59,9 +59,9 @@ mod tests {
     #[test]
     fn pending_fault_is_unfinished() {
         let user = Pending { time_ns: 70, addr: 0x7000, ip: 0x400, flags: FaultFlags::USER.into() };
-        let state = TaskState { tgid: 8, user, ..TaskState::default() };
+        let state = TaskState { tid: 9, tgid: 8, user, ..TaskState::default() };
 
-        let frames = batch(&[(9, state)], 1, Timestamp::from_nanos(100));
+        let frames = batch(&[(509, state)], 1, Timestamp::from_nanos(100));
 
         let [Frame::Control(control), Frame::Faults(faults), Frame::Tick(now)] = &frames[..] else {
             panic!("control, faults and a tick: {frames:?}");

@@ -25,10 +25,10 @@ const INIT: &str = include_str!("init.sh");
 const PATH: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 /// Programs that are whole with the libraries that they are linked with.
-const PROGRAMS: [&str; 62] = [
-    "sh", "bash", "awk", "basename", "cat", "chmod", "chown", "chrt", "cp", "cut", "date", "dd", "df",
-    "dirname", "du", "echo", "env", "expr", "false", "find", "grep", "head", "hostname", "id", "kill", "ln",
-    "ls", "md5sum", "mkdir", "mkfifo", "mktemp", "mount", "mv", "nice", "nohup", "nproc", "printf",
+const PROGRAMS: [&str; 63] = [
+    "sh", "bash", "awk", "basename", "cat", "chmod", "chown", "chroot", "chrt", "cp", "cut", "date", "dd",
+    "df", "dirname", "du", "echo", "env", "expr", "false", "find", "grep", "head", "hostname", "id", "kill",
+    "ln", "ls", "md5sum", "mkdir", "mkfifo", "mktemp", "mount", "mv", "nice", "nohup", "nproc", "printf",
     "prlimit", "ps", "readlink", "rm", "rmdir", "sed", "seq", "setpriv", "setsid", "sleep", "sort",
     "sqlite3", "stat", "sync", "tail", "taskset", "tee", "test", "timeout", "touch", "tr", "true", "umount",
     "uname", "unshare",
