@@ -436,6 +436,8 @@ pub enum LossCause {
     UnknownKind,
     /// The kernel skipped a program that was at work on the same CPU already: for which process is not known.
     Skipped,
+    /// The kernel counted faults of a target of which no event came at all.
+    NoEvents,
 }
 
 impl LossCause {
@@ -452,6 +454,7 @@ impl LossCause {
             Self::TornTail => "torn_tail",
             Self::UnknownKind => "unknown_kind",
             Self::Skipped => "skipped",
+            Self::NoEvents => "no_events",
         }
     }
 }

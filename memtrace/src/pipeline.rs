@@ -290,7 +290,8 @@ impl Pipeline {
             | LossCause::Late
             | LossCause::TornTail
             | LossCause::UnknownKind
-            | LossCause::Skipped => true,
+            | LossCause::Skipped
+            | LossCause::NoEvents => true,
         };
         if hides_maps {
             self.tasks.doubt(loss.end.unwrap_or(loss.start));

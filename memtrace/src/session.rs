@@ -21,7 +21,7 @@ use crate::{
     event::{FaultCounts, LookDepth, Tgid, Tid},
     export::{ExportError, csv::CsvTimeline},
     host::{self, Facility, Namespaces, Reach},
-    live::{self, ArmError, AttachError, Drain, Entry, HeatReader, LossMeter, Plan, Probes, Target},
+    live::{self, ArmError, AttachError, Batch, Drain, Entry, HeatReader, LossMeter, Plan, Probes, Target},
     pagemap::PageCategories,
     pipeline::{Detail, FocusOptions},
     probe::{Prober, files::FileError},
@@ -37,6 +37,7 @@ pub mod launch;
 mod recorder;
 mod remains;
 mod threads;
+mod unseen;
 mod watch;
 
 pub use invoker::Invoker;
@@ -46,6 +47,7 @@ pub use recorder::RecorderError;
 use hold::{Hold, HoldError};
 use recorder::Recorder;
 use threads::Threads;
+use unseen::Entered;
 use watch::{Ended, Watch};
 
 /// What to record.
@@ -180,6 +182,7 @@ async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outc
     // Before anything is attached, so that nothing is skipped unseen.
     let losses = LossMeter::new(Arc::clone(&counters), cpus.possible, probes.skips()?);
     let armed = live::arm(&mut probes, &target, &cpus.online)?;
+    let entered = Entered::new(armed.entered, clock::boottime());
     let header = Header {
         abi: ABI_VERSION,
         memtrace_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -223,13 +226,17 @@ async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outc
     watch.limit(options.duration);
     let ended = watch.wait(command, &armed.tgids, failure, || look.store(true, Ordering::Relaxed)).await?;
 
+    let charges = entered.charges();
     drop(hold);
     // A last comparison, while changes are still seen.
     still_looks.take_all_maps();
     probes.disarm();
     watch.flush_log();
     let states = probes.states()?;
-    let recorded = threads.finish(remains::batch(&states, plan.config.has_task_layout, clock::boottime()));
+    let now = clock::boottime();
+    let mut last: Batch = entered.loss(&charges, &states, now).map(Frame::Loss).into_iter().collect();
+    last.extend(remains::batch(&states, plan.config.has_task_layout, now));
+    let recorded = threads.finish(last);
     let recorded = recorded.and_then(|recorded| {
         let end = End {
             time: clock::boottime(),

@@ -9,6 +9,7 @@
 
 use std::{collections::BTreeSet, fmt, io};
 
+use memtrace_ebpf::TaskState;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{
@@ -70,6 +71,8 @@ pub struct Armed {
     pub joins: Vec<u8>,
     /// Processes of the target, to be watched for their end; none for a cgroup and the whole system.
     pub tgids: BTreeSet<Tgid>,
+    /// The tasks that were entered into the table of traced ones, by their keys there.
+    pub entered: Vec<(u32, TaskState)>,
     /// Faults of a gated process before tracing.
     pub gate: Option<FaultCounts>,
     /// What tells of new VMAs, if that is followed.
@@ -250,7 +253,9 @@ fn track(
     exact: bool,
 ) -> Result<(), AttachError> {
     let space = spaces.of(task.tgid);
-    probes.track(key, &task.state(space, exact))?;
+    let state = task.state(space, exact);
+    probes.track(key, &state)?;
+    armed.entered.push((key, state));
     armed.joins.extend(task.join(clock::boottime(), space));
     armed.tgids.insert(Tgid(task.tgid));
     Ok(())

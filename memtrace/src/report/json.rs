@@ -152,6 +152,7 @@ impl Report {
             "late": self.lost(LossCause::Late),
             "unknown_kind": self.lost(LossCause::UnknownKind),
             "skipped": self.lost(LossCause::Skipped),
+            "no_events": self.lost(LossCause::NoEvents),
             "gaps": self.summary.losses.len(),
         })
     }

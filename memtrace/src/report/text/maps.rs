@@ -126,7 +126,8 @@ impl Report {
             | LossCause::Late
             | LossCause::TornTail
             | LossCause::UnknownKind
-            | LossCause::Skipped => true,
+            | LossCause::Skipped
+            | LossCause::NoEvents => true,
         };
         !self.recovery.complete || self.summary.losses.iter().any(|loss| touches_calls(loss.cause))
     }
