@@ -131,7 +131,7 @@ fn command_in_a_mount_namespace_is_recorded_as_outside() {
 }
 
 #[test]
-fn command_in_a_container_is_recorded_as_outside() {
+fn command_in_a_container_of_namespaces_is_recorded_as_outside() {
     require_namespaces!("time");
     records_as_outside(CONTAINER);
 }
@@ -235,7 +235,7 @@ const REFUSED: [(&[&str], &[&str], [&str; 2]); 6] = [
 ];
 
 #[test]
-fn what_cannot_be_recorded_is_refused_by_name_before_anything_starts() {
+fn what_namespaces_keep_from_being_recorded_is_refused_by_name_before_anything_starts() {
     require_namespaces!("user");
     for (prefix, options, words) in REFUSED {
         let command: &[&str] = if options.is_empty() { &["sh", "-c", "echo >started"] } else { &[] };
