@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     event::{
         HeatReading, HostFacts, Loss, LossCause, MapAction, Observation, ProbeRequest, ProbeTarget, Record,
-        Seen, TaskAction, TaskEvent,
+        Seen, TaskAction, TaskEvent, Tid,
     },
     order::{Event, Reorder},
     timeline::{Row, Summary},
@@ -27,6 +27,7 @@ mod intervals;
 mod maps;
 mod pages;
 mod places;
+mod processes;
 mod reclaims;
 mod residence;
 mod seen;
@@ -159,8 +160,8 @@ impl Pipeline {
     fn take_task(&mut self, task: TaskEvent) {
         if matches!(task.action, TaskAction::Join { .. }) && !self.tasks.knows(task.tid) {
             self.totals.see(task.time);
-            self.totals.task(&task);
-            self.tasks.apply(&task);
+            let actors = self.tasks.apply(&task);
+            self.totals.task(&task.action, actors);
         } else {
             self.hold_back(Event::Task(Box::new(task)));
         }
@@ -189,13 +190,13 @@ impl Pipeline {
                     totals.fault(&fault);
                     let (task, position) = tasks.attribute(&fault);
                     if let Some(task) = task {
-                        totals.copied(&fault, task.tgid);
+                        totals.copied(&fault, task.process);
                     }
                     intervals.fault(&fault, task, position, tasks);
                 }
                 Event::Task(task) => {
-                    totals.task(&task);
-                    tasks.apply(&task);
+                    let actors = tasks.apply(&task);
+                    totals.task(&task.action, actors);
                     match task.action {
                         TaskAction::Exec { space, is_hidden, .. } => {
                             intervals.begin(space);
@@ -226,8 +227,9 @@ impl Pipeline {
                     rows.extend(done.row.filter(|_| *event_rows).map(Row::Map));
                 }
                 Event::Uncounted(uncounted) => {
-                    totals.uncounted(&uncounted);
-                    intervals.uncounted(&uncounted);
+                    let process = tasks.process(uncounted.time, uncounted.tgid, uncounted.tid);
+                    totals.uncounted(&uncounted, process);
+                    intervals.uncounted(&uncounted, process);
                 }
                 Event::Reclaim(reading) => intervals.reclaim(reading),
                 Event::Look(look) => {
@@ -242,7 +244,8 @@ impl Pipeline {
                         }
                         Seen::Pages(look) => {
                             let space = tasks.settle_space(tgid, space);
-                            intervals.look(time, (tgid, space), &look, tasks, totals, rows);
+                            let process = tasks.process(time, tgid, Tid(tgid.0));
+                            intervals.look(time, (process, space), &look, tasks, totals, rows);
                         }
                         Seen::Resident(_) | Seen::Nothing => {}
                     }

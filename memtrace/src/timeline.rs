@@ -26,6 +26,15 @@ pub use pages::{CopyTotals, ForkTax, Gave, GaveKind, GaveTotals, PageCause, Page
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RegionId(pub u64);
 
+/// A process. The kernel uses thread-group IDs again, so its birth says which of those with the same ID is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProcessId {
+    /// Its thread group.
+    pub tgid: Tgid,
+    /// When it was born, or first known.
+    pub born: Timestamp,
+}
+
 /// What stands behind a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Backing {
@@ -99,7 +108,7 @@ pub struct TimelineRow {
     /// End of the interval, not included.
     pub end: Timestamp,
     /// Process that faulted; `None` if no task event told of the faulting thread.
-    pub tgid: Option<Tgid>,
+    pub process: Option<ProcessId>,
     /// Its name; empty if it is unknown.
     pub comm: Comm,
     /// The region; `None` for faults at addresses that no known region holds.
@@ -264,7 +273,7 @@ pub struct Summary {
     pub host: HostFacts,
     /// Time of the last record.
     pub end: Timestamp,
-    /// Processes (thread groups) that were traced, in order of their ID.
+    /// Processes (thread groups) that were traced, in order of their ID and birth.
     pub processes: Vec<ProcessSummary>,
     /// Completed and other faults over all fault records.
     pub faults: FaultTotals,
@@ -293,7 +302,7 @@ pub struct Summary {
     /// What was looked at, and what was not.
     pub looks: LookSummary,
     /// What forks cost those who forked.
-    pub fork_tax: BTreeMap<Tgid, ForkTax>,
+    pub fork_tax: BTreeMap<ProcessId, ForkTax>,
     /// What faults gave: by kind, and by how many pages each, unless that differs from fault to fault. Empty where faults are not
     /// followed one by one.
     pub gave: BTreeMap<(GaveKind, Option<PageCount>), GaveTotals>,
@@ -342,8 +351,8 @@ pub struct TaskTotals {
 /// One traced process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcessSummary {
-    /// Its ID.
-    pub tgid: Tgid,
+    /// Which process.
+    pub id: ProcessId,
     /// Its last known name.
     pub comm: Comm,
     /// Completed faults in fault records.
@@ -360,7 +369,7 @@ pub struct ProcessSummary {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegionSummary {
     /// Its process.
-    pub tgid: Tgid,
+    pub process: ProcessId,
     /// Its address space.
     pub space: SpaceId,
     /// The region as last known.

@@ -116,6 +116,17 @@ pub struct Spaces {
     pub children: Vec<(u32, u64)>,
 }
 
+/// A child that had the same process ID as another one, which had ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namesake {
+    /// Their process ID.
+    pub pid: u32,
+    /// Name of the child.
+    pub name: String,
+    /// What wait4(2) said was charged to it.
+    pub charged: Usage,
+}
+
 /// The first line of a workload that waits for a line on stdin before its phase.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ready {

@@ -403,6 +403,8 @@ fn usage(value: &Value) -> Usage {
 pub struct Process {
     /// Its process ID.
     pub tgid: u32,
+    /// When it was born, or first known.
+    pub birth_ns: u64,
     /// Its last name.
     pub comm: String,
     /// Completed faults in fault records.

@@ -70,6 +70,8 @@ pub struct TimelineRow {
     pub end_ns: u64,
     /// Process.
     pub tgid: u32,
+    /// Name of the process.
+    pub comm: String,
     /// What stands behind the region; empty if there is none.
     pub backing: String,
     /// The region.

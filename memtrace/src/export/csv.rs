@@ -94,7 +94,8 @@ mod tests {
         },
         timeline::{
             AccessCounts, Backing, FaultDetail, FaultPlace, FaultRow, FaultTally, Gave, GaveKind, MapFlags,
-            MapRow, MapTally, PageCounts, PageRow, PageTally, RegionId, RegionLabel, RegionSummary,
+            MapRow, MapTally, PageCounts, PageRow, PageTally, ProcessId, RegionId, RegionLabel,
+            RegionSummary,
         },
         units::{Nanos, PageCount, VirtAddr, VirtRange},
     };
@@ -121,11 +122,13 @@ mod tests {
         VirtRange::new(VirtAddr::from_raw(start), VirtAddr::from_raw(end)).expect("not empty")
     }
 
+    const PROCESS: ProcessId = ProcessId { tgid: Tgid(42), born: Timestamp::from_nanos(0) };
+
     fn timeline_row() -> TimelineRow {
         TimelineRow {
             start: at(0),
             end: at(100_000_000),
-            tgid: Some(Tgid(42)),
+            process: Some(PROCESS),
             comm: Comm::from_text("cc1"),
             region: None,
             range: None,
@@ -308,7 +311,7 @@ mod tests {
     #[test]
     fn a_region_is_one_row() {
         let died = RegionSummary {
-            tgid: Tgid(42),
+            process: PROCESS,
             space: SpaceId(1),
             label: RegionLabel {
                 id: RegionId(7),

@@ -96,7 +96,7 @@ impl Table for TimelineRow {
     const COLUMNS: &'static [Column<Self>] = &[
         column("start_ns", "start of the interval", |row, start| row.start.since(start).into()),
         column("end_ns", "end of the interval, not included", |row, start| row.end.since(start).into()),
-        column("tgid", "process", |row, _| row.tgid.map(|tgid| tgid.0).into()),
+        column("tgid", "process", |row, _| row.process.map(|process| process.tgid.0).into()),
         column("comm", "name of the process", |row, _| Value::Text(row.comm.as_bytes())),
         column(
             "region",

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    event::{Access, Fault, TaskAction, TaskEvent, Tgid},
-    timeline::ForkTax,
+    event::{Access, Fault, TaskAction},
+    timeline::{ForkTax, ProcessId},
 };
 
 /// `CLONE_VM`, as `include/uapi/linux/sched.h` has it: nothing is copied then.
@@ -14,27 +14,28 @@ const CLONE_VM: u64 = 0x100;
 #[derive(Debug, Default)]
 pub(super) struct Forks {
     /// Children that have executed nothing yet, and who forked them.
-    sharing: BTreeMap<Tgid, Tgid>,
+    sharing: BTreeMap<ProcessId, ProcessId>,
     /// How many of these each has.
-    children: BTreeMap<Tgid, usize>,
-    tax: BTreeMap<Tgid, ForkTax>,
+    children: BTreeMap<ProcessId, usize>,
+    tax: BTreeMap<ProcessId, ForkTax>,
 }
 
 impl Forks {
-    pub(super) fn task(&mut self, event: &TaskEvent) {
-        match event.action {
-            TaskAction::Fork { clone_flags, child_tgid, .. } if clone_flags & CLONE_VM == 0 => {
-                self.sharing.insert(child_tgid, event.tgid);
-                *self.children.entry(event.tgid).or_default() += 1;
-                self.tax.entry(event.tgid).or_default().forks += 1;
+    /// Takes note of what `process` did; `child` is the process of the task that it made, if it made one.
+    pub(super) fn task(&mut self, action: &TaskAction, process: ProcessId, child: Option<ProcessId>) {
+        match (action, child) {
+            (TaskAction::Fork { clone_flags, .. }, Some(child)) if clone_flags & CLONE_VM == 0 => {
+                self.sharing.insert(child, process);
+                *self.children.entry(process).or_default() += 1;
+                self.tax.entry(process).or_default().forks += 1;
             }
-            TaskAction::Exec { .. } | TaskAction::Exit { group_dead: true, .. } => self.part(event.tgid),
+            (TaskAction::Exec { .. } | TaskAction::Exit { group_dead: true, .. }, _) => self.part(process),
             _ => {}
         }
     }
 
     /// The memory of `process` is its own from now on.
-    fn part(&mut self, process: Tgid) {
+    fn part(&mut self, process: ProcessId) {
         if let Some(parent) = self.sharing.remove(&process)
             && let Some(children) = self.children.get_mut(&parent)
         {
@@ -46,7 +47,7 @@ impl Forks {
     }
 
     /// Counts a fault of `process`, if it is one at a page that may be shared since a fork.
-    pub(super) fn fault(&mut self, fault: &Fault, process: Tgid) {
+    pub(super) fn fault(&mut self, fault: &Fault, process: ProcessId) {
         let is_copy = fault.access == Some(Access::Write)
             && fault.protection == Some(true)
             && fault.kind.is_completed();
@@ -61,7 +62,7 @@ impl Forks {
         part.latency_sum += fault.latency.unwrap_or_default();
     }
 
-    pub(super) fn into_tax(self) -> BTreeMap<Tgid, ForkTax> {
+    pub(super) fn into_tax(self) -> BTreeMap<ProcessId, ForkTax> {
         self.tax
     }
 }
@@ -70,23 +71,24 @@ impl Forks {
 mod tests {
     use super::*;
     use crate::{
-        event::{Comm, Cpu, FaultKind, Mode, SpaceId, Tid},
+        event::{Comm, Cpu, FaultKind, Mode, SpaceId, Tgid, Tid},
         units::{Nanos, Timestamp, VirtAddr},
     };
 
-    fn task(tgid: u32, action: TaskAction) -> TaskEvent {
-        TaskEvent { time: Timestamp::default(), tgid: Tgid(tgid), tid: Tid(tgid), action }
+    fn process(tgid: u32) -> ProcessId {
+        ProcessId { tgid: Tgid(tgid), born: Timestamp::default() }
     }
 
-    fn fork(child: u32, clone_flags: u64) -> TaskAction {
-        TaskAction::Fork {
+    fn fork(forks: &mut Forks, parent: u32, child: u32, clone_flags: u64) {
+        let action = TaskAction::Fork {
             child_tgid: Tgid(child),
             child_tid: Tid(child),
             clone_flags,
             space: SpaceId(child.into()),
             parent_space: SpaceId(1),
             comm: Comm::default(),
-        }
+        };
+        forks.task(&action, process(parent), Some(process(child)));
     }
 
     fn exit() -> TaskAction {
@@ -106,29 +108,29 @@ mod tests {
             kind: FaultKind::Minor,
             latency: Some(Nanos::new(700)),
         };
-        forks.fault(&fault, Tgid(tgid));
+        forks.fault(&fault, process(tgid));
     }
 
     #[test]
     fn copies_are_of_the_parent_or_of_its_children_until_they_part() {
         let mut forks = Forks::default();
         write(&mut forks, 1, true);
-        forks.task(&task(1, fork(2, 17)));
-        forks.task(&task(1, fork(3, 17)));
-        forks.task(&task(1, fork(4, CLONE_VM)));
+        fork(&mut forks, 1, 2, 17);
+        fork(&mut forks, 1, 3, 17);
+        fork(&mut forks, 1, 4, CLONE_VM);
         for (tgid, protection) in [(1, true), (1, false), (2, true), (3, true), (3, true), (4, true)] {
             write(&mut forks, tgid, protection);
         }
-        forks.task(&task(2, exit()));
+        forks.task(&exit(), process(2), None);
         write(&mut forks, 2, true);
         write(&mut forks, 1, true);
-        forks.task(&task(3, exit()));
+        forks.task(&exit(), process(3), None);
         write(&mut forks, 1, true);
 
         let tax = forks.into_tax();
 
         assert_eq!(tax.len(), 1);
-        let ForkTax { forks, by_parent, by_children } = tax[&Tgid(1)];
+        let ForkTax { forks, by_parent, by_children } = tax[&process(1)];
         assert_eq!((forks, by_parent.faults, by_children.faults), (2, 2, 3));
         assert_eq!(by_children.latency_sum, Nanos::new(2_100));
     }

@@ -19,10 +19,10 @@ use super::{
 };
 use crate::{
     event::{
-        Fault, HeatReading, HostFacts, LookDepth, Loss, MapRequest, PageLook, ReclaimReading, SpaceId, Tgid,
+        Fault, HeatReading, HostFacts, LookDepth, Loss, MapRequest, PageLook, ReclaimReading, SpaceId,
         Uncounted,
     },
-    timeline::{FaultRow, FaultTally, PageCause, PageTally, Row},
+    timeline::{FaultRow, FaultTally, PageCause, PageTally, ProcessId, Row},
     units::{Nanos, PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
 };
 
@@ -129,7 +129,7 @@ impl Intervals {
         if event_rows || position.is_none() {
             let interval = self.at(fault.time);
             if event_rows {
-                let (tgid, comm) = task.map(|task| (task.tgid, task.comm)).unzip();
+                let (tgid, comm) = task.map(|task| (task.process.tgid, task.comm)).unzip();
                 let place = task.and_then(|task| tasks.place(task.space, fault.addr, position?));
                 interval.fault_rows.push(FaultRow { fault: *fault, tgid, comm, place, gave: None });
             }
@@ -163,9 +163,9 @@ impl Intervals {
 
     /// Counts a call.
     pub(super) fn map(&mut self, time: Timestamp, done: &Done) {
-        let (Some((tgid, space, region)), Some(kind)) = (done.place, done.succeeded) else { return };
+        let (Some((process, space, region)), Some(kind)) = (done.place, done.succeeded) else { return };
         let place = region.map_or(Place::Unknown, Place::Region);
-        let key = CellKey { tgid: Some(tgid), space, place };
+        let key = CellKey { process: Some(process), space, place };
         self.at(time).cells.entry(key).or_default().maps.add(kind);
     }
 
@@ -186,10 +186,10 @@ impl Intervals {
         }
     }
 
-    /// Counts faults without an event.
-    pub(super) fn uncounted(&mut self, uncounted: &Uncounted) {
-        let Uncounted { time, tgid, space, faults, .. } = *uncounted;
-        let key = CellKey { tgid: Some(tgid), space, place: Place::Unknown };
+    /// Counts faults of `process` without an event.
+    pub(super) fn uncounted(&mut self, uncounted: &Uncounted, process: ProcessId) {
+        let Uncounted { time, space, faults, .. } = *uncounted;
+        let key = CellKey { process: Some(process), space, place: Place::Unknown };
         let cell = self.at(time).cells.entry(key).or_default();
         *cell.uncounted.get_or_insert_default() += faults.total();
     }
@@ -235,7 +235,7 @@ impl Intervals {
     pub(super) fn look(
         &mut self,
         time: Timestamp,
-        (tgid, space): (Tgid, SpaceId),
+        (process, space): (ProcessId, SpaceId),
         look: &PageLook,
         tasks: &Tasks,
         totals: &mut Totals,
@@ -248,7 +248,7 @@ impl Intervals {
         for region in regions {
             let (id, whole) = (region.id, region.range);
             let Some(looked) = whole.intersection(range) else { continue };
-            let key = CellKey { tgid: Some(tgid), space, place: Place::Region(id) };
+            let key = CellKey { process: Some(process), space, place: Place::Region(id) };
             let cell = interval.cells.entry(key).or_default();
             let nothing = Look { reading, tally: PageTally::at(time) };
             let seen = cell.pages.get_or_insert(nothing);
@@ -268,7 +268,7 @@ impl Intervals {
         if look.depth >= LookDepth::Words && self.detail == Detail::Full {
             let touched = self.places.touched_since(look.began, space, range);
             for slot in slots(range) {
-                self.look_closely(time, (tgid, space), look, (slot, &touched), tasks, rows);
+                self.look_closely(time, (process, space), look, (slot, &touched), tasks, rows);
             }
         }
     }
@@ -277,7 +277,7 @@ impl Intervals {
     fn look_closely(
         &mut self,
         time: Timestamp,
-        (tgid, space): (Tgid, SpaceId),
+        (process, space): (ProcessId, SpaceId),
         look: &PageLook,
         (slot, touched): (VirtRange, &RangeSet<VirtAddr>),
         tasks: &Tasks,
@@ -305,7 +305,7 @@ impl Intervals {
             let changes = before.changes(part, &runs, page);
             let migrated = changes.iter().filter(|change| seen.cause_of(change) == PageCause::Migration);
             let migrated = PageCount::new(migrated.map(|change| change.range.pages(page).get()).sum());
-            let key = CellKey { tgid: Some(tgid), space, place: Place::Region(region.id) };
+            let key = CellKey { process: Some(process), space, place: Place::Region(region.id) };
             if look.depth >= LookDepth::Frames
                 && let Some(cell) = self.looked_at(time).cells.get_mut(&key)
                 && let Some(look) = &mut cell.pages
@@ -314,7 +314,10 @@ impl Intervals {
             }
             if self.event_rows {
                 rows.extend(
-                    changes.iter().filter_map(|change| seen.row(change, tgid, region.id)).map(Row::Pages),
+                    changes
+                        .iter()
+                        .filter_map(|change| seen.row(change, process.tgid, region.id))
+                        .map(Row::Pages),
                 );
             }
         }

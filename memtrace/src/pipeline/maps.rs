@@ -6,7 +6,7 @@ use super::tasks::Tasks;
 use crate::{
     event::{CallKind, MapAction, MapCall, MapEvent, MapRequest, ShownVma, SpaceId, TaskEvent, Tgid, Tid},
     region::{AddressSpace, Comparison, Contradiction, Turnover},
-    timeline::{Churn, MapFlags, MapRow, MapSummary, RegionId, RegionLabel},
+    timeline::{Churn, MapFlags, MapRow, MapSummary, ProcessId, RegionId, RegionLabel},
     units::{Nanos, Timestamp, VirtAddr, VirtRange},
 };
 
@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Done {
     /// Where it happened.
-    pub(super) place: Option<(Tgid, SpaceId, Option<RegionId>)>,
+    pub(super) place: Option<(ProcessId, SpaceId, Option<RegionId>)>,
     /// The call, if one succeeded.
     pub(super) succeeded: Option<CallKind>,
     /// What it mapped and unmapped, if it is a call that may.
@@ -51,13 +51,14 @@ pub(super) fn apply(event: &MapEvent, tasks: &mut Tasks) -> Done {
                 trimmed
             });
             let row = trimmed.map(|range| MapRow { range: Some(range), ..row("trim") });
-            Done { place: Some((*tgid, *space, None)), row, ..Done::default() }
+            let place = Some((tasks.process(*time, *tgid, *tid), *space, None));
+            Done { place, row, ..Done::default() }
         }
         MapAction::Unexplained { space, syscall } => {
             if let Some((regions, _)) = tasks.regions_mut(*space) {
                 regions.doubt(*time);
             }
-            let place = Some((*tgid, *space, None));
+            let place = Some((tasks.process(*time, *tgid, *tid), *space, None));
             let row = MapRow { flags: Some(MapFlags::During(*syscall)), ..row("unexplained") };
             Done { place, row: Some(row), ..Done::default() }
         }
@@ -68,7 +69,8 @@ pub(super) fn apply(event: &MapEvent, tasks: &mut Tasks) -> Done {
 fn apply_shown(event: &MapEvent, shown: &ShownVma, tasks: &mut Tasks) -> Option<Done> {
     let MapEvent { time, tgid, tid, .. } = *event;
     let space = tasks.space_of(tgid, tid)?;
-    let is_guest = tasks.is_guest(tgid, space);
+    let process = tasks.process(time, tgid, tid);
+    let is_guest = tasks.is_guest(process, space);
     let (regions, ids) = tasks.regions_mut(space)?;
     regions.show(time, tid, shown.clone(), ids);
     if is_guest {
@@ -85,7 +87,7 @@ fn apply_shown(event: &MapEvent, shown: &ShownVma, tasks: &mut Tasks) -> Option<
     regions.take_turnover();
     let range = shown.vma.range;
     let label = regions.label(regions.find(range.start())?);
-    let place = Some((tgid, space, Some(label.id)));
+    let place = Some((process, space, Some(label.id)));
     let row = MapRow { range: Some(range), ..MapRow::new(time, (tgid, tid), action) }.with_label(Some(label));
     Some(Done { place, row: Some(row), ..Done::default() })
 }
@@ -122,7 +124,8 @@ fn apply_call(event: &MapEvent, space: SpaceId, call: &MapCall, tasks: &mut Task
             advised = range.map(|range| regions.mapped_bytes(range));
         }
     }
-    let place = Some((tgid, space, label.as_ref().map(|label: &RegionLabel| label.id)));
+    let process = tasks.process(time, tgid, tid);
+    let place = Some((process, space, label.as_ref().map(|label: &RegionLabel| label.id)));
     let succeeded = result.is_ok().then_some(kind);
     let row = MapRow {
         range,
@@ -215,23 +218,24 @@ impl MapTotals {
     /// Adds a map event, of which `done` came.
     pub(super) fn add(&mut self, event: &MapEvent, done: &Done) {
         let MapAction::Call { space, call: MapCall { request, result, .. } } = &event.action else { return };
-        let (tgid, kind, is_done) = (event.tgid, request.kind(), result.is_ok());
+        let (kind, is_done) = (request.kind(), result.is_ok());
         let by_kind = if is_done { &mut self.summary.calls } else { &mut self.summary.failed };
         *by_kind.entry(kind).or_default() += 1;
+        let Some((process, ..)) = done.place else { return };
         let turnover = done.turnover.unwrap_or_default();
         if is_done || turnover != Turnover::default() {
-            let process = self.summary.processes.entry(tgid).or_default();
-            process.calls += u64::from(is_done);
-            process.mapped = process.mapped.saturating_add(turnover.came);
-            process.unmapped = process.unmapped.saturating_add(turnover.went);
-            process.lower_bound |= turnover.lower_bound;
+            let sums = self.summary.processes.entry(process).or_default();
+            sums.calls += u64::from(is_done);
+            sums.mapped = sums.mapped.saturating_add(turnover.came);
+            sums.unmapped = sums.unmapped.saturating_add(turnover.went);
+            sums.lower_bound |= turnover.lower_bound;
         }
         let range = done.row.as_ref().and_then(|row| row.range);
         if let (true, Some(range)) = (is_done, range) {
-            self.follow(event, *space, request, range);
+            self.follow(event.time, (process, *space), request, range);
         }
         if let (true, MapRequest::Madvise { advice, .. }) = (is_done, request) {
-            let advised = self.summary.advice.entry((tgid, *advice)).or_default();
+            let advised = self.summary.advice.entry((process, *advice)).or_default();
             advised.calls += 1;
             advised.bytes = advised.bytes.saturating_add(done.advised.unwrap_or_default());
             advised.lower_bound |= done.advised.is_none();
@@ -239,18 +243,24 @@ impl MapTotals {
     }
 
     /// Follows mappings from `mmap` to `munmap` by a call about `range`: churn, if one goes as it came.
-    fn follow(&mut self, event: &MapEvent, space: SpaceId, request: &MapRequest, range: VirtRange) {
+    fn follow(
+        &mut self,
+        time: Timestamp,
+        (process, space): (ProcessId, SpaceId),
+        request: &MapRequest,
+        range: VirtRange,
+    ) {
         match *request {
             MapRequest::Mmap { .. } => {
                 self.take(space, range);
                 if self.mapped.len() < REMEMBERED {
-                    self.mapped.insert((space, range.start()), (range, event.time));
+                    self.mapped.insert((space, range.start()), (range, time));
                 }
             }
             MapRequest::Munmap { .. } => {
                 for (mapped, born) in self.take(space, range) {
                     if mapped.intersection(range) == Some(mapped) {
-                        self.add_churn(event.tgid, mapped.bytes(), event.time.since(born));
+                        self.add_churn(process, mapped.bytes(), time.since(born));
                     }
                 }
             }
@@ -275,13 +285,13 @@ impl MapTotals {
     }
 
     /// A mapping of `bytes` bytes went as it had come, after this `lifetime`.
-    fn add_churn(&mut self, tgid: Tgid, bytes: u64, lifetime: Nanos) {
+    fn add_churn(&mut self, process: ProcessId, bytes: u64, lifetime: Nanos) {
         let churn = &mut self.summary.churn;
-        if churn.len() == SIZES && !churn.contains_key(&(tgid, bytes)) {
+        if churn.len() == SIZES && !churn.contains_key(&(process, bytes)) {
             return;
         }
         let none = Churn { count: 0, lifetime_sum: Nanos::default(), shortest: lifetime, longest: lifetime };
-        let Churn { count, lifetime_sum, shortest, longest } = churn.entry((tgid, bytes)).or_insert(none);
+        let Churn { count, lifetime_sum, shortest, longest } = churn.entry((process, bytes)).or_insert(none);
         *count += 1;
         *lifetime_sum += lifetime;
         *shortest = (*shortest).min(lifetime);

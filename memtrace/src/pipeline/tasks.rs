@@ -2,28 +2,40 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use super::END_OF_TIME;
+use super::{END_OF_TIME, processes::Processes};
 use crate::{
     event::{Comm, Fault, MapsLook, SpaceId, TaskAction, TaskEvent, Tgid, Tid},
     region::{AddressSpace, Comparison, RegionIds, Retired},
-    timeline::{FaultPlace, RegionId},
+    timeline::{FaultPlace, ProcessId, RegionId},
     units::{PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
 };
 
 /// Threads whose last fault is remembered.
 const RECENT: usize = 16;
 
+/// `CLONE_THREAD`, as `include/uapi/linux/sched.h` has it.
+const CLONE_THREAD: u64 = 0x1_0000;
+
 /// A traced task.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Task {
-    /// Its thread group.
-    pub(super) tgid: Tgid,
+    /// Its process.
+    pub(super) process: ProcessId,
     /// Its address space.
     pub(super) space: SpaceId,
     /// Its name.
     pub(super) comm: Comm,
     /// When it ended. Faults may still come: the kernel clears its thread ID in its memory.
     ended: Option<Timestamp>,
+}
+
+/// Who takes part in a task event.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Actors {
+    /// The process of the task.
+    pub(super) process: ProcessId,
+    /// The process that it made.
+    pub(super) child: Option<ProcessId>,
 }
 
 /// A region, and the distance of an address from its start in bytes.
@@ -36,7 +48,7 @@ pub(super) struct Tasks {
     follows_maps: bool,
     /// Looked up for each fault, never iterated.
     by_tid: HashMap<Tid, Task>,
-    names: BTreeMap<Tgid, Comm>,
+    processes: Processes,
     spaces: BTreeMap<SpaceId, Space>,
     /// Records of the time before are missing.
     lost_until: Timestamp,
@@ -51,7 +63,7 @@ pub(super) struct Tasks {
 #[derive(Debug)]
 struct Space {
     /// The process that first came to live in it.
-    tgid: Option<Tgid>,
+    process: Option<ProcessId>,
     regions: AddressSpace,
     tasks: u64,
     /// When its last task ended.
@@ -60,12 +72,12 @@ struct Space {
 
 impl Space {
     fn of(regions: AddressSpace) -> Self {
-        Self { tgid: None, regions, tasks: 0, died: None }
+        Self { process: None, regions, tasks: 0, died: None }
     }
 }
 
 /// A retired region, with its process and its address space.
-pub(super) type RetiredIn = (Option<Tgid>, SpaceId, Retired);
+pub(super) type RetiredIn = (Option<ProcessId>, SpaceId, Retired);
 
 /// What is forgotten.
 #[derive(Debug, Default)]
@@ -93,7 +105,7 @@ impl Tasks {
             page,
             follows_maps,
             by_tid: HashMap::new(),
-            names: BTreeMap::new(),
+            processes: Processes::default(),
             spaces: BTreeMap::new(),
             lost_until: Timestamp::default(),
             ids: RegionIds::default(),
@@ -108,8 +120,14 @@ impl Tasks {
     }
 
     /// Name of a process: that of its leader.
-    pub(super) fn name(&self, tgid: Tgid) -> Comm {
-        self.names.get(&tgid).copied().unwrap_or_default()
+    pub(super) fn name(&self, process: ProcessId) -> Comm {
+        self.processes.name(process)
+    }
+
+    /// The process that an event at `time` is about: that of `thread`, or else the last one known with the ID `tgid`.
+    pub(super) fn process(&mut self, time: Timestamp, tgid: Tgid, thread: Tid) -> ProcessId {
+        let task = self.by_tid.get(&thread).filter(|task| task.process.tgid == tgid);
+        task.map_or_else(|| self.processes.last(time, tgid), |task| task.process)
     }
 
     /// The faulting task and where it faulted, as far as known.
@@ -155,8 +173,8 @@ impl Tasks {
     }
 
     /// The process that lives in `space`.
-    pub(super) fn process_of(&self, space: SpaceId) -> Option<Tgid> {
-        self.spaces.get(&space)?.tgid
+    pub(super) fn process_of(&self, space: SpaceId) -> Option<ProcessId> {
+        self.spaces.get(&space)?.process
     }
 
     /// The regions of `space`.
@@ -187,18 +205,19 @@ impl Tasks {
 
     /// An event says that `thread` of `process` lives in `space`. If that is news, the record of its birth or of its exec is
     /// missing; all threads of a process live in one address space.
-    pub(super) fn witness(&mut self, time: Timestamp, process: Tgid, thread: Tid, space: SpaceId) {
+    pub(super) fn witness(&mut self, time: Timestamp, tgid: Tgid, thread: Tid, space: SpaceId) {
         let lives_here = |task: &Task| task.space == space && task.ended.is_none();
         if self.by_tid.get(&thread).is_some_and(lives_here) {
             return;
         }
-        let others = self.by_tid.iter().filter(|(_, task)| task.tgid == process && task.ended.is_none());
-        let mut threads: Vec<Tid> = others.map(|(tid, _)| *tid).chain([thread, Tid(process.0)]).collect();
+        let process = self.process(time, tgid, thread);
+        let others = self.by_tid.iter().filter(|(_, task)| task.process == process && task.ended.is_none());
+        let mut threads: Vec<Tid> = others.map(|(tid, _)| *tid).chain([thread, Tid(tgid.0)]).collect();
         threads.sort_unstable();
         threads.dedup();
         let comm = self.name(process);
         for tid in threads {
-            self.enter(time, tid, Task { tgid: process, space, comm, ended: None });
+            self.enter(time, tid, Task { process, space, comm, ended: None });
         }
     }
 
@@ -233,9 +252,9 @@ impl Tasks {
         self.regions(space).is_some_and(AddressSpace::is_doubtful)
     }
 
-    /// Whether `space` is that of another process, in which `tgid` lives for a time, as after vfork.
-    pub(super) fn is_guest(&self, tgid: Tgid, space: SpaceId) -> bool {
-        self.spaces.get(&space).is_some_and(|space| space.tgid.is_some_and(|host| host != tgid))
+    /// Whether `space` is that of another process, in which `process` lives for a time, as after vfork.
+    pub(super) fn is_guest(&self, process: ProcessId, space: SpaceId) -> bool {
+        self.process_of(space).is_some_and(|host| host != process)
     }
 
     /// The address space `child` is a copy of `parent` from now on, with its heap ending at `brk` and `total_vm` pages mapped.
@@ -271,22 +290,30 @@ impl Tasks {
     }
 
     /// Applies a task event.
-    pub(super) fn apply(&mut self, event: &TaskEvent) {
+    pub(super) fn apply(&mut self, event: &TaskEvent) -> Actors {
         let TaskEvent { time, tgid, tid, action } = *event;
         let follows_maps = self.follows_maps;
         self.recent = Default::default();
+        let process = match action {
+            TaskAction::Join { .. } => self.processes.joined(time, tgid),
+            _ => self.process(time, tgid, tid),
+        };
+        let mut child = None;
         match action {
-            TaskAction::Fork { child_tgid, child_tid, space, parent_space: _, comm, clone_flags: _ } => {
-                self.enter(time, child_tid, Task { tgid: child_tgid, space, comm, ended: None });
+            TaskAction::Fork { child_tgid, child_tid, space, parent_space: _, comm, clone_flags } => {
+                let is_thread = clone_flags & CLONE_THREAD != 0;
+                let process = if is_thread { process } else { self.processes.born(time, child_tgid) };
+                child = (!is_thread).then_some(process);
+                self.enter(time, child_tid, Task { process, space, comm, ended: None });
             }
             TaskAction::Join { space, comm, parent: _ } => {
-                self.enter(time, tid, Task { tgid, space, comm, ended: None });
+                self.enter(time, tid, Task { process, space, comm, ended: None });
             }
             TaskAction::Exec { space, old_tid, comm, is_space_told, landmarks, is_hidden, total_vm } => {
                 if old_tid != tid {
                     self.leave(time, old_tid);
                 }
-                self.enter(time, tid, Task { tgid, space, comm, ended: None });
+                self.enter(time, tid, Task { process, space, comm, ended: None });
                 if let Some((regions, ids)) = self.regions_mut(space) {
                     regions.settle(ids);
                     regions.complete(time, landmarks);
@@ -304,7 +331,7 @@ impl Tasks {
                     task.comm = comm;
                 }
                 if tid.0 == tgid.0 {
-                    self.names.insert(tgid, comm);
+                    self.processes.rename(process, comm);
                 }
             }
             // A leader's thread ID stays the process's: a thread that executes a program takes it over, and faults
@@ -314,25 +341,30 @@ impl Tasks {
                 self.leave(time, tid);
                 if group_dead {
                     self.leave(time, Tid(tgid.0));
+                    self.processes.gone(process);
                 }
             }
-            TaskAction::Leave { .. } => self.leave(time, tid),
+            TaskAction::Leave { .. } => {
+                self.leave(time, tid);
+                self.processes.gone(process);
+            }
             TaskAction::Alive { .. } | TaskAction::Late { .. } => {}
         }
+        Actors { process, child }
     }
 
     fn enter(&mut self, time: Timestamp, tid: Tid, task: Task) {
-        if tid.0 == task.tgid.0 {
-            self.names.insert(task.tgid, task.comm);
+        if tid.0 == task.process.tgid.0 {
+            self.processes.rename(task.process, task.comm);
         } else {
-            self.names.entry(task.tgid).or_insert(task.comm);
+            self.processes.suggest(task.process, task.comm);
         }
         let page = self.page;
         let unknown = || Space::of(AddressSpace::new(page, time, true));
         let space = self.spaces.entry(task.space).or_insert_with(unknown);
         space.tasks += 1;
         space.died = None;
-        space.tgid.get_or_insert(task.tgid);
+        space.process.get_or_insert(task.process);
         // Last, for it may have been in the same.
         let before = self.by_tid.insert(tid, task).filter(|before| before.ended.is_none());
         if let Some(before) = before {
@@ -368,8 +400,8 @@ impl Tasks {
         self.recent = Default::default();
         let mut purged = Purged::default();
         for (id, space) in &mut self.spaces {
-            let tgid = space.tgid;
-            purged.regions.extend(space.regions.take_retired(time).map(|region| (tgid, *id, region)));
+            let process = space.process;
+            purged.regions.extend(space.regions.take_retired(time).map(|region| (process, *id, region)));
         }
         let dead = self.spaces.extract_if(.., |_, space| space.died.is_some_and(|died| died < time));
         purged.spaces.extend(dead.map(|(id, _)| id));
@@ -377,8 +409,8 @@ impl Tasks {
     }
 
     /// All address spaces with their processes.
-    pub(super) fn spaces(&self) -> impl Iterator<Item = (SpaceId, Option<Tgid>, &AddressSpace)> {
-        self.spaces.iter().map(|(id, space)| (*id, space.tgid, &space.regions))
+    pub(super) fn spaces(&self) -> impl Iterator<Item = (SpaceId, Option<ProcessId>, &AddressSpace)> {
+        self.spaces.iter().map(|(id, space)| (*id, space.process, &space.regions))
     }
 }
 

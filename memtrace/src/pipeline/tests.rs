@@ -6,7 +6,7 @@ use crate::{
         TaskAction, TaskEvent, Tgid, Tid, Uncounted, UncountedCause, Vma,
     },
     pagemap::{PageCategories, StateRun},
-    timeline::{AccessCounts, FaultDetail, FaultTotals, TimelineRow},
+    timeline::{AccessCounts, FaultDetail, FaultTotals, ProcessId, TimelineRow},
     units::{PageCount, VirtAddr, VirtRange},
 };
 
@@ -15,10 +15,16 @@ mod checks;
 mod gave;
 mod looks;
 mod maps;
+mod processes;
 
 const MS: u64 = 1_000_000;
 const SPACE: SpaceId = SpaceId(7);
 const TGID: Tgid = Tgid(10);
+
+/// The process `tgid` that was born, or first known, at that time.
+fn process(tgid: Tgid, millis: u64) -> ProcessId {
+    ProcessId { tgid, born: at(millis) }
+}
 
 fn host() -> HostFacts {
     HostFacts::sample(Timestamp::default())
@@ -223,14 +229,17 @@ fn fault_outside_all_regions_has_a_row_without_one() {
     let (rows, ..) = run(Detail::Full, &[join(1), fault(10, 0x5000), tick(200)]);
 
     let [row] = timeline(&rows)[..] else { panic!("one row: {rows:?}") };
-    assert_eq!((row.tgid, row.region.as_ref(), row.faults.completed.minor), (Some(TGID), None, 1));
+    assert_eq!(
+        (row.process, row.region.as_ref(), row.faults.completed.minor),
+        (Some(process(TGID, 1)), None, 1)
+    );
 }
 
 #[test]
 fn fault_of_an_unknown_thread_has_no_process() {
     let (rows, ..) = run(Detail::Full, &[fault(10, 0x5000), tick(200)]);
 
-    assert_eq!(timeline(&rows)[0].tgid, None);
+    assert_eq!(timeline(&rows)[0].process, None);
 }
 
 #[test]
@@ -286,7 +295,7 @@ fn forked_process_faults_in_copies_of_the_regions() {
     let (rows, ..) = run(Detail::Full, &records);
 
     let [parent, child] = timeline(&rows)[..] else { panic!("two rows: {rows:?}") };
-    assert_eq!((parent.tgid, child.tgid), (Some(TGID), Some(Tgid(20))));
+    assert_eq!((parent.process, child.process), (Some(process(TGID, 1)), Some(process(Tgid(20), 20))));
     let id = |row: &TimelineRow| row.region.as_ref().map(|region| region.id);
     assert!(id(child).is_some() && id(child) != id(parent));
 }
@@ -330,14 +339,14 @@ fn process_is_known_before_it_joined() {
     let (rows, ..) = run(Detail::Full, &[fault(10, 0x5000), tick(20), join(15), tick(200)]);
 
     let row = timeline(&rows)[0];
-    assert_eq!((row.tgid, row.comm), (Some(TGID), Comm::from_text("prog")));
+    assert_eq!((row.process, row.comm), (Some(process(TGID, 15)), Comm::from_text("prog")));
 }
 
 #[test]
 fn join_is_not_too_late_for_anything() {
     let (rows, ..) = run(Detail::Full, &[tick(100), join(15), fault(90, 0x5000), tick(200)]);
 
-    assert_eq!(timeline(&rows).iter().map(|row| row.tgid).collect::<Vec<_>>(), [Some(TGID)]);
+    assert_eq!(timeline(&rows).iter().map(|row| row.process).collect::<Vec<_>>(), [Some(process(TGID, 15))]);
 }
 
 #[test]
@@ -346,7 +355,7 @@ fn fault_of_an_ending_thread_is_its_own() {
 
     let (rows, ..) = run(Detail::Full, &records);
 
-    assert_eq!(timeline(&rows)[0].tgid, Some(TGID));
+    assert_eq!(timeline(&rows)[0].process, Some(process(TGID, 1)));
 }
 
 #[test]

@@ -11,16 +11,16 @@ use super::{
     maps::{self, Done, MapTotals},
     residence::Residence,
     seen::LookTotals,
-    tasks::{Purged, RetiredIn, Tasks},
+    tasks::{Actors, Purged, RetiredIn, Tasks},
 };
 use crate::{
     event::{
         Account, Fault, FaultCounts, FaultKind, HeatReading, HostFacts, LookReason, Loss, MapEvent, Mode,
-        PageLook, SpaceId, TaskAction, TaskEvent, Tgid, Uncounted, UncountedCause,
+        PageLook, SpaceId, TaskAction, Tgid, Uncounted, UncountedCause,
     },
     region::{Comparison, Region, Retired},
     timeline::{
-        FaultRow, FaultTotals, GaveKind, GaveTotals, MapRow, PageState, ProcessSummary, RegionId,
+        FaultRow, FaultTotals, GaveKind, GaveTotals, MapRow, PageState, ProcessId, ProcessSummary, RegionId,
         RegionLabel, RegionSummary, Summary, TaskTotals, TimelineRow,
     },
     units::{Nanos, PageCount, Timestamp},
@@ -32,9 +32,6 @@ const MAX_LATENCY_NS: u64 = FaultEvent::LATENCY_MAX;
 /// How far back to look for the loss that another one continues.
 const RECENT_LOSSES: usize = 1_024;
 
-/// `CLONE_THREAD`, as `include/uapi/linux/sched.h` has it.
-const CLONE_THREAD: u64 = 0x1_0000;
-
 /// Sums over all records.
 #[derive(Debug)]
 pub(super) struct Totals {
@@ -43,7 +40,7 @@ pub(super) struct Totals {
     faults: FaultTotals,
     latencies: Histogram<u64>,
     uncounted: BTreeMap<UncountedCause, FaultCounts>,
-    processes: BTreeMap<Tgid, Process>,
+    processes: BTreeMap<ProcessId, Process>,
     /// Of regions that are there.
     regions: BTreeMap<RegionId, RegionTally>,
     /// Of regions that have gone, those with most faults.
@@ -79,17 +76,17 @@ struct Process {
     faults: FaultCounts,
     uncounted: FaultCounts,
     account: Option<Account>,
-    /// Pages of the regions that went last, all at that time.
-    last: Option<(Timestamp, PageState)>,
+    /// Pages of the regions that went last, all at that time. Of a great many processes few are looked at.
+    last: Option<Box<(Timestamp, PageState)>>,
 }
 
 impl Process {
     /// A region went at `time`, with pages as last seen; those that go with the process go last, and together.
     fn keep(&mut self, time: Timestamp, pages: PageState) {
-        match &mut self.last {
+        match self.last.as_deref_mut() {
             Some((last, _)) if time < *last => {}
             Some((last, sum)) if time == *last => *sum += pages,
-            _ => self.last = Some((time, pages)),
+            _ => self.last = Some(Box::new((time, pages))),
         }
     }
 
@@ -164,23 +161,23 @@ impl Totals {
         }
     }
 
-    pub(super) fn uncounted(&mut self, uncounted: &Uncounted) {
+    pub(super) fn uncounted(&mut self, uncounted: &Uncounted, process: ProcessId) {
         *self.uncounted.entry(uncounted.cause).or_default() += uncounted.faults;
-        self.processes.entry(uncounted.tgid).or_default().uncounted += uncounted.faults;
+        self.processes.entry(process).or_default().uncounted += uncounted.faults;
     }
 
-    pub(super) fn task(&mut self, event: &TaskEvent) {
-        self.forks.task(event);
-        let process = self.processes.entry(event.tgid).or_default();
-        match event.action {
-            TaskAction::Fork { clone_flags, child_tgid, .. } => {
-                if clone_flags & CLONE_THREAD == 0 {
+    pub(super) fn task(&mut self, action: &TaskAction, actors: Actors) {
+        let Actors { process, child } = actors;
+        self.forks.task(action, process, child);
+        let process = self.processes.entry(process).or_default();
+        match *action {
+            TaskAction::Fork { .. } => match child {
+                Some(child) => {
                     self.tasks.forks += 1;
-                    self.processes.entry(child_tgid).or_default();
-                } else {
-                    self.tasks.threads += 1;
+                    self.processes.entry(child).or_default();
                 }
-            }
+                None => self.tasks.threads += 1,
+            },
             TaskAction::Exec { .. } => self.tasks.execs += 1,
             TaskAction::Exit { account, .. } => {
                 self.tasks.exits += 1;
@@ -196,7 +193,7 @@ impl Totals {
     }
 
     /// Counts a fault of `process` that a fork may have caused.
-    pub(super) fn copied(&mut self, fault: &Fault, process: Tgid) {
+    pub(super) fn copied(&mut self, fault: &Fault, process: ProcessId) {
         self.forks.fault(fault, process);
     }
 
@@ -271,8 +268,8 @@ impl Totals {
         if row.region.is_none() {
             self.without_region += row.faults.completed;
         }
-        let Some(tgid) = row.tgid else { return };
-        self.processes.entry(tgid).or_default().faults += row.faults.completed;
+        let Some(process) = row.process else { return };
+        self.processes.entry(process).or_default().faults += row.faults.completed;
         let Some(label) = &row.region else { return };
         let region = self.regions.entry(label.id).or_default();
         region.faults += row.faults.completed;
@@ -288,9 +285,9 @@ impl Totals {
         regions.into_iter().filter_map(|region| self.retire(region))
     }
 
-    fn retire(&mut self, (tgid, space, retired): RetiredIn) -> Option<RegionSummary> {
+    fn retire(&mut self, (process, space, retired): RetiredIn) -> Option<RegionSummary> {
         let Retired { died, region, label } = retired;
-        let summary = self.region((tgid?, space), &region, label, Some(died));
+        let summary = self.region((process?, space), &region, label, Some(died));
         if summary.faults.total() > 0 {
             self.gone.push(summary.clone());
             if self.gone.len() >= 2 * GONE {
@@ -304,10 +301,10 @@ impl Totals {
     /// Recording has ended: returns all that is known of the regions that are there.
     pub(super) fn live(&mut self, tasks: &Tasks) -> Vec<RegionSummary> {
         let mut live = Vec::new();
-        for (space, tgid, regions) in tasks.spaces() {
-            let Some(tgid) = tgid else { continue };
+        for (space, process, regions) in tasks.spaces() {
+            let Some(process) = process else { continue };
             for region in regions.live() {
-                live.push(self.region((tgid, space), region, regions.label(region), None));
+                live.push(self.region((process, space), region, regions.label(region), None));
             }
         }
         self.gone.extend(live.iter().filter(|region| region.faults.total() > 0).cloned());
@@ -316,7 +313,7 @@ impl Totals {
 
     fn region(
         &mut self,
-        (tgid, space): (Tgid, SpaceId),
+        (process, space): (ProcessId, SpaceId),
         region: &Region,
         label: RegionLabel,
         died: Option<Timestamp>,
@@ -333,11 +330,11 @@ impl Totals {
         let peak_present = residence.as_ref().map(Residence::peak);
         let pages = residence.as_ref().map(|residence| residence.state(region.range));
         if let Some(pages) = pages {
-            self.processes.entry(tgid).or_default().keep(end, pages);
+            self.processes.entry(process).or_default().keep(end, pages);
         }
         let Region { born, parent, .. } = *region;
         RegionSummary {
-            tgid,
+            process,
             space,
             label,
             born,
@@ -356,14 +353,14 @@ impl Totals {
         let mut regions = self.gone;
         regions.sort_unstable_by_key(hotness);
         let mut total = None;
-        let processes = self.processes.into_iter().map(|(tgid, process)| {
+        let processes = self.processes.into_iter().map(|(id, process)| {
             let Process { faults, uncounted, account, last } = process;
             if let Some(account) = account {
                 *total.get_or_insert_with(Account::default) += account;
             }
             let uncounted = (account.is_some() || uncounted.total() > 0).then_some(uncounted);
-            let pages = last.map(|(_, pages)| pages);
-            ProcessSummary { tgid, comm: tasks.name(tgid), faults, uncounted, account, pages }
+            let pages = last.map(|last| last.1);
+            ProcessSummary { id, comm: tasks.name(id), faults, uncounted, account, pages }
         });
         let processes = processes.collect();
         Summary {

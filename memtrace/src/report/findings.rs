@@ -8,7 +8,7 @@ use super::{
     Report,
     numbers::{Size, Time},
 };
-use crate::{event::Tgid, timeline::Churn};
+use crate::timeline::{Churn, ProcessId};
 
 /// Something that a programmer may want to change.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub(super) struct Finding {
     /// The sort of finding, one word.
     pub(super) kind: &'static str,
     /// The process.
-    pub(super) tgid: Tgid,
+    pub(super) process: ProcessId,
     /// What was seen.
     pub(super) seen: String,
     /// What helps.
@@ -36,10 +36,10 @@ impl Report {
     pub(super) fn findings(&self) -> Vec<Finding> {
         let worth = |churn: &Churn| churn.count > MANY && mean_lifetime(churn) < LONG;
         let churn = self.churn().into_iter().filter(|(_, _, churn)| worth(churn));
-        churn.map(|(tgid, bytes, churn)| self.churn_finding(tgid, bytes, churn)).collect()
+        churn.map(|(process, bytes, churn)| self.churn_finding(process, bytes, churn)).collect()
     }
 
-    fn churn_finding(&self, tgid: Tgid, bytes: u64, churn: &Churn) -> Finding {
+    fn churn_finding(&self, process: ProcessId, bytes: u64, churn: &Churn) -> Finding {
         let at_least = if self.is_complete() { "" } else { "at least " };
         let seen = format!(
             "{at_least}{} mappings of {} were made and unmapped again, after {} on average",
@@ -55,13 +55,13 @@ impl Report {
         };
         let remedy =
             format!("keep the memory and use it again, or give back its pages with madvise instead{malloc}");
-        Finding { kind: "churn", tgid, seen, remedy }
+        Finding { kind: "churn", process, seen, remedy }
     }
 
     /// Mappings of one size in bytes that a process made and took away again, the most frequent first.
-    pub(super) fn churn(&self) -> Vec<(Tgid, u64, &Churn)> {
+    pub(super) fn churn(&self) -> Vec<(ProcessId, u64, &Churn)> {
         let churn = self.summary.maps.churn.iter();
-        let mut churn: Vec<_> = churn.map(|((tgid, bytes), churn)| (*tgid, *bytes, churn)).collect();
+        let mut churn: Vec<_> = churn.map(|((process, bytes), churn)| (*process, *bytes, churn)).collect();
         churn.sort_by_key(|(_, _, churn)| std::cmp::Reverse(churn.count));
         churn
     }

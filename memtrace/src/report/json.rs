@@ -13,12 +13,12 @@ use super::{
     findings::{Finding, mean_lifetime},
 };
 use crate::{
-    event::{CallKind, FaultCounts, LossCause, Tgid},
+    event::{CallKind, FaultCounts, LossCause},
     pipeline::Detail,
     record::{Availability, ExitReason},
     timeline::{
         AccessCounts, Advised, Churn, CopyTotals, FaultTotals, ForkTax, GaveKind, GaveTotals, LookCount,
-        LookSummary, MapFlags, MappingProcess, PageCounts, PageState, ProcessSummary, RegionId,
+        LookSummary, MapFlags, MappingProcess, PageCounts, PageState, ProcessId, ProcessSummary, RegionId,
         RegionSummary,
     },
     units::{Nanos, PageCount, Timestamp},
@@ -207,20 +207,20 @@ fn calls(by_kind: &BTreeMap<CallKind, u64>) -> Map<String, Value> {
     by_kind.iter().map(|(kind, count)| (kind.name().to_owned(), (*count).into())).collect()
 }
 
-fn churn((tgid, bytes, churn): (Tgid, u64, &Churn)) -> Value {
+fn churn((process, bytes, churn): (ProcessId, u64, &Churn)) -> Value {
     let Churn { count, lifetime_sum: _, shortest, longest } = churn;
     json!({
-        "tgid": tgid.0,
+        "tgid": process.tgid.0,
         "bytes": bytes,
         "count": count,
         "lifetime_ns": { "mean": mean_lifetime(churn), "min": shortest.get(), "max": longest.get() },
     })
 }
 
-fn mapping((tgid, process): (&Tgid, &MappingProcess)) -> Value {
-    let MappingProcess { calls, mapped, unmapped, lower_bound } = process;
+fn mapping((process, sums): (&ProcessId, &MappingProcess)) -> Value {
+    let MappingProcess { calls, mapped, unmapped, lower_bound } = sums;
     json!({
-        "tgid": tgid.0,
+        "tgid": process.tgid.0,
         "calls": calls,
         "mapped_bytes": mapped,
         "unmapped_bytes": unmapped,
@@ -228,14 +228,14 @@ fn mapping((tgid, process): (&Tgid, &MappingProcess)) -> Value {
     })
 }
 
-fn advice(((tgid, advice), advised): (&(Tgid, u64), &Advised)) -> Value {
+fn advice(((process, advice), advised): (&(ProcessId, u64), &Advised)) -> Value {
     let Advised { calls, bytes, lower_bound } = advised;
     let advice = MapFlags::Advice(*advice).to_string();
-    json!({ "tgid": tgid.0, "advice": advice, "calls": calls, "bytes": bytes, "lower_bound": lower_bound })
+    json!({ "tgid": process.tgid.0, "advice": advice, "calls": calls, "bytes": bytes, "lower_bound": lower_bound })
 }
 
-fn finding(Finding { kind, tgid, seen, remedy }: &Finding) -> Value {
-    json!({ "kind": kind, "tgid": tgid.0, "text": format!("{seen}: {remedy}") })
+fn finding(Finding { kind, process, seen, remedy }: &Finding) -> Value {
+    json!({ "kind": kind, "tgid": process.tgid.0, "text": format!("{seen}: {remedy}") })
 }
 
 fn exit(reason: ExitReason) -> Value {
@@ -246,9 +246,10 @@ fn exit(reason: ExitReason) -> Value {
 }
 
 fn process(process: &ProcessSummary, start: Timestamp) -> Value {
-    let ProcessSummary { tgid, comm, faults, uncounted, account, pages } = process;
+    let ProcessSummary { id, comm, faults, uncounted, account, pages } = process;
     json!({
-        "tgid": tgid.0,
+        "tgid": id.tgid.0,
+        "birth_ns": id.born.since(start).get(),
         "comm": comm.to_string(),
         "faults": counts(*faults),
         "uncounted": uncounted.map(counts),
@@ -257,10 +258,10 @@ fn process(process: &ProcessSummary, start: Timestamp) -> Value {
     })
 }
 
-fn fork_tax((tgid, tax): (&Tgid, &ForkTax)) -> Value {
+fn fork_tax((process, tax): (&ProcessId, &ForkTax)) -> Value {
     let part = |CopyTotals { faults, latency_sum }: CopyTotals| json!({ "faults": faults, "latency_sum_ns": latency_sum.get() });
     json!({
-        "tgid": tgid.0,
+        "tgid": process.tgid.0,
         "forks": tax.forks,
         "by_parent": part(tax.by_parent),
         "by_children": part(tax.by_children),
@@ -300,7 +301,7 @@ fn page_state(pages: PageState, start: Timestamp) -> Value {
 
 fn region(region: &RegionSummary, start: Timestamp) -> Value {
     let RegionSummary {
-        tgid,
+        process,
         space,
         label,
         born: _,
@@ -316,7 +317,7 @@ fn region(region: &RegionSummary, start: Timestamp) -> Value {
     let looks = looks.iter().map(|(reason, count)| (reason.name().to_owned(), (*count).into()));
     json!({
         "region": label.id.0,
-        "tgid": tgid.0,
+        "tgid": process.tgid.0,
         "space": space.0,
         "start_addr": label.range.start().to_string(),
         "end_addr": label.range.end().to_string(),

@@ -13,7 +13,8 @@ use crate::{
     record::{Availability, Capture, Cost, Ending, ExitReason, Feature, Totals},
     timeline::{
         AccessCounts, Backing, FaultTotals, LookCount, LookSummary, MapIdentity, MapSummary, PageCounts,
-        PageState, ProcessSummary, RegionId, RegionLabel, RegionSummary, TaskTotals, UnseenRegions,
+        PageState, ProcessId, ProcessSummary, RegionId, RegionLabel, RegionSummary, TaskTotals,
+        UnseenRegions,
     },
     units::{PageCount, VirtAddr, VirtRange},
 };
@@ -26,6 +27,10 @@ const fn faults(minor: u64, major: u64) -> FaultCounts {
 
 fn at(nanos: u64) -> Timestamp {
     Timestamp::from_nanos(7_000_000_000 + nanos)
+}
+
+fn process(tgid: u32) -> ProcessId {
+    ProcessId { tgid: Tgid(tgid), born: at(0) }
 }
 
 /// 8 pages present and 2 in swap, of which nobody told whether they are huge.
@@ -115,7 +120,7 @@ fn report() -> Report {
             host,
             end: at(400),
             processes: vec![ProcessSummary {
-                tgid: Tgid(42),
+                id: process(42),
                 comm: Comm::from_text("sort"),
                 faults: faults(100, 2),
                 uncounted: Some(faults(30, 0)),
@@ -135,7 +140,7 @@ fn report() -> Report {
             latencies,
             tasks: TaskTotals { execs: 1, exits: 1, ..TaskTotals::default() },
             regions: vec![RegionSummary {
-                tgid: Tgid(42),
+                process: process(42),
                 space: SpaceId(1),
                 label,
                 born: at(0),

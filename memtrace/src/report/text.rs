@@ -13,12 +13,12 @@ use super::{
     numbers::{Difference, Share, Size, Time},
 };
 use crate::{
-    event::{FaultCounts, Loss, Tgid},
+    event::{FaultCounts, Loss},
     pipeline::Detail,
     record::Availability,
     timeline::{
         AccessCounts, FaultTotals, ForkTax, GaveTotals, LookCount, LookSummary, PageCounts, PageState,
-        ProcessSummary, RegionSummary, UnseenRegions,
+        ProcessId, ProcessSummary, RegionSummary, UnseenRegions,
     },
     units::{ByteSize, PageCount},
 };
@@ -238,10 +238,10 @@ impl Report {
         processes.sort_by_key(|process| {
             std::cmp::Reverse(process.faults.total() + process.uncounted.unwrap_or_default().total())
         });
-        for ProcessSummary { tgid, comm: _, faults, uncounted, account, pages: _ } in
+        for ProcessSummary { id, comm: _, faults, uncounted, account, pages: _ } in
             processes.iter().take(SHOWN)
         {
-            let label = self.process_label(*tgid);
+            let label = self.process_label(*id);
             let known = |count: Option<FaultCounts>| {
                 count.map_or("unknown".to_owned(), |count| count.total().to_string())
             };
@@ -253,11 +253,11 @@ impl Report {
     }
 
     /// The ID of a process and its name, if that is known.
-    fn process_label(&self, tgid: Tgid) -> String {
+    fn process_label(&self, id: ProcessId) -> String {
         let processes = &self.summary.processes;
-        match processes.binary_search_by_key(&tgid, |process| process.tgid) {
-            Ok(index) => format!("{} {}", tgid.0, printable(&processes[index].comm.to_string())),
-            Err(_) => tgid.0.to_string(),
+        match processes.binary_search_by_key(&id, |process| process.id) {
+            Ok(index) => format!("{} {}", id.tgid.0, printable(&processes[index].comm.to_string())),
+            Err(_) => id.tgid.0.to_string(),
         }
     }
 
@@ -267,11 +267,15 @@ impl Report {
             return Ok(());
         }
         heading(f, "Hottest regions", ["faults", "major", "mean", "present"])?;
-        for RegionSummary { tgid, label, faults, latency_sum, peak_present, lower_bound, .. } in
+        for RegionSummary { process, label, faults, latency_sum, peak_present, lower_bound, .. } in
             regions.iter().take(SHOWN)
         {
-            let place =
-                format!("{} {} {}", tgid.0, String::from_utf8_lossy(&label.perms), label.backing.name());
+            let place = format!(
+                "{} {} {}",
+                process.tgid.0,
+                String::from_utf8_lossy(&label.perms),
+                label.backing.name()
+            );
             let at_least = if *lower_bound { "≥ " } else { "" };
             let count = format!("{at_least}{}", faults.total());
             let mean = latency_sum.get().checked_div(faults.total()).filter(|mean| *mean > 0);
@@ -347,8 +351,8 @@ impl Report {
             return Ok(());
         }
         heading(f, "Fork tax", ["forks", "faults", "by children", "latency"])?;
-        for (tgid, ForkTax { forks, by_parent, by_children }) in taxed.iter().take(SHOWN) {
-            let label = self.process_label(**tgid);
+        for (process, ForkTax { forks, by_parent, by_children }) in taxed.iter().take(SHOWN) {
+            let label = self.process_label(**process);
             let latency = Time(by_parent.latency_sum.get() + by_children.latency_sum.get()).to_string();
             let faults = by_parent.faults + by_children.faults;
             writeln!(f, "  {label:<24}{forks:>12}{faults:>12}{:>12}{latency:>12}", by_children.faults)?;
@@ -358,7 +362,7 @@ impl Report {
 
     /// Pages of processes at their end, as last seen.
     fn pages(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let states = self.summary.processes.iter().filter_map(|process| Some((process.tgid, process.pages?)));
+        let states = self.summary.processes.iter().filter_map(|process| Some((process.id, process.pages?)));
         let mut states: Vec<_> = states.collect();
         if states.is_empty() {
             return Ok(());
@@ -367,10 +371,10 @@ impl Report {
         heading(f, "Pages at the end, as last seen", ["present", "swapped", "huge", "looked at"])?;
         let size =
             |pages: PageCount| Size(pages.get().saturating_mul(self.header.host.page.bytes())).to_string();
-        for (tgid, PageState { looked, counts: PageCounts { present, swapped, huge, .. } }) in
+        for (process, PageState { looked, counts: PageCounts { present, swapped, huge, .. } }) in
             states.iter().take(SHOWN)
         {
-            let label = self.process_label(*tgid);
+            let label = self.process_label(*process);
             let huge = huge.map_or("unknown".to_owned(), size);
             let looked = Time(looked.since(self.header.host.start).get());
             writeln!(f, "  {label:<24}{:>12}{:>12}{huge:>12}{looked:>12}", size(*present), size(*swapped))?;

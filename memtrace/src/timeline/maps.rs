@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Backing, RegionId, RegionLabel};
+use super::{Backing, ProcessId, RegionId, RegionLabel};
 use crate::{
     event::{CallKind, Tgid, Tid},
     units::{Nanos, Timestamp, VirtRange},
@@ -136,11 +136,11 @@ pub struct MapSummary {
     /// Comparisons with maps.
     pub identity: MapIdentity,
     /// By process.
-    pub processes: BTreeMap<Tgid, MappingProcess>,
+    pub processes: BTreeMap<ProcessId, MappingProcess>,
     /// Calls of `madvise` by process and advice.
-    pub advice: BTreeMap<(Tgid, u64), Advised>,
+    pub advice: BTreeMap<(ProcessId, u64), Advised>,
     /// Mappings of one size that went by `munmap` as they had come by `mmap`, by process and size in bytes.
-    pub churn: BTreeMap<(Tgid, u64), Churn>,
+    pub churn: BTreeMap<(ProcessId, u64), Churn>,
 }
 
 /// How often the regions were compared with what the kernel shows.

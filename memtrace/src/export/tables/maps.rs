@@ -60,7 +60,7 @@ impl Table for MapRow {
 impl Table for RegionSummary {
     const COLUMNS: &'static [Column<Self>] = &[
         column("region", "number of the region", |row, _| row.label.id.0.into()),
-        column("tgid", "process", |row, _| row.tgid.0.into()),
+        column("tgid", "process", |row, _| row.process.tgid.0.into()),
         column("birth_ns", "when it came to be, or was first known", |row, start| {
             row.born.since(start).into()
         }),

@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    event::{Fault, FaultKind, HeatCell, Mode, SpaceId, Tgid},
+    event::{Fault, FaultKind, HeatCell, Mode, SpaceId},
     pipeline::tasks::{Position, Task, Tasks},
-    timeline::{FaultRow, FaultTally, MapTally, PageTally, RegionId, RegionLabel, TimelineRow},
+    timeline::{FaultRow, FaultTally, MapTally, PageTally, ProcessId, RegionId, RegionLabel, TimelineRow},
     units::{Timestamp, VirtRange},
 };
 
 /// What one row is about. In the order of rows: by process, what no region explains last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct CellKey {
-    pub(super) tgid: Option<Tgid>,
+    pub(super) process: Option<ProcessId>,
     pub(super) space: SpaceId,
     pub(super) place: Place,
 }
@@ -32,7 +32,7 @@ impl CellKey {
     /// The row for faults of `task` in `region`.
     pub(super) fn of(task: Option<Task>, position: Option<Position>) -> Self {
         Self {
-            tgid: task.map(|task| task.tgid),
+            process: task.map(|task| task.process),
             space: task.map_or(SpaceId::UNKNOWN, |task| task.space),
             place: position.map_or(Place::Unknown, |(region, _)| Place::Region(region)),
         }
@@ -110,8 +110,8 @@ impl Interval {
             TimelineRow {
                 start,
                 end,
-                tgid: key.tgid,
-                comm: key.tgid.map(|tgid| tasks.name(tgid)).unwrap_or_default(),
+                process: key.process,
+                comm: key.process.map(|process| tasks.name(process)).unwrap_or_default(),
                 region,
                 range,
                 faults: cell.faults,
@@ -141,21 +141,21 @@ impl Interval {
     /// Puts what a reading found where it belongs: to the region of a slot that touches no other.
     fn place_grown(&mut self, tasks: &Tasks) {
         for HeatCell { space, slot, faults } in self.grown.drain(..) {
-            let tgid = space.and_then(|space| tasks.process_of(space));
+            let process = space.and_then(|space| tasks.process_of(space));
             let space = space.unwrap_or(SpaceId::UNKNOWN);
             let place = match slot {
                 None => Place::Unknown,
                 Some(slot) => only_region(tasks, space, slot).map_or(Place::Slot(slot), Place::Region),
             };
-            self.cells.entry(CellKey { tgid, space, place }).or_default().faults.completed += faults;
+            self.cells.entry(CellKey { process, space, place }).or_default().faults.completed += faults;
         }
     }
 }
 
 /// By process, then by address; what no region explains last.
-fn row_order(row: &TimelineRow) -> (Option<Tgid>, bool, Option<VirtRange>) {
+fn row_order(row: &TimelineRow) -> (Option<ProcessId>, bool, Option<VirtRange>) {
     let range = row.region.as_ref().map(|region| region.range).or(row.range);
-    (row.tgid, row.region.is_none(), range)
+    (row.process, row.region.is_none(), range)
 }
 
 /// The labels of the regions that `cells` are about.

@@ -152,8 +152,8 @@ fn fork_copies_what_was_mapped_when_it_copied() {
     let (rows, _) = run_all(&records);
 
     let [parent, child] = regions(&rows)[..] else { panic!("two regions: {rows:?}") };
-    assert_eq!((parent.tgid, parent.born, parent.died), (TGID, at(2), Some(at(22))));
-    assert_eq!((child.tgid, child.born, child.died), (CHILD, at(20), None));
+    assert_eq!((parent.process, parent.born, parent.died), (process(TGID, 1), at(2), Some(at(22))));
+    assert_eq!((child.process, child.born, child.died), (process(CHILD, 25), at(20), None));
     assert_eq!((child.label.range, child.parent), (range(0x1000, 0x9000), Some(parent.label.id)));
 }
 
@@ -387,7 +387,7 @@ fn timeline_counts_the_calls_of_each_region_by_kind() {
     assert_eq!(summary.maps.calls, calls.into());
     assert_eq!(summary.maps.failed, [(CallKind::Madvise, 1)].into());
     let advised = Advised { calls: 2, bytes: 0x8000, lower_bound: false };
-    assert_eq!(summary.maps.advice, [((TGID, 4), advised)].into());
+    assert_eq!(summary.maps.advice, [((process(TGID, 1), 4), advised)].into());
 }
 
 #[test]

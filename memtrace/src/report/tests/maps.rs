@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::timeline::{Advised, Churn, MappingProcess};
+use crate::timeline::{Advised, Churn, MappingProcess, ProcessId};
 
 /// Two processes: 42, named sort, and 50, of which nothing else is known.
 fn report() -> Report {
@@ -12,15 +12,18 @@ fn report() -> Report {
         calls: [(CallKind::Mmap, 2_009), (CallKind::Munmap, 2_004)].into(),
         failed: [(CallKind::Mmap, 3), (CallKind::Brk, 1)].into(),
         identity: MapIdentity { checks: 3, contradictions: 0, inconclusive: 0, learnt: 1 },
-        processes: [(Tgid(42), process(4_000, 4 << 20, 1 << 20)), (Tgid(50), process(13, 8 << 20, 9 << 20))]
-            .into(),
-        advice: [((Tgid(42), 4), advised(2, 8_192)), ((Tgid(50), 14), advised(5, 10 << 20))].into(),
+        processes: [
+            (process(42), mapping(4_000, 4 << 20, 1 << 20)),
+            (process(50), mapping(13, 8 << 20, 9 << 20)),
+        ]
+        .into(),
+        advice: [((process(42), 4), advised(2, 8_192)), ((process(50), 14), advised(5, 10 << 20))].into(),
         churn: [churn(1 << 20, 2_000, 50_000)].into(),
     };
     report
 }
 
-fn process(calls: u64, mapped: u64, unmapped: u64) -> MappingProcess {
+fn mapping(calls: u64, mapped: u64, unmapped: u64) -> MappingProcess {
     MappingProcess { calls, mapped, unmapped, lower_bound: false }
 }
 
@@ -29,12 +32,12 @@ fn advised(calls: u64, bytes: u64) -> Advised {
 }
 
 /// `count` mappings of `bytes` bytes that lived for `lifetime` nanoseconds each, of process 42.
-fn churn(bytes: u64, count: u64, lifetime: u64) -> ((Tgid, u64), Churn) {
+fn churn(bytes: u64, count: u64, lifetime: u64) -> ((ProcessId, u64), Churn) {
     let (lifetime, lifetime_sum) = (Nanos::new(lifetime), Nanos::new(count * lifetime));
-    ((Tgid(42), bytes), Churn { count, lifetime_sum, shortest: lifetime, longest: lifetime })
+    ((process(42), bytes), Churn { count, lifetime_sum, shortest: lifetime, longest: lifetime })
 }
 
-fn kinds_of_findings(churn: BTreeMap<(Tgid, u64), Churn>) -> Vec<&'static str> {
+fn kinds_of_findings(churn: BTreeMap<(ProcessId, u64), Churn>) -> Vec<&'static str> {
     let mut report = report();
     report.summary.maps.churn = churn;
     report.findings().iter().map(|finding| finding.kind).collect()
@@ -94,8 +97,8 @@ fn sizes_that_are_not_all_known_are_at_least_these() {
         .summary
         .maps
         .processes
-        .insert(Tgid(42), MappingProcess { lower_bound: true, ..process(9, 4 << 20, 0) });
-    report.summary.maps.advice.insert((Tgid(42), 4), Advised { lower_bound: true, ..advised(2, 8_192) });
+        .insert(process(42), MappingProcess { lower_bound: true, ..mapping(9, 4 << 20, 0) });
+    report.summary.maps.advice.insert((process(42), 4), Advised { lower_bound: true, ..advised(2, 8_192) });
 
     let text = report.to_string();
     let (mapping, advice) = text.split_once("Advice by madvise").expect("the section is there");

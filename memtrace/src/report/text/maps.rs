@@ -78,9 +78,9 @@ impl Report {
             return Ok(());
         }
         heading(f, "Mapped and unmapped again", ["size", "times", "mean life", "shortest", "longest"])?;
-        for (tgid, bytes, churn) in churn.iter().take(SHOWN) {
+        for (process, bytes, churn) in churn.iter().take(SHOWN) {
             let Churn { count, lifetime_sum: _, shortest, longest } = churn;
-            let process = self.process_label(*tgid);
+            let process = self.process_label(*process);
             write!(f, "  {process:<24}{:>12}{count:>12}", Size(*bytes))?;
             for nanos in [mean_lifetime(churn), shortest.get(), longest.get()] {
                 write!(f, "{:>12}", Time(nanos))?;
@@ -98,8 +98,9 @@ impl Report {
         processes.sort_by_key(|(_, process)| Reverse(process.mapped));
         heading(f, "Who maps most", ["calls", "mapped", "unmapped", "net"])?;
         let misses_calls = self.misses_calls();
-        for (tgid, MappingProcess { calls, mapped, unmapped, lower_bound }) in processes.iter().take(SHOWN) {
-            let process = self.process_label(**tgid);
+        for (process, MappingProcess { calls, mapped, unmapped, lower_bound }) in processes.iter().take(SHOWN)
+        {
+            let process = self.process_label(**process);
             let net = Difference(*mapped, *unmapped);
             let net = match net.size() {
                 _ if misses_calls || *lower_bound => "unknown".to_owned(),
@@ -139,8 +140,8 @@ impl Report {
         }
         advice.sort_by_key(|(_, advised)| Reverse(advised.calls));
         heading(f, "Advice by madvise", ["calls", "bytes"])?;
-        for ((tgid, advice), Advised { calls, bytes, lower_bound }) in advice.iter().take(SHOWN) {
-            let process = self.process_label(*tgid);
+        for ((process, advice), Advised { calls, bytes, lower_bound }) in advice.iter().take(SHOWN) {
+            let process = self.process_label(*process);
             let advice = MapFlags::Advice(*advice);
             let bytes = at_least(*bytes, *lower_bound);
             writeln!(f, "  {process:<24}{calls:>12}{bytes:>12}  {advice}")?;
@@ -154,8 +155,8 @@ impl Report {
             return Ok(());
         }
         heading(f, "Findings", [])?;
-        for Finding { kind, tgid, seen, remedy } in findings.iter().take(SHOWN) {
-            writeln!(f, "  {WARNING}{kind}{WARNING:#} in {}: {seen}", self.process_label(*tgid))?;
+        for Finding { kind, process, seen, remedy } in findings.iter().take(SHOWN) {
+            writeln!(f, "  {WARNING}{kind}{WARNING:#} in {}: {seen}", self.process_label(*process))?;
             writeln!(f, "    {remedy}")?;
         }
         more(f, findings.len(), "report --json")

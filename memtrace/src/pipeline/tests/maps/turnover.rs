@@ -36,7 +36,7 @@ fn mremap(millis: u64, (start, end): (u64, u64), to: (u64, u64), flags: u64) -> 
 fn mapping_of(calls: Vec<Record>) -> MappingProcess {
     let records = [vec![join(1), maps(2, SPACE, &[(0x1000, 0x9000)])], calls];
     let (_, summary) = run_all(&records.concat());
-    summary.maps.processes[&TGID]
+    summary.maps.processes[&process(TGID, 1)]
 }
 
 fn exactly(calls: u64, mapped: u64, unmapped: u64) -> MappingProcess {
@@ -67,9 +67,9 @@ fn mappings_that_come_and_go_are_churn() {
         shortest: Nanos::new(4 * MS),
         longest: Nanos::new(6 * MS),
     };
-    assert_eq!(summary.maps.churn, [((TGID, 0x3000), churn)].into());
+    assert_eq!(summary.maps.churn, [((process(TGID, 1), 0x3000), churn)].into());
     // Three times 12 KiB and once 4 KiB; three times 12 KiB.
-    assert_eq!(summary.maps.processes, [(TGID, exactly(8, 0xa000, 0x9000))].into());
+    assert_eq!(summary.maps.processes, [(process(TGID, 1), exactly(8, 0xa000, 0x9000))].into());
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn what_no_call_mapped_is_not_counted() {
 
     let (_, summary) = run_all(&records.concat());
 
-    assert_eq!(summary.maps.processes[&TGID], exactly(1, 0, 0));
+    assert_eq!(summary.maps.processes[&process(TGID, 1)], exactly(1, 0, 0));
 }
 
 #[test]
@@ -187,10 +187,10 @@ fn what_calls_do_to_unknown_regions_is_a_lower_bound() {
 
     let (_, summary) = run_all(&records.concat());
 
-    let process = MappingProcess { calls: 4, mapped: 0, unmapped: 0x1000, lower_bound: true };
-    assert_eq!(summary.maps.processes[&TGID], process);
+    let sums = MappingProcess { calls: 4, mapped: 0, unmapped: 0x1000, lower_bound: true };
+    assert_eq!(summary.maps.processes[&process(TGID, 1)], sums);
     let advised = Advised { calls: 2, bytes: 0x1000, lower_bound: true };
-    assert_eq!(summary.maps.advice, [((TGID, 4), advised)].into());
+    assert_eq!(summary.maps.advice, [((process(TGID, 1), 4), advised)].into());
 }
 
 #[test]

@@ -1,0 +1,127 @@
+//! Processes that had the same ID one after the other.
+
+use super::*;
+use crate::{event::MapCall, event::MapRequest, timeline::MappingProcess, timeline::ProcessSummary};
+
+const CHILD: Tgid = Tgid(20);
+
+/// `record`, done by the only thread of the child.
+fn by_child(mut record: Record) -> Record {
+    match &mut record {
+        Record::Fault(fault) => fault.tid = Tid(CHILD.0),
+        Record::Task(TaskEvent { tgid, tid, .. }) | Record::Uncounted(Uncounted { tgid, tid, .. }) => {
+            (*tgid, *tid) = (CHILD, Tid(CHILD.0));
+        }
+        Record::Map(map) => (map.tgid, map.tid) = (CHILD, Tid(CHILD.0)),
+        other => panic!("nobody does {other:?}"),
+    }
+    record
+}
+
+fn named(millis: u64, name: &str) -> Record {
+    by_child(task(millis, CHILD.0, TaskAction::Comm(Comm::from_text(name))))
+}
+
+fn mapped(millis: u64, space: u64, length: u64) -> Record {
+    let request = MapRequest::Mmap { addr: VirtAddr::from_raw(0), length, prot: 3, flags: 0x22, offset: 0 };
+    let call = MapCall { request, result: Ok(0x10_0000), may_have_resized: true };
+    by_child(map(millis, MapAction::Call { space: SpaceId(space), call }))
+}
+
+fn uncounted(millis: u64, space: u64, minor: u64) -> Record {
+    by_child(Record::Uncounted(Uncounted {
+        time: at(millis),
+        tgid: CHILD,
+        tid: Tid(CHILD.0),
+        space: SpaceId(space),
+        faults: FaultCounts { minor, major: 0 },
+        cause: UncountedCause::Exit,
+    }))
+}
+
+/// The kernel charged `minor` faults to the child by its end.
+fn ended(millis: u64, space: u64, minor: u64) -> Record {
+    let kernel = FaultCounts { minor, major: 0 };
+    let account = Some(Account { kernel, ..Account::default() });
+    by_child(task(millis, CHILD.0, TaskAction::Exit { space: SpaceId(space), group_dead: true, account }))
+}
+
+/// One child with three faults, and within the same interval another one with the same ID and two.
+fn story() -> Vec<Record> {
+    vec![
+        join(1),
+        fork(10, CHILD.0, 8),
+        named(11, "first"),
+        mapped(12, 8, 0x3000),
+        by_child(fault(13, 0x1000)),
+        by_child(fault(14, 0x2000)),
+        by_child(fault(15, 0x3000)),
+        uncounted(19, 8, 4),
+        ended(20, 8, 7),
+        fork(30, CHILD.0, 9),
+        named(31, "second"),
+        mapped(32, 9, 0x5000),
+        by_child(fault(33, 0x1000)),
+        by_child(fault(34, 0x2000)),
+        ended(40, 9, 2),
+        tick(500),
+    ]
+}
+
+#[test]
+fn each_has_its_own_totals_and_name() {
+    let (_, _, summary) = run(Detail::Full, &story());
+
+    let told = |one: &ProcessSummary| {
+        let minor = |faults: FaultCounts| faults.minor;
+        let kernel = one.account.map(|account| minor(account.kernel));
+        (one.id, one.comm.to_string(), minor(one.faults), one.uncounted.map(minor), kernel)
+    };
+    let told: Vec<_> = summary.processes.iter().map(told).collect();
+    let expected = [
+        (process(TGID, 1), "prog".to_owned(), 0, None, None),
+        (process(CHILD, 10), "first".to_owned(), 3, Some(4), Some(7)),
+        (process(CHILD, 30), "second".to_owned(), 2, Some(0), Some(2)),
+    ];
+    assert_eq!(told, expected);
+    let sums = |mapped| MappingProcess { calls: 1, mapped, ..MappingProcess::default() };
+    let expected = [(process(CHILD, 10), sums(0x3000)), (process(CHILD, 30), sums(0x5000))];
+    assert_eq!(summary.maps.processes, expected.into());
+}
+
+#[test]
+fn each_has_its_own_rows_in_an_interval_that_both_lived_in() {
+    let (rows, ..) = run(Detail::Full, &story());
+
+    let told = |row: &&TimelineRow| (row.process, row.comm.to_string(), row.faults.completed.minor);
+    let faulted: Vec<_> = timeline(&rows).iter().map(told).filter(|(_, _, minor)| *minor > 0).collect();
+    let expected = [
+        (Some(process(CHILD, 10)), "first".to_owned(), 3),
+        (Some(process(CHILD, 30)), "second".to_owned(), 2),
+    ];
+    assert_eq!(faulted, expected);
+}
+
+#[test]
+fn what_is_charged_after_the_end_is_of_the_process_that_ended() {
+    let mut records = story();
+    let late = Account { kernel: FaultCounts { minor: 1, major: 0 }, ..Account::default() };
+    records.insert(9, by_child(task(25, CHILD.0, TaskAction::Late { account: Some(late) })));
+
+    let (_, _, summary) = run(Detail::Full, &records);
+
+    let kernel: Vec<_> = summary.processes.iter().filter_map(|one| Some(one.account?.kernel.minor)).collect();
+    assert_eq!(kernel, [8, 2]);
+}
+
+#[test]
+fn process_that_was_listed_while_it_was_born_is_one() {
+    let records = [join(1), fork(30, CHILD.0, 9), by_child(fault(33, 0x1000)), tick(500)];
+    let listed = TaskAction::Join { space: SpaceId(9), parent: Some(TGID), comm: Comm::from_text("child") };
+    let listed = by_child(task(31, CHILD.0, listed));
+
+    let (_, _, summary) = run(Detail::Full, &[&[listed], &records[..]].concat());
+
+    let ids: Vec<_> = summary.processes.iter().map(|one| (one.id, one.faults.minor)).collect();
+    assert_eq!(ids, [(process(TGID, 1), 0), (process(CHILD, 31), 1)]);
+}
