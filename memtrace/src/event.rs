@@ -359,6 +359,8 @@ pub enum UncountedCause {
     User,
     /// A system call that the kernel could not name.
     UnknownCall,
+    /// Running on a CPU whose completions were not seen for a time, perhaps ([`LossCause::CpuOffline`]).
+    Unseen,
 }
 
 /// Growth of the heat counters since they were read before, over all CPUs.
@@ -422,7 +424,7 @@ pub enum LossCause {
     EventsRing,
     /// The ring of task and map events was full.
     ControlRing,
-    /// A ring of perf, which tells of new VMAs, was full.
+    /// A ring of perf, which tells of new VMAs, was full; or there was none for a CPU that came.
     SideBand,
     /// The table of traced tasks was full: new tasks go untraced.
     TaskTable,
@@ -438,6 +440,8 @@ pub enum LossCause {
     Skipped,
     /// The kernel counted faults of a target of which no event came at all.
     NoEvents,
+    /// A CPU went or came: what ran on it meanwhile had no events of perf, which tell of completions and of new VMAs.
+    CpuOffline,
 }
 
 impl LossCause {
@@ -455,6 +459,7 @@ impl LossCause {
             Self::UnknownKind => "unknown_kind",
             Self::Skipped => "skipped",
             Self::NoEvents => "no_events",
+            Self::CpuOffline => "cpu_offline",
         }
     }
 }

@@ -78,6 +78,8 @@ pub struct Cpus {
     pub possible: u32,
     /// Numbers of those online, ascending.
     pub online: Vec<u32>,
+    /// Numbers of those that may come yet, ascending.
+    pub away: Vec<u32>,
 }
 
 /// The CPUs of this machine.
@@ -86,8 +88,10 @@ pub fn cpus() -> io::Result<Cpus> {
         let text = fs::read_to_string(format!("/sys/devices/system/cpu/{name}"))?;
         cpu_list(text.trim_end()).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
     };
-    let possible = list("possible")?.last().map_or(1, |last| last + 1);
-    Ok(Cpus { possible, online: list("online")? })
+    let (online, mut away) = (list("online")?, list("possible")?);
+    let possible = away.last().map_or(1, |last| last + 1);
+    away.retain(|cpu| !online.contains(cpu));
+    Ok(Cpus { possible, online, away })
 }
 
 /// The numbers in a list such as `0-3,8`.

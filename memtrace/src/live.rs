@@ -6,6 +6,7 @@
 //! Not here: what frames mean (`decode`), what to do with them (`session`).
 
 pub mod cgroup;
+pub mod cpus;
 pub mod drain;
 pub mod heat;
 mod hooks;
@@ -18,6 +19,7 @@ pub mod target;
 pub mod tasks;
 
 pub use cgroup::{Cgroup, CgroupError};
+pub use cpus::{CpuCompletions, CpuWatch};
 pub use drain::{Batch, CHANNEL_BATCHES, Drain};
 pub use heat::HeatReader;
 pub use losses::LossMeter;

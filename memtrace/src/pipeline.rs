@@ -228,7 +228,7 @@ impl Pipeline {
                 }
                 Event::Uncounted(uncounted) => {
                     let process = tasks.process(uncounted.time, uncounted.tgid, uncounted.tid);
-                    totals.uncounted(&uncounted, process);
+                    totals.uncounted(tasks.cause_of(&uncounted), uncounted.faults, process);
                     intervals.uncounted(&uncounted, process);
                 }
                 Event::Reclaim(reading) => intervals.reclaim(reading),
@@ -294,8 +294,12 @@ impl Pipeline {
             | LossCause::TornTail
             | LossCause::UnknownKind
             | LossCause::Skipped
-            | LossCause::NoEvents => true,
+            | LossCause::NoEvents
+            | LossCause::CpuOffline => true,
         };
+        if let (LossCause::CpuOffline, Some(end)) = (loss.cause, loss.end) {
+            self.tasks.miss_completions(loss.start, end);
+        }
         if hides_maps {
             self.tasks.doubt(loss.end.unwrap_or(loss.start));
         }

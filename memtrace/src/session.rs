@@ -181,7 +181,7 @@ async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outc
     let facts = host::facts()?;
     // Before anything is attached, so that nothing is skipped unseen.
     let losses = LossMeter::new(Arc::clone(&counters), cpus.possible, probes.skips()?);
-    let armed = live::arm(&mut probes, &target, &cpus.online)?;
+    let armed = live::arm(&mut probes, &target, &cpus)?;
     let entered = Entered::new(armed.entered, clock::boottime());
     let header = Header {
         abi: ABI_VERSION,
@@ -207,7 +207,7 @@ async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outc
     let (look, still_looks) = (taker.look_switch(), taker.still_looks());
     let (threads, failure) = Threads::start(taker, vec![Frame::Control(armed.joins)], |sender| {
         let ring_bytes = plan.ring_bytes as usize;
-        Drain::new(armed.side_band, control, events, ring_bytes, losses, sender)
+        Drain::new(armed.side_band, control, events, ring_bytes, losses, armed.cpus, sender)
     })?;
     let command = gated.as_ref().map(Gated::pid);
     if let Some(command) = command {

@@ -18,7 +18,7 @@ use std::{
 
 use aya::maps::{MapData, RingBuf};
 
-use super::{losses::LossMeter, sideband::SideBand};
+use super::{cpus::CpuWatch, losses::LossMeter, sideband::SideBand};
 use crate::{
     decode::Frame,
     event::{Loss, LossCause},
@@ -52,12 +52,14 @@ pub struct Drain {
     /// Bytes that `events` can hold together.
     capacity: usize,
     losses: LossMeter,
+    cpus: CpuWatch,
     sender: SyncSender<Batch>,
     stalls: Stalls,
 }
 
 impl Drain {
-    /// Drains `side_band`, `control` and `events`, which holds `capacity` bytes, into `sender`, and what `losses` tells.
+    /// Drains `side_band`, `control` and `events`, which holds `capacity` bytes, into `sender`, and what `losses` and `cpus`
+    /// say is missing.
     #[must_use]
     pub fn new(
         side_band: Option<SideBand>,
@@ -65,9 +67,19 @@ impl Drain {
         events: Vec<RingBuf<MapData>>,
         capacity: usize,
         losses: LossMeter,
+        cpus: CpuWatch,
         sender: SyncSender<Batch>,
     ) -> Self {
-        Self { side_band, control, events, capacity, losses, sender, stalls: Stalls::new(clock::boottime()) }
+        Self {
+            side_band,
+            control,
+            events,
+            capacity,
+            losses,
+            cpus,
+            sender,
+            stalls: Stalls::new(clock::boottime()),
+        }
     }
 
     /// Drains every 10 ms until `stop` is set, then once more; ends early if nobody takes batches any more.
@@ -116,6 +128,8 @@ impl Drain {
             let loss = |cpu| Frame::Loss(Loss { start, end, cpu: Some(cpu), cause, count: None });
             batch.extend(full.into_iter().map(loss));
         }
+        let missed = self.cpus.read(began, last, self.side_band.as_mut());
+        batch.extend(missed.into_iter().map(Frame::Loss));
         batch.push(Frame::Tick(self.stalls.tick(began)));
         self.send(batch, last)
     }

@@ -23,6 +23,7 @@ use aya::{
 use memtrace_ebpf::{CGROUP_PATH_MAX, Config, Counter, EVENT_RINGS, HeatCell, TaskState, names};
 
 use super::{
+    cpus::CpuCompletions,
     heat,
     hooks::{Hook, Hooked, Hooks},
     skips::SkipMeter,
@@ -127,6 +128,7 @@ pub struct Probes {
     /// Whether this PID namespace is not the initial one.
     translates_ids: bool,
     rings: &'static [&'static str],
+    of_cpus: CpuCompletions,
 }
 
 /// Flag of `BPF_MAP_UPDATE_ELEM`: make a new element or fail.
@@ -185,8 +187,9 @@ impl Probes {
         if let Some(btf) = btf.as_ref().filter(|_| translates_ids) {
             lister(&mut ebpf)?.load("task", btf).map_err(|error| refusal(names::TASK_IDS, error))?;
         }
+        let of_cpus = completions_of_cpus(&mut ebpf, &hooks)?;
         let (follows_maps, tells_duplicates) = (plan.follows_maps, config.has_task_layout != 0);
-        Ok(Self { ebpf, hooks, follows_maps, tells_duplicates, translates_ids, rings })
+        Ok(Self { ebpf, hooks, follows_maps, tells_duplicates, translates_ids, rings, of_cpus })
     }
 
     /// Starts to follow births, execs and deaths of tasks in the target set.
@@ -227,8 +230,7 @@ impl Probes {
         match scope {
             Scope::Threads(tids) => {
                 for &tid in tids {
-                    let scope = PerfEventScope::OneProcess { pid: tid, cpu: None };
-                    match self.attach_software(scope, true) {
+                    match self.attach_to_thread(tid) {
                         Err(AttachError::Gone { .. }) => gone.push(tid),
                         result => result?,
                     }
@@ -236,25 +238,32 @@ impl Probes {
             }
             Scope::Cpus(cpus) => {
                 for &cpu in cpus {
-                    self.attach_software(PerfEventScope::AllProcessesOneCpu { cpu }, false)?;
+                    self.of_cpus.attach(cpu).map_err(|error| {
+                        failure(&format!("attach to completions of faults on CPU {cpu}"), error)
+                    })?;
                 }
             }
         }
         Ok(gone)
     }
 
-    fn attach_software(&mut self, scope: PerfEventScope, inherit: bool) -> Result<(), AttachError> {
+    fn attach_to_thread(&mut self, tid: u32) -> Result<(), AttachError> {
+        let scope = PerfEventScope::OneProcess { pid: tid, cpu: None };
         for (name, hook) in &self.hooks.completions {
-            attach(find(&mut self.ebpf, name)?, *hook, scope, inherit).map_err(|error| {
-                match (&scope, os_error(&error)) {
-                    (PerfEventScope::OneProcess { pid, .. }, Some(libc::ESRCH)) => {
-                        AttachError::Gone { tid: *pid }
-                    }
+            attach(find(&mut self.ebpf, name)?, *hook, scope, true).map_err(|error| {
+                match os_error(&error) {
+                    Some(libc::ESRCH) => AttachError::Gone { tid },
                     _ => failure(&format!("attach {name} to {hook}"), error),
                 }
             })?;
         }
         Ok(())
+    }
+
+    /// The completions that are attached by CPU, of which some may come later.
+    #[must_use]
+    pub fn completions_of_cpus(&self) -> CpuCompletions {
+        self.of_cpus.clone()
     }
 
     /// By which thread IDs the programs find the tasks that there are.
@@ -388,6 +397,7 @@ impl Probes {
 
     /// Detaches everything; the maps stay.
     pub fn disarm(&mut self) {
+        self.of_cpus.end();
         for (name, program) in self.ebpf.programs_mut().filter(|(_, program)| program.fd().is_ok()) {
             let result = match program {
                 Program::RawTracePoint(program) => program.unload(),
@@ -400,6 +410,20 @@ impl Probes {
             }
         }
     }
+}
+
+/// The programs of `hooks` for completions, to be attached by CPU.
+fn completions_of_cpus(ebpf: &mut Ebpf, hooks: &Hooks) -> Result<CpuCompletions, AttachError> {
+    let mut programs = Vec::new();
+    for (name, hook) in &hooks.completions {
+        if let Hook::Software(event) = hook {
+            let what = format!("take a descriptor of {name}");
+            let program = find(ebpf, name)?.fd().map_err(|error| failure(&what, error))?;
+            let program = program.as_fd().try_clone_to_owned().map_err(|error| failure(&what, error))?;
+            programs.push((program, (*event as u32).into()));
+        }
+    }
+    Ok(CpuCompletions::new(programs))
 }
 
 /// The program `name` of the object.

@@ -36,6 +36,7 @@ pub const fn ring_bytes(cpus: usize) -> usize {
 #[derive(Debug)]
 pub struct SideBand {
     rings: Vec<(u32, Ring)>,
+    bytes_per_cpu: usize,
 }
 
 impl SideBand {
@@ -50,7 +51,7 @@ impl SideBand {
                 .map_err(|error| failure(format!("map the ring of perf on CPU {cpu}"), error))?;
             rings.push((cpu, ring));
         }
-        let mut sideband = Self { rings };
+        let mut sideband = Self { rings, bytes_per_cpu };
         let gone = match scope {
             Scope::Threads(tids) => sideband.add_threads(tids)?,
             Scope::Cpus(cpus) => {
@@ -80,6 +81,15 @@ impl SideBand {
             ring.follow_all().map_err(|error| failure(format!("follow the maps on CPU {cpu}"), error))?;
         }
         Ok(())
+    }
+
+    /// Starts to follow every task on `cpu`, which has come; the ring of one that came again goes on.
+    pub fn follow_cpu(&mut self, cpu: u32) -> io::Result<()> {
+        let _lifted = memlock::lift();
+        if self.rings.iter().all(|(of, _)| *of != cpu) {
+            self.rings.push((cpu, Ring::new(cpu, self.bytes_per_cpu)?));
+        }
+        self.rings.iter_mut().filter(|(of, _)| *of == cpu).try_for_each(|(_, ring)| ring.follow_all())
     }
 
     /// Moves all records that the rings hold now to the end of `into`, CPU after CPU; returns the CPUs whose rings may have

@@ -14,12 +14,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{
     cgroup::Cgroup,
+    cpus::CpuWatch,
     probes::{AttachError, Probes, Scope},
     sideband::{SideBand, ring_bytes},
     tasks::{Spaces, Task},
 };
 use crate::{
     event::{FaultCounts, Tgid},
+    host::Cpus,
     sys::clock,
 };
 
@@ -77,6 +79,8 @@ pub struct Armed {
     pub gate: Option<FaultCounts>,
     /// What tells of new VMAs, if that is followed.
     pub side_band: Option<SideBand>,
+    /// What notices CPUs that go and come.
+    pub cpus: CpuWatch,
 }
 
 /// Why a target could not be armed.
@@ -109,8 +113,8 @@ pub enum ArmError {
     Attach(#[from] AttachError),
 }
 
-/// Arms `probes` for `target`; `cpus` are those that are online, which per-CPU events are attached to.
-pub fn arm(probes: &mut Probes, target: &Target, cpus: &[u32]) -> Result<Armed, ArmError> {
+/// Arms `probes` for `target`; events that are bound to CPUs are attached to those of `cpus` that are online.
+pub fn arm(probes: &mut Probes, target: &Target, cpus: &Cpus) -> Result<Armed, ArmError> {
     probes.attach_tasks()?;
     match target {
         Target::Gated(tid) => {
@@ -168,24 +172,26 @@ fn exited(target: &Target) -> ArmError {
 }
 
 /// Arms for whatever runs on `cpus`.
-fn arm_cpus(probes: &mut Probes, cpus: &[u32]) -> Result<Armed, ArmError> {
+fn arm_cpus(probes: &mut Probes, cpus: &Cpus) -> Result<Armed, ArmError> {
     let mut armed = Armed::default();
-    let scope = Scope::Cpus(cpus.to_vec());
+    let scope = Scope::Cpus(cpus.online.clone());
     follow_maps(probes, &mut armed, &scope, cpus)?;
     probes.attach_completions(&scope)?;
     probes.attach_entries()?;
     Ok(armed)
 }
 
-/// Starts to follow the address spaces of the tasks in `scope`.
+/// Starts to follow the address spaces of the tasks in `scope`, and to watch CPUs.
 fn follow_maps(
     probes: &mut Probes,
     armed: &mut Armed,
     scope: &Scope,
-    cpus: &[u32],
+    cpus: &Cpus,
 ) -> Result<(), AttachError> {
+    let Cpus { online, .. } = cpus;
+    armed.cpus = CpuWatch::new(scope, probes.completions_of_cpus(), cpus);
     if probes.follows_maps() {
-        armed.side_band = Some(SideBand::open(scope, cpus, ring_bytes(cpus.len()))?.0);
+        armed.side_band = Some(SideBand::open(scope, online, ring_bytes(online.len()))?.0);
     }
     probes.attach_maps()
 }
@@ -194,7 +200,7 @@ fn follow_maps(
 fn arm_threads(
     probes: &mut Probes,
     target: &Target,
-    cpus: &[u32],
+    cpus: &Cpus,
     list: impl Fn() -> Result<Vec<Task>, ArmError>,
 ) -> Result<Armed, ArmError> {
     let mut armed = Armed::default();
@@ -215,8 +221,8 @@ fn arm_threads(
         }
     }
     // A thread that is made meanwhile may be covered twice: by an inherited event, and by its own.
-    if tids.len() > max_thread_events(cpus.len()) || !probes.tells_duplicates() {
-        let scope = Scope::Cpus(cpus.to_vec());
+    if tids.len() > max_thread_events(cpus.online.len()) || !probes.tells_duplicates() {
+        let scope = Scope::Cpus(cpus.online.clone());
         follow_maps(probes, &mut armed, &scope, cpus)?;
         probes.attach_completions(&scope)?;
         probes.attach_entries()?;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::{END_OF_TIME, processes::Processes};
 use crate::{
-    event::{Comm, Fault, MapsLook, SpaceId, TaskAction, TaskEvent, Tgid, Tid},
+    event::{Comm, Fault, MapsLook, SpaceId, TaskAction, TaskEvent, Tgid, Tid, Uncounted, UncountedCause},
     region::{AddressSpace, Comparison, RegionIds, Retired},
     timeline::{FaultPlace, ProcessId, RegionId},
     units::{PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
@@ -25,6 +25,8 @@ pub(super) struct Task {
     pub(super) space: SpaceId,
     /// Its name.
     pub(super) comm: Comm,
+    /// When its uncounted faults were last told, or since when it has been traced.
+    settled: Timestamp,
     /// When it ended. Faults may still come: the kernel clears its thread ID in its memory.
     ended: Option<Timestamp>,
 }
@@ -52,6 +54,8 @@ pub(super) struct Tasks {
     spaces: BTreeMap<SpaceId, Space>,
     /// Records of the time before are missing.
     lost_until: Timestamp,
+    /// Times in which completions on some CPU were not seen, from start to end.
+    unseen: Vec<(Timestamp, Timestamp)>,
     pub(super) ids: RegionIds,
     /// Tasks that ended and are not forgotten, in order of their ends.
     ended: VecDeque<(Timestamp, Tid)>,
@@ -108,6 +112,7 @@ impl Tasks {
             processes: Processes::default(),
             spaces: BTreeMap::new(),
             lost_until: Timestamp::default(),
+            unseen: Vec::new(),
             ids: RegionIds::default(),
             ended: VecDeque::new(),
             recent: [None; RECENT],
@@ -217,7 +222,7 @@ impl Tasks {
         threads.dedup();
         let comm = self.name(process);
         for tid in threads {
-            self.enter(time, tid, Task { process, space, comm, ended: None });
+            self.enter(time, tid, Task { process, space, comm, settled: time, ended: None });
         }
     }
 
@@ -245,6 +250,21 @@ impl Tasks {
     pub(super) fn doubt(&mut self, time: Timestamp) {
         self.lost_until = self.lost_until.max(time);
         self.spaces.values_mut().for_each(|space| space.regions.doubt(time));
+    }
+
+    /// Completions on some CPU were not seen from `start` to `end`.
+    pub(super) fn miss_completions(&mut self, start: Timestamp, end: Timestamp) {
+        self.unseen.push((start, end));
+    }
+
+    /// What uncounted faults are due to: as the program noticed it, unless the task may have completed faults unseen since its
+    /// uncounted ones were told before.
+    pub(super) fn cause_of(&mut self, uncounted: &Uncounted) -> UncountedCause {
+        let Uncounted { time, tid, cause, .. } = *uncounted;
+        let before = self.by_tid.get_mut(&tid).map(|task| std::mem::replace(&mut task.settled, time));
+        let before = before.unwrap_or_default();
+        let is_unseen = self.unseen.iter().any(|(start, end)| before < *end && *start <= time);
+        if is_unseen { UncountedCause::Unseen } else { cause }
     }
 
     /// Whether the regions of `space` have to be read.
@@ -304,16 +324,16 @@ impl Tasks {
                 let is_thread = clone_flags & CLONE_THREAD != 0;
                 let process = if is_thread { process } else { self.processes.born(time, child_tgid) };
                 child = (!is_thread).then_some(process);
-                self.enter(time, child_tid, Task { process, space, comm, ended: None });
+                self.enter(time, child_tid, Task { process, space, comm, settled: time, ended: None });
             }
             TaskAction::Join { space, comm, parent: _ } => {
-                self.enter(time, tid, Task { process, space, comm, ended: None });
+                self.enter(time, tid, Task { process, space, comm, settled: time, ended: None });
             }
             TaskAction::Exec { space, old_tid, comm, is_space_told, landmarks, is_hidden, total_vm } => {
                 if old_tid != tid {
                     self.leave(time, old_tid);
                 }
-                self.enter(time, tid, Task { process, space, comm, ended: None });
+                self.enter(time, tid, Task { process, space, comm, settled: time, ended: None });
                 if let Some((regions, ids)) = self.regions_mut(space) {
                     regions.settle(ids);
                     regions.complete(time, landmarks);

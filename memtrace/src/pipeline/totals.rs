@@ -16,7 +16,7 @@ use super::{
 use crate::{
     event::{
         Account, Fault, FaultCounts, FaultKind, HeatReading, HostFacts, LookReason, Loss, MapEvent, Mode,
-        PageLook, SpaceId, TaskAction, Tgid, Uncounted, UncountedCause,
+        PageLook, SpaceId, TaskAction, Tgid, UncountedCause,
     },
     region::{Comparison, Region, Retired},
     timeline::{
@@ -161,9 +161,10 @@ impl Totals {
         }
     }
 
-    pub(super) fn uncounted(&mut self, uncounted: &Uncounted, process: ProcessId) {
-        *self.uncounted.entry(uncounted.cause).or_default() += uncounted.faults;
-        self.processes.entry(process).or_default().uncounted += uncounted.faults;
+    /// Counts faults of `process` without an event.
+    pub(super) fn uncounted(&mut self, cause: UncountedCause, faults: FaultCounts, process: ProcessId) {
+        *self.uncounted.entry(cause).or_default() += faults;
+        self.processes.entry(process).or_default().uncounted += faults;
     }
 
     pub(super) fn task(&mut self, action: &TaskAction, actors: Actors) {

@@ -74,6 +74,7 @@ pub(super) fn name(cause: UncountedCause, arch: &str) -> String {
         UncountedCause::Exit => return "exit".to_owned(),
         UncountedCause::User => return "user".to_owned(),
         UncountedCause::UnknownCall => return "unknown".to_owned(),
+        UncountedCause::Unseen => return "cpu_offline".to_owned(),
     };
     let is_this = |(_, x86_64, aarch64): &&Call| match arch {
         "x86_64" => *x86_64 == Some(number),

@@ -153,6 +153,7 @@ impl Report {
             "unknown_kind": self.lost(LossCause::UnknownKind),
             "skipped": self.lost(LossCause::Skipped),
             "no_events": self.lost(LossCause::NoEvents),
+            "cpu_offline": self.lost(LossCause::CpuOffline),
             "gaps": self.summary.losses.len(),
         })
     }

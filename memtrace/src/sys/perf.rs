@@ -1,9 +1,9 @@
-//! Opens events of perf, and attaches a program to one to learn whether this process may.
+//! Opens events of perf, attaches programs to them, and finds out whether one goes on.
 //!
-//! Layer: shell. Input: an event, a program. Output: a descriptor, or the kernel's error.
+//! Layer: shell. Input: an event, a program, a CPU. Output: a descriptor, or the kernel's error.
 //! Source: `perf_event_open(2)`; `include/uapi/linux/perf_event.h`.
-//! Keeps: the event of minor faults is disabled: it counts nothing and runs nothing.
-//! Not here: the events that programs are attached to (`live`), what events write (`sideband`).
+//! Keeps: the event of minor faults that is opened to try it is disabled: it counts nothing and runs nothing.
+//! Not here: which events and programs (`live`), what events write (`sideband`).
 
 use std::{
     io,
@@ -11,7 +11,10 @@ use std::{
     ptr,
 };
 
-use rustix::ioctl::{IntegerSetter, ioctl, opcode};
+use rustix::{
+    io::read,
+    ioctl::{IntegerSetter, ioctl, opcode},
+};
 
 use super::opened;
 
@@ -46,6 +49,10 @@ impl EventAttr {
 
 pub(super) const PERF_TYPE_SOFTWARE: u32 = 1;
 const PERF_COUNT_SW_PAGE_FAULTS_MIN: u64 = 5;
+/// An event that never occurs.
+pub(super) const PERF_COUNT_SW_DUMMY: u64 = 9;
+
+const EVERY_TASK: libc::pid_t = -1;
 pub(super) const FLAG_DISABLED: u64 = 1 << 0;
 
 /// Opens an event of the thread `tid` (0: the calling one; −1: every) on `cpu` (−1: any).
@@ -89,4 +96,55 @@ pub fn set_program(event: &OwnedFd, program: &impl AsFd) -> io::Result<()> {
     let call = unsafe { IntegerSetter::<PERF_EVENT_IOC_SET_BPF>::new_usize(program) };
     // SAFETY: as above, on an event of perf.
     unsafe { ioctl(event, call) }.map_err(io::Error::from)
+}
+
+/// Makes `program` run at each occurrence of the software event `config` on `cpu`, until the event is closed.
+pub fn run_on_cpu(program: &impl AsFd, config: u64, cpu: u32) -> io::Result<OwnedFd> {
+    let attr = EventAttr {
+        kind: PERF_TYPE_SOFTWARE,
+        size: EventAttr::SIZE,
+        config,
+        sample_period: 1,
+        ..EventAttr::default()
+    };
+    let event = open(&attr, EVERY_TASK, number_of(cpu)?)?;
+    set_program(&event, program)?;
+    Ok(event)
+}
+
+/// An event that never occurs on one CPU. It goes on until the CPU goes, and then no more.
+#[derive(Debug)]
+pub struct Presence {
+    event: OwnedFd,
+    /// For how long it was enabled when last read, in nanoseconds.
+    enabled: u64,
+}
+
+impl Presence {
+    /// Opens one on `cpu`; ENODEV if that is not there.
+    pub fn open(cpu: u32) -> io::Result<Self> {
+        const PERF_FORMAT_TOTAL_TIME_ENABLED: u64 = 1 << 0;
+        let attr = EventAttr {
+            kind: PERF_TYPE_SOFTWARE,
+            size: EventAttr::SIZE,
+            config: PERF_COUNT_SW_DUMMY,
+            read_format: PERF_FORMAT_TOTAL_TIME_ENABLED,
+            ..EventAttr::default()
+        };
+        Ok(Self { event: open(&attr, EVERY_TASK, number_of(cpu)?)?, enabled: 0 })
+    }
+
+    /// Whether it has gone on since it was asked before.
+    pub fn goes_on(&mut self) -> bool {
+        let mut words = [0; 16];
+        let is_read = read(&self.event, &mut words).is_ok_and(|len| len == words.len());
+        let (_occurred, enabled) = words.split_at(8);
+        let enabled = enabled.try_into().map_or(0, u64::from_ne_bytes);
+        is_read && enabled > std::mem::replace(&mut self.enabled, enabled)
+    }
+}
+
+/// The number of a CPU as the kernel takes it; never negative, which would mean every one.
+pub(super) fn number_of(cpu: u32) -> io::Result<libc::c_int> {
+    libc::c_int::try_from(cpu).map_err(|_| io::ErrorKind::InvalidInput.into())
 }

@@ -20,10 +20,7 @@ use rustix::{
     param::page_size,
 };
 
-use super::perf::{self, EventAttr, FLAG_DISABLED, PERF_TYPE_SOFTWARE};
-
-/// An event that never occurs: it is there for its side-band.
-const PERF_COUNT_SW_DUMMY: u64 = 9;
+use super::perf::{self, EventAttr, FLAG_DISABLED, PERF_COUNT_SW_DUMMY, PERF_TYPE_SOFTWARE};
 
 /// Bytes of the longest record: `PERF_RECORD_MMAP2` with a path of `PATH_MAX` and the trailer of `sample_id_all`.
 const LONGEST_RECORD: u64 = 72 + 4096 + 24;
@@ -91,8 +88,9 @@ impl Ring {
         self.add(MAPS | FLAG_INHERIT, to_signed(tid)?)
     }
 
-    /// Follows every task while it runs on this CPU.
+    /// Follows every task while it runs on this CPU, by a new event: the one before ended if the CPU had gone.
     pub fn follow_all(&mut self) -> io::Result<()> {
+        self.followed.clear();
         let every_task = -1;
         self.add(MAPS, every_task)
     }

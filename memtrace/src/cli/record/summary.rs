@@ -39,9 +39,10 @@ pub(super) fn print(summary: &Summary, cost: Cost, output: &RecordingFile) -> io
                 ""
             };
             let known: u64 = losses.iter().filter_map(|loss| loss.count).sum();
+            let at_least = if losses.iter().all(|loss| loss.count.is_some()) { "" } else { "at least " };
             writeln!(
                 err,
-                "memtrace: lost {known} records in {} gaps: `memtrace export --table losses` lists them{hint}",
+                "memtrace: lost {at_least}{known} records in {} gaps: `memtrace export --table losses` lists them{hint}",
                 losses.len()
             )?;
         }

@@ -125,3 +125,30 @@ fn process_that_was_listed_while_it_was_born_is_one() {
     let ids: Vec<_> = summary.processes.iter().map(|one| (one.id, one.faults.minor)).collect();
     assert_eq!(ids, [(process(TGID, 1), 0), (process(CHILD, 31), 1)]);
 }
+
+#[test]
+fn uncounted_faults_are_no_calls_where_a_cpu_was_not_followed() {
+    let by_mmap = |millis| {
+        let mut record = uncounted(millis, 8, 4);
+        if let Record::Uncounted(uncounted) = &mut record {
+            uncounted.cause = UncountedCause::Syscall(9);
+        }
+        record
+    };
+    let records = [
+        join(1),
+        fork(10, CHILD.0, 8),
+        by_mmap(20),
+        // The faults of the time from 50 on may be found long after.
+        loss_of(LossCause::CpuOffline, 50, 60),
+        by_mmap(90),
+        by_mmap(91),
+        tick(500),
+    ];
+
+    let (_, _, summary) = run(Detail::Full, &records);
+
+    let minor = |minor| FaultCounts { minor, major: 0 };
+    let expected = [(UncountedCause::Syscall(9), minor(8)), (UncountedCause::Unseen, minor(4))];
+    assert_eq!(summary.uncounted, expected);
+}

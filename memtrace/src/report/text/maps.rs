@@ -120,7 +120,7 @@ impl Report {
     /// Whether a loss may have taken calls that change address spaces: then a difference of their sums says nothing.
     fn misses_calls(&self) -> bool {
         let touches_calls = |cause| match cause {
-            LossCause::EventsRing | LossCause::SideBand => false,
+            LossCause::EventsRing | LossCause::SideBand | LossCause::CpuOffline => false,
             LossCause::ControlRing
             | LossCause::TaskTable
             | LossCause::HiddenProgram
