@@ -12,7 +12,7 @@ use log::Log;
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
-    process::{Pid, PidfdFlags, pidfd_open},
+    process::{Pid, PidfdFlags, Signal as SentSignal, pidfd_open, pidfd_send_signal},
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -164,13 +164,15 @@ impl Watch {
 
     /// Ends the command and the processes that it made: SIGTERM, two seconds, SIGKILL.
     pub(super) async fn kill(&mut self, command: Tgid, processes: &BTreeSet<Tgid>) -> io::Result<ExitReason> {
-        for &pid in processes {
+        // Who ends now may leave its ID to somebody else before the time is over.
+        let processes = pidfds(processes)?;
+        for process in &processes {
             // Gone meanwhile: that is what we want.
-            let _gone = process::kill(pid, libc::SIGTERM);
+            let _gone = pidfd_send_signal(process, SentSignal::TERM);
         }
         let ended = tokio::time::timeout(GRACE, wait_for(&mut self.child, command)).await;
-        for &pid in processes.iter().filter(|&&pid| ended.is_err() || pid != command) {
-            let _gone = process::kill(pid, libc::SIGKILL);
+        for process in &processes {
+            let _gone = pidfd_send_signal(process, SentSignal::KILL);
         }
         match ended {
             Ok(exit) => Ok(exit?.0),
