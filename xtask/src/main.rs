@@ -36,6 +36,9 @@ enum Verb {
         /// Run only the privileged tier, in virtual machines with these kernels; all if none is named
         #[arg(long, value_name = "KERNEL", num_args = 0..)]
         vm: Option<Vec<vm::Kernel>>,
+        /// Run only the programs of others that are traced, and all of them
+        #[arg(long, conflicts_with = "vm")]
+        strangers: bool,
         /// Run only tests whose name contains this
         #[arg(last = true)]
         filter: Option<String>,
@@ -76,8 +79,9 @@ enum Verb {
 fn main() -> ExitCode {
     let outcome = match Verb::parse() {
         Verb::Run { args } => run::run(&args),
-        Verb::Test { vm: None, filter } => test::test(filter.as_deref()),
-        Verb::Test { vm: Some(kernels), filter } => vm::test(&kernels, filter.as_deref()),
+        Verb::Test { strangers: true, filter, .. } => test::strangers(filter.as_deref()),
+        Verb::Test { vm: None, filter, .. } => test::test(filter.as_deref()),
+        Verb::Test { vm: Some(kernels), filter, .. } => vm::test(&kernels, filter.as_deref()),
         Verb::Check => check::check(),
         Verb::BuildEbpf { check: false } => ebpf::build(),
         Verb::BuildEbpf { check: true } => ebpf::check(),

@@ -39,7 +39,21 @@ pub(crate) fn test(filter: Option<&str>) -> anyhow::Result<()> {
 
 /// Runs the privileged tier alone.
 pub(crate) fn kernel(shell: &Shell, filter: Option<&str>) -> anyhow::Result<()> {
-    let tests = cmd!(shell, "cargo test --workspace --no-fail-fast --test kernel*").arg("--").args(filter);
+    privileged(
+        shell,
+        cmd!(shell, "cargo test --workspace --no-fail-fast --test kernel*").arg("--").args(filter),
+    )
+}
+
+/// Runs all programs of others that are traced, of which the tiers run a selection.
+pub(crate) fn strangers(filter: Option<&str>) -> anyhow::Result<()> {
+    let shell = workspace::shell()?;
+    let tests = cmd!(shell, "cargo test --package memtrace-tests --no-fail-fast --test kernel_strangers");
+    privileged(&shell, tests.args(["--", "--include-ignored"]).args(filter))
+}
+
+/// Runs `tests` with the privileges that there are.
+fn privileged<'a>(shell: &'a Shell, tests: Cmd<'a>) -> anyhow::Result<()> {
     let privilege = Privilege::find(shell);
     let tests = match privilege {
         Privilege::Root | Privilege::None => tests,
