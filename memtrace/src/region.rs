@@ -95,6 +95,13 @@ struct Piece {
     origin: Origin,
 }
 
+impl Piece {
+    /// Whether `next` is of the same region.
+    fn goes_on(&self, next: &Self) -> bool {
+        self.range.end() == next.range.start() && self.traits.is_like(&next.traits)
+    }
+}
+
 /// Where the pages of a [`Piece`] come from.
 #[derive(Clone, Copy, Debug)]
 enum Origin {
@@ -162,6 +169,8 @@ pub struct AddressSpace {
     loaded: Option<VirtRange>,
     /// What events mapped and unmapped since that was last taken.
     turnover: Turnover,
+    /// Memory in its heap or first stack may have been given names, which do not show there.
+    hides_names: bool,
 }
 
 impl AddressSpace {
@@ -184,6 +193,7 @@ impl AddressSpace {
             is_loading: false,
             loaded: None,
             turnover: Turnover::default(),
+            hides_names: doubtful,
         }
     }
 
@@ -248,6 +258,7 @@ impl AddressSpace {
             live: copied.map(copy).collect(),
             landmarks: self.landmarks,
             brk: brk.map(|brk| self.page_up(brk)).or(self.brk),
+            hides_names: self.hides_names,
             ..Self::new(self.page, time, !self.is_advice_known)
         }
     }
@@ -335,11 +346,10 @@ impl AddressSpace {
         let before = window.iter().filter_map(|region| clip(region, VirtAddr::default(), range.start()));
         let after =
             window.iter().filter_map(|region| clip(region, range.end(), VirtAddr::from_raw(u64::MAX)));
-        let pieces: Vec<Piece> = before.chain(pieces).chain(after).collect();
+        let mut pieces: Vec<Piece> = before.chain(pieces).chain(after).collect();
+        self.hide_names(&mut pieces);
         let mut taken = BTreeSet::new();
-        for run in pieces
-            .chunk_by(|one, next| one.range.end() == next.range.start() && one.traits.is_like(&next.traits))
-        {
+        for run in pieces.chunk_by(Piece::goes_on) {
             let [first, .., last] = run else {
                 if let [only] = run {
                     self.insert(time, ids, only.range, run, &mut taken);
@@ -381,6 +391,28 @@ impl AddressSpace {
         // The regions may have been doubtful at one end of the move, where it was not counted then.
         self.turnover.came = self.turnover.came.saturating_sub(moved);
         self.turnover.went = self.turnover.went.saturating_sub(moved);
+    }
+
+    /// Takes the given names away where maps shows `[heap]` or `[stack]` all the same.
+    fn hide_names(&mut self, pieces: &mut [Piece]) {
+        for run in pieces.chunk_by_mut(Piece::goes_on) {
+            let ([first, ..], [.., last]) = (&*run, &*run) else { continue };
+            let is_hidden = first.traits.has_given_name()
+                && VirtRange::new(first.range.start(), last.range.end())
+                    .is_some_and(|range| self.is_named_by_place(range));
+            if is_hidden {
+                self.hides_names = true;
+                run.iter_mut().for_each(|piece| piece.traits = piece.traits.clone().with_given_name(b""));
+            }
+        }
+    }
+
+    /// Whether `range` is part of the heap, or holds the start of the first stack.
+    fn is_named_by_place(&self, range: VirtRange) -> bool {
+        let Landmarks { start_brk, start_stack } = self.landmarks;
+        let heap = start_brk.zip(self.brk).and_then(|(start, end)| VirtRange::new(start, end));
+        heap.is_some_and(|heap| heap.intersection(range).is_some())
+            || start_stack.is_some_and(|stack| range.contains(stack))
     }
 
     /// Makes a region of the pieces of a run.

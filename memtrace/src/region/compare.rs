@@ -2,9 +2,9 @@
 
 use rangemap::RangeSet;
 
-use super::{AddressSpace, Change, Origin, Piece, RegionIds, Traits};
+use super::{AddressSpace, Change, Origin, Piece, RegionIds, Traits, traits::is_by_place};
 use crate::{
-    event::MapsLook,
+    event::{MapsLook, Vma},
     timeline::{Backing, RegionId},
     units::{Timestamp, VirtAddr, VirtRange},
 };
@@ -62,6 +62,7 @@ impl AddressSpace {
         let seen: Vec<(VirtRange, Traits)> = vmas.iter().map(|vma| (vma.range, Traits::of(vma))).collect();
         let raced = self.changed_since(*began);
         let turnover = self.turnover;
+        self.hide_names_by(time, vmas, &ranges_of(&raced), ids);
         let differences = apart(self.differences(&seen), &ranges_of(&raced));
         let comparison = if self.doubtful.is_some() {
             Comparison::Learnt
@@ -85,6 +86,19 @@ impl AddressSpace {
         }
         self.forget_before(*began);
         comparison
+    }
+
+    /// Takes given names away where a reading shows `[heap]` or `[stack]`, but not in `raced`: where these are may not
+    /// have been known when the names were given.
+    fn hide_names_by(&mut self, time: Timestamp, vmas: &[Vma], raced: &[VirtRange], ids: &mut RegionIds) {
+        for vma in vmas.iter().filter(|vma| is_by_place(&vma.name)) {
+            for range in outside(vma.range, raced) {
+                if self.overlapping(range).any(|region| region.traits.has_given_name()) {
+                    self.hides_names = true;
+                    self.alter(time, range, ids, |traits| traits.with_given_name(b""));
+                }
+            }
+        }
     }
 
     /// Which of `differences` contradict what events said.
@@ -182,18 +196,22 @@ fn ranges_of(set: &RangeSet<VirtAddr>) -> Vec<VirtRange> {
 fn apart(differences: Vec<Difference>, left_out: &[VirtRange]) -> Vec<Difference> {
     let mut result: Vec<Difference> = Vec::new();
     for Difference { range, region, seen } in differences {
-        let mut next = range.start();
-        let first = left_out.partition_point(|out| out.end() <= range.start());
-        let overlapping = left_out[first..].iter().take_while(|out| out.start() < range.end());
-        let gaps = overlapping.map(|out| (out.start(), out.end())).chain([(range.end(), range.end())]);
-        for (until, resume) in gaps {
-            if let Some(range) = VirtRange::new(next, until) {
-                push(&mut result, Difference { range, region, seen: seen.clone() });
-            }
-            next = resume;
+        for range in outside(range, left_out) {
+            push(&mut result, Difference { range, region, seen: seen.clone() });
         }
     }
     result
+}
+
+/// The parts of `range` that are not in `holes`, which are in order and apart.
+fn outside(range: VirtRange, holes: &[VirtRange]) -> Vec<VirtRange> {
+    let first = holes.partition_point(|hole| hole.end() <= range.start());
+    let overlapping = holes[first..].iter().take_while(|hole| hole.start() < range.end());
+    let borders = overlapping.map(|hole| (hole.start(), hole.end())).chain([(range.end(), range.end())]);
+    let mut next = range.start();
+    let parts =
+        borders.filter_map(|(until, resume)| VirtRange::new(std::mem::replace(&mut next, resume), until));
+    parts.collect()
 }
 
 /// Adds `difference`, to the last one if it goes on there.

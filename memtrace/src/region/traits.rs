@@ -19,6 +19,8 @@ pub struct Traits {
     content: Content,
     /// Path, or name in brackets, as maps prints it; not `[heap]` and `[stack]`, which follow from the place.
     name: Name,
+    /// The name that `PR_SET_VMA` gave; empty if there is none.
+    given: Name,
     is_hugetlb: bool,
     /// Which of [`LASTING`] the pages were mapped with.
     map_flags: u64,
@@ -50,9 +52,23 @@ impl Traits {
         } else {
             Content::Plain
         };
-        let follows_from_place = matches!(vma.name.as_slice(), b"[heap]" | b"[stack]");
-        let name: Name = if follows_from_place { Arc::default() } else { Arc::from(&vma.name[..]) };
-        Self { perms: vma.perms, content, name, is_hugetlb: false, map_flags: 0, is_kept_from_forks: false }
+        let (name, given): (&[u8], &[u8]) = match &vma.name[..] {
+            name if is_by_place(name) => (b"", b""),
+            name => match given_name(name) {
+                Some(given) if has_file => (SHARED_ANON, given),
+                Some(given) => (b"", given),
+                None => (name, b""),
+            },
+        };
+        Self {
+            perms: vma.perms,
+            content,
+            name: Arc::from(name),
+            given: Arc::from(given),
+            is_hugetlb: false,
+            map_flags: 0,
+            is_kept_from_forks: false,
+        }
     }
 
     /// What perf shows.
@@ -75,18 +91,17 @@ impl Traits {
 
     /// Whether maps shows both alike.
     pub(super) fn looks_like(&self, other: &Self) -> bool {
-        self.perms == other.perms && self.has_content_of(other)
+        self.perms == other.perms && self.given == other.given && self.has_content_of(other)
     }
 
-    /// Whether both have the same behind them, whoever may access it.
+    /// Whether both have the same behind them, whoever may access it and whatever name was given to it.
     pub(super) fn has_content_of(&self, other: &Self) -> bool {
         self.content == other.content && (self.content != Content::Plain || self.name == other.name)
     }
 
-    /// Whether they would look alike but for a name that `PR_SET_VMA` gave, which perf does not show.
-    pub(super) fn differs_by_given_name(&self, other: &Self) -> bool {
-        let is_plain = self.content == Content::Plain && other.content == Content::Plain;
-        is_plain && self.name.starts_with(b"[anon:") && other.name.is_empty()
+    /// Whether `PR_SET_VMA` gave it a name.
+    pub(super) fn has_given_name(&self) -> bool {
+        !self.given.is_empty()
     }
 
     /// Whether forks do not copy it: by advice, or because the kernel maps such memory with `VM_DONTCOPY`, as it does rings of
@@ -138,21 +153,13 @@ impl Traits {
 
     /// Whether `PR_SET_VMA` may name it: there is no file that has a name of its own.
     pub(super) fn may_be_named(&self) -> bool {
-        self.content == Content::Plain || is_shared_anon(&self.name)
+        self.content == Content::Plain || *self.name == *SHARED_ANON
     }
 
-    /// The same with the name `name`, if it may be named; an empty one takes the name away.
-    pub(super) fn with_given_name(self, name: &[u8]) -> Self {
-        let (brackets, unnamed) = match self.content {
-            Content::Plain => ("[anon:", ""),
-            Content::File { .. } => ("[anon_shmem:", "/dev/zero (deleted)"),
-        };
-        let name = match name {
-            _ if !self.may_be_named() => return self,
-            b"" => Arc::from(unnamed.as_bytes()),
-            name => [brackets.as_bytes(), name, b"]"].concat().into(),
-        };
-        Self { name, ..self }
+    /// The same with the name `given`, if that would show; an empty one takes the name away.
+    pub(super) fn with_given_name(self, given: &[u8]) -> Self {
+        let shows = self.may_be_named() && (self.content != Content::Plain || self.name.is_empty());
+        if shows { Self { given: Arc::from(given), ..self } } else { self }
     }
 
     /// The same under the name that maps shows now, if it is of a file. For a target with another root directory maps shows
@@ -202,7 +209,17 @@ impl Traits {
                 return (Backing::Stack, Arc::from(*b"[stack]"));
             }
         }
-        (self.backing(), self.name.clone())
+        (self.backing(), self.shown_name())
+    }
+
+    /// Path, or name in brackets.
+    fn shown_name(&self) -> Name {
+        let brackets: &[u8] = match self.content {
+            _ if self.given.is_empty() => return self.name.clone(),
+            Content::Plain => ANON,
+            Content::File { .. } => ANON_SHMEM,
+        };
+        [brackets, &self.given, b"]"].concat().into()
     }
 
     fn backing(&self) -> Backing {
@@ -213,14 +230,14 @@ impl Traits {
             b"" if self.perms[3] == b's' => Backing::Shmem,
             b"[vdso]" => Backing::Vdso,
             name if name.starts_with(b"[vvar") => Backing::Vvar,
-            name if name.is_empty() || name.starts_with(b"[anon:") => {
+            b"" => {
                 if self.map_flags & MAP_STACK != 0 {
                     Backing::ThreadStack
                 } else {
                     Backing::Anon
                 }
             }
-            name if is_shared_anon(name) || name.starts_with(b"/dev/shm/") => Backing::Shmem,
+            name if name.starts_with(b"/dev/zero") || name.starts_with(b"/dev/shm/") => Backing::Shmem,
             name if name.starts_with(b"[stack:") => Backing::ThreadStack,
             name if name.starts_with(b"/memfd:") => Backing::Memfd,
             name if name.starts_with(b"/SYSV") => Backing::Sysv,
@@ -243,7 +260,18 @@ pub fn backing_of(vma: &Vma) -> Backing {
     }
 }
 
-/// Whether maps shows shared memory without a file of its own under this name.
-fn is_shared_anon(name: &[u8]) -> bool {
-    name.starts_with(b"/dev/zero") || name.starts_with(b"[anon_shmem:")
+/// How maps shows shared memory without a file of its own, and how it shows memory that has a given name.
+const SHARED_ANON: &[u8] = b"/dev/zero (deleted)";
+const ANON: &[u8] = b"[anon:";
+const ANON_SHMEM: &[u8] = b"[anon_shmem:";
+
+/// The name that `PR_SET_VMA` gave to what maps shows as `name`.
+fn given_name(name: &[u8]) -> Option<&[u8]> {
+    [ANON, ANON_SHMEM].iter().find_map(|brackets| name.strip_prefix(*brackets))?.strip_suffix(b"]")
+}
+
+/// Whether maps shows `name` because of the place, whatever else the name of the memory there may be
+/// (`get_vma_name` of `fs/proc/task_mmu.c`).
+pub(super) fn is_by_place(name: &[u8]) -> bool {
+    matches!(name, b"[heap]" | b"[stack]")
 }

@@ -299,6 +299,9 @@ impl AddressSpace {
             }
             return;
         }
+        if self.hides_names && old.is_some_and(|old| self.is_named_by_place(old)) {
+            self.doubt(time);
+        }
         let by = new_addr.as_raw().wrapping_sub(old_addr.as_raw());
         let Some(old) = old else {
             // A size of 0 doubles a shared mapping.
@@ -432,13 +435,14 @@ impl AddressSpace {
     }
 }
 
-/// The piece that takes the place of `held` where perf shows `traits`; `None` if nothing changes.
+/// The piece that takes the place of `held` where perf, which knows no given names, shows `traits`; `None` if nothing
+/// changes.
 fn shown_piece(held: &Piece, traits: &Traits) -> Option<Piece> {
-    let is_named = held.traits.differs_by_given_name(traits);
-    if held.traits.looks_like(traits) || (is_named && held.traits.perms() == traits.perms()) {
+    let is_same = held.traits.has_content_of(traits);
+    if is_same && held.traits.perms() == traits.perms() {
         return None;
     }
-    Some(if is_named || held.traits.has_content_of(traits) {
+    Some(if is_same {
         Piece { traits: held.traits.with_perms_of(traits), ..held.clone() }
     } else {
         Piece { traits: traits.clone(), origin: Origin::Fresh(None), ..held.clone() }

@@ -5,14 +5,13 @@ use crate::{
         Landmarks, MapCall, MapRequest, MapsLook, ShownVma, Tid, Vma,
         flags::{MADV_DONTFORK, MAP_FIXED, MAP_STACK, MREMAP_FIXED},
     },
-    region::{AddressSpace, Comparison, Contradiction, REMEMBERED, RegionIds, Traits},
+    region::{AddressSpace, Comparison, Contradiction, REMEMBERED, RegionIds},
     timeline::{Backing, RegionId},
     units::{PageSize, Timestamp, VirtAddr, VirtRange},
 };
 
 pub(super) const PAGE: u64 = 0x1000;
 pub(super) const TID: Tid = Tid(7);
-const EBADF: i32 = 9;
 const ENOMEM: i32 = 12;
 const EINVAL: i32 = 22;
 
@@ -55,10 +54,6 @@ pub(super) fn mremap(first: u64, pages: u64, new: u64) -> MapRequest {
         flags: MREMAP_FIXED,
         new_addr: addr(new),
     }
-}
-
-fn set_name(first: u64, pages: u64, name: &str) -> MapRequest {
-    MapRequest::SetName { addr: addr(first), length: pages * PAGE, name: name.into() }
 }
 
 /// A space and what numbers its regions.
@@ -114,40 +109,6 @@ impl Space {
         let label = self.space.label(region);
         (label.backing, String::from_utf8_lossy(&label.name).into_owned())
     }
-}
-
-#[test]
-fn names_of_maps_tell_the_backing() {
-    let backing = |name: &str, perms: &[u8; 4]| {
-        let traits = Traits::of(&Vma { name: name.into(), perms: *perms, ..anon(1, 1) });
-        traits.shown(range(1, 1), &Landmarks::default(), None).0
-    };
-
-    assert_eq!(backing("", b"rw-p"), Backing::Anon);
-    assert_eq!(backing("", b"rw-s"), Backing::Shmem);
-    assert_eq!(backing("[anon:glibc: malloc arena]", b"rw-p"), Backing::Anon);
-    assert_eq!(backing("[anon_shmem:pool]", b"rw-s"), Backing::Shmem);
-    assert_eq!(backing("/dev/zero (deleted)", b"rw-s"), Backing::Shmem);
-    assert_eq!(backing("[vdso]", b"r-xp"), Backing::Vdso);
-    assert_eq!(backing("[vvar_vclock]", b"r--p"), Backing::Vvar);
-    assert_eq!(backing("/SYSV00000000 (deleted)", b"rw-s"), Backing::Sysv);
-    assert_eq!(backing("/memfd:jit (deleted)", b"rwxs"), Backing::Memfd);
-    assert_eq!(backing("/anon_hugepage (deleted)", b"rw-p"), Backing::Hugetlb);
-    assert_eq!(backing("/usr/bin/cat", b"r-xp"), Backing::File);
-    assert_eq!(backing("[vsyscall]", b"--xp"), Backing::Other);
-}
-
-#[test]
-fn landmarks_tell_the_heap_and_the_first_stack() {
-    let mut space = Space::with(&[]);
-    space.space.complete(at(2), Landmarks { start_brk: Some(addr(16)), start_stack: Some(addr(71)) });
-
-    space.show(10, anon(16, 4));
-    space.call(10, MapRequest::Brk { addr: addr(20) }, Ok(20 * PAGE));
-    space.appears(10, anon(64, 8));
-
-    assert_eq!(space.label_at(19), (Backing::Heap, "[heap]".to_owned()));
-    assert_eq!(space.label_at(64), (Backing::Stack, "[stack]".to_owned()));
 }
 
 #[test]
@@ -303,31 +264,6 @@ fn retired_regions_are_taken_once_their_time_has_passed() {
 }
 
 #[test]
-fn name_reaches_over_holes_and_up_to_a_file() {
-    let mut space = Space::with(&[anon(16, 2), anon(20, 2), file(22, 1, 0), anon(23, 1)]);
-
-    space.call(20, set_name(16, 8, "arena"), Err(EBADF));
-
-    let named = (Backing::Anon, "[anon:arena]".to_owned());
-    assert_eq!(space.label_at(16), named);
-    assert_eq!(space.label_at(21), named);
-    assert_eq!(space.label_at(22), (Backing::File, "/lib/x.so".to_owned()));
-    assert_eq!(space.label_at(23), (Backing::Anon, String::new()));
-}
-
-#[test]
-fn shared_memory_gets_a_name_and_loses_it() {
-    let shared = Vma { perms: *b"rw-s", name: b"/dev/zero (deleted)".to_vec(), ..file(16, 4, 0) };
-    let mut space = Space::with(&[shared]);
-
-    space.call(20, set_name(16, 4, "pool"), Ok(0));
-    assert_eq!(space.label_at(16), (Backing::Shmem, "[anon_shmem:pool]".to_owned()));
-
-    space.call(30, set_name(16, 4, ""), Ok(0));
-    assert_eq!(space.label_at(16), (Backing::Shmem, "/dev/zero (deleted)".to_owned()));
-}
-
-#[test]
 fn only_failures_that_may_have_unmapped_something_leave_doubt() {
     let is_doubtful_after = |request: MapRequest, may_have_resized: bool| {
         let Space { mut space, mut ids } = Space::with(&[anon(16, 4)]);
@@ -452,23 +388,4 @@ fn vsyscall_that_only_maps_lists_contradicts_nothing() {
 
     assert_eq!(comparison, Comparison::Conclusive(Vec::new()));
     assert_eq!(space.label_at(0xf_ffff_ffff_f600), (Backing::Other, "[vsyscall]".to_owned()));
-}
-
-#[test]
-fn deleted_file_is_the_same_region_under_another_name() {
-    let mut space = Space::with(&[file(16, 4, 0)]);
-    let id = space.id_at(16);
-
-    let deleted = Vma { name: b"/lib/x.so (deleted)".to_vec(), ..file(16, 4, 0) };
-    assert_eq!(space.compare(20, vec![deleted]), Comparison::Conclusive(Vec::new()));
-
-    assert_eq!(space.id_at(16), id);
-    assert_eq!(space.label_at(16), (Backing::File, "/lib/x.so (deleted)".to_owned()));
-}
-
-#[test]
-fn path_that_perf_could_not_read_leaves_doubt() {
-    let space = Space::with(&[Vma { name: b"//toolong".to_vec(), ..file(16, 4, 0) }]);
-
-    assert!(space.space.is_doubtful());
 }

@@ -142,6 +142,7 @@ impl Model {
 
     /// Finds the regions anew; those in `moving` are on their way to another place.
     pub(super) fn renew(&mut self, time: u64, given: &mut u64, moving: &[u64]) {
+        self.hide_names();
         let mut before = std::mem::take(&mut self.live);
         for run in runs(&self.pages, Page::shares_region_with) {
             let pages: Vec<&mut Page> = self.pages[run].iter_mut().flatten().collect();
@@ -170,6 +171,20 @@ impl Model {
             let look = page.map(|page| page.look);
             if look != self.looks[index] {
                 (self.looks[index], self.changed[index]) = (look, time);
+            }
+        }
+    }
+
+    /// Whether the page with this index is part of the heap.
+    pub(super) fn is_heap(&self, index: usize) -> bool {
+        HEAP <= index && addr(index) < self.brk
+    }
+
+    /// Forgets names that maps does not show: it calls what is part of the heap the heap.
+    fn hide_names(&mut self) {
+        for run in runs(&self.pages, Page::shares_region_with) {
+            if run.clone().any(|index| self.is_heap(index)) {
+                self.pages[run].iter_mut().flatten().for_each(|page| page.look.name = None);
             }
         }
     }
