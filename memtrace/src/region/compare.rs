@@ -70,6 +70,10 @@ impl AddressSpace {
             Comparison::Conclusive(self.contradictions(&differences))
         };
         for Difference { range, region: _, seen } in differences {
+            if let Some(file) = seen.as_ref().filter(|seen| self.is_unread_at(range, seen)) {
+                self.complete_traits(time, range, ids, |traits| file.in_place_of(&traits));
+                continue;
+            }
             let corrected = seen.map(|traits| Piece { range, traits, origin: Origin::Fresh(None) });
             self.replace(time, ids, range, corrected.into_iter().collect(), &[]);
         }
@@ -95,16 +99,24 @@ impl AddressSpace {
             for range in outside(vma.range, raced) {
                 if self.overlapping(range).any(|region| region.traits.has_given_name()) {
                     self.hides_names = true;
-                    self.alter(time, range, ids, |traits| traits.with_given_name(b""));
+                    self.complete_traits(time, range, ids, |traits| traits.with_given_name(b""));
                 }
             }
         }
     }
 
+    /// Whether perf could not say which file lies in `range`, and a reading shows now that it is `seen`.
+    fn is_unread_at(&self, range: VirtRange, seen: &Traits) -> bool {
+        self.find(range.start())
+            .is_some_and(|held| seen.may_be_unread(&held.traits) && seen.perms() == held.traits.perms())
+    }
+
     /// Which of `differences` contradict what events said.
     fn contradictions(&self, differences: &[Difference]) -> Vec<Contradiction> {
         let known = apart(differences.to_vec(), &ranges_of(&self.unknown)).into_iter();
-        let contradicting = known.filter(|found| !found.seen.as_ref().is_some_and(Traits::is_vsyscall));
+        let is_expected = |range, seen: &Traits| seen.is_vsyscall() || self.is_unread_at(range, seen);
+        let contradicting =
+            known.filter(|found| !found.seen.as_ref().is_some_and(|seen| is_expected(found.range, seen)));
         let contradiction = |Difference { range, region, seen }| {
             let found = seen.map(|seen: Traits| {
                 let (backing, name) = seen.shown(range, &self.landmarks, self.brk);

@@ -38,6 +38,8 @@ enum Content {
     Plain,
     /// A file, at a fixed distance between address and offset.
     File { device: (u32, u32), inode: u64, distance: u64 },
+    /// A file at this distance, but perf could not say which.
+    Unread { distance: u64 },
 }
 
 impl Traits {
@@ -47,10 +49,10 @@ impl Traits {
         // The first System V segment has the inode 0.
         let has_file = vma.inode != 0 || vma.device != (0, 0);
         let distance = vma.range.start().as_raw().wrapping_sub(vma.offset);
-        let content = if has_file {
-            Content::File { device: vma.device, inode: vma.inode, distance }
-        } else {
-            Content::Plain
+        let content = match &vma.name[..] {
+            b"//toolong" | b"//enomem" => Content::Unread { distance },
+            _ if has_file => Content::File { device: vma.device, inode: vma.inode, distance },
+            _ => Content::Plain,
         };
         let (name, given): (&[u8], &[u8]) = match &vma.name[..] {
             name if is_by_place(name) => (b"", b""),
@@ -121,14 +123,28 @@ impl Traits {
     }
 
     /// Whether perf could not tell what file it is.
-    pub(super) fn is_unreadable(&self) -> bool {
-        matches!(&*self.name, b"//toolong" | b"//enomem")
+    pub(super) const fn is_unread(&self) -> bool {
+        matches!(self.content, Content::Unread { .. })
+    }
+
+    /// Whether perf could not say of `other` which file it is, and it may be this one: it is at the same distance.
+    pub(super) fn may_be_unread(&self, other: &Self) -> bool {
+        match (self.content, other.content) {
+            (Content::File { distance, .. }, Content::Unread { distance: other }) => distance == other,
+            _ => false,
+        }
     }
 
     /// Whether it is a System V segment attached at `addr`.
     pub(super) fn is_segment_at(&self, addr: VirtAddr) -> bool {
         let is_here = matches!(self.content, Content::File { distance, .. } if distance == addr.as_raw());
         is_here && self.name.starts_with(b"/SYSV")
+    }
+
+    /// The same for pages that are now `held`, of which events told what maps does not show.
+    pub(super) fn in_place_of(&self, held: &Self) -> Self {
+        let Self { is_hugetlb, map_flags, is_kept_from_forks, .. } = *held;
+        Self { is_hugetlb, map_flags, is_kept_from_forks, ..self.clone() }
     }
 
     /// The same with another protection.
@@ -176,6 +192,7 @@ impl Traits {
             Content::File { device, inode, distance } => {
                 Content::File { device, inode, distance: distance.wrapping_add(by) }
             }
+            Content::Unread { distance } => Content::Unread { distance: distance.wrapping_add(by) },
         };
         Self { content, ..self.clone() }
     }
@@ -185,7 +202,9 @@ impl Traits {
     pub const fn file_offset(&self, addr: VirtAddr) -> Option<u64> {
         match self.content {
             Content::Plain => None,
-            Content::File { distance, .. } => Some(addr.as_raw().wrapping_sub(distance)),
+            Content::File { distance, .. } | Content::Unread { distance } => {
+                Some(addr.as_raw().wrapping_sub(distance))
+            }
         }
     }
 
@@ -217,7 +236,7 @@ impl Traits {
         let brackets: &[u8] = match self.content {
             _ if self.given.is_empty() => return self.name.clone(),
             Content::Plain => ANON,
-            Content::File { .. } => ANON_SHMEM,
+            Content::File { .. } | Content::Unread { .. } => ANON_SHMEM,
         };
         [brackets, &self.given, b"]"].concat().into()
     }

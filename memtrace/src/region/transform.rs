@@ -181,7 +181,7 @@ impl AddressSpace {
         ids: &mut RegionIds,
     ) {
         let range = shown.vma.range;
-        let traits = Traits::of_shown(shown);
+        let traits = self.recognised(shown, new.map(|(new, _)| new));
         if self.is_loading {
             self.loaded = Some(range);
         } else if new.is_none()
@@ -193,7 +193,7 @@ impl AddressSpace {
             // lives in yet (`bprm_mm_init` of `fs/exec.c`); it shows it if it grows there.
             return;
         }
-        if traits.is_unreadable() {
+        if traits.is_unread() {
             self.doubt(time);
         }
         if shown.vma.name == b"[stack]" && self.landmarks.start_stack.is_none() {
@@ -256,6 +256,19 @@ impl AddressSpace {
     fn growing_down_to(&self, range: VirtRange) -> Option<&Region> {
         let first = self.overlapping(range).next()?;
         (first.traits.grows_down() && range.start() < first.range.start()).then_some(first)
+    }
+
+    /// What perf shows; or where it could not say of which file, that which lies there already. What lies in `new` goes, but
+    /// the kernel has no two files in one VMA.
+    fn recognised(&self, shown: &ShownVma, new: Option<VirtRange>) -> Traits {
+        let (range, traits) = (shown.vma.range, Traits::of_shown(shown));
+        let stays = |held: &&Region| {
+            new.is_none_or(|new| new.intersection(held.range) != held.range.intersection(range))
+        };
+        match self.overlapping(range).filter(stays).find(|held| held.traits.may_be_unread(&traits)) {
+            Some(held) => held.traits.with_perms_of(&traits),
+            None => traits,
+        }
     }
 
     /// Whether nothing is mapped in `range` but the stack, which lies there if addresses are not randomised.
@@ -417,8 +430,20 @@ impl AddressSpace {
         }
     }
 
-    /// Gives what is mapped in `range` other traits; it stays what it is.
-    pub(super) fn alter(
+    /// Gives what is mapped in `range` other traits, for it has changed; it stays what it is.
+    fn alter(
+        &mut self,
+        time: Timestamp,
+        range: VirtRange,
+        ids: &mut RegionIds,
+        change: impl Fn(Traits) -> Traits,
+    ) {
+        self.note(time, range, false);
+        self.complete_traits(time, range, ids, change);
+    }
+
+    /// Gives what is mapped in `range` other traits, for more is known of it; it stays what it is.
+    pub(super) fn complete_traits(
         &mut self,
         time: Timestamp,
         range: VirtRange,
@@ -430,7 +455,6 @@ impl AddressSpace {
             .into_iter()
             .map(|Piece { range, traits, origin }| Piece { range, traits: change(traits), origin })
             .collect();
-        self.note(time, range, false);
         self.replace(time, ids, range, altered, &[]);
     }
 }

@@ -1,8 +1,8 @@
 //! What regions are called, and what stands behind them.
 
-use super::facts::{PAGE, Space, addr, anon, at, file, mremap, range};
+use super::facts::{PAGE, Space, addr, anon, at, file, mmap, mremap, range};
 use crate::{
-    event::{Landmarks, MapRequest, Vma},
+    event::{Landmarks, MapRequest, Vma, flags::MAP_FIXED},
     region::{Comparison, Traits},
     timeline::Backing,
 };
@@ -176,9 +176,41 @@ fn deleted_file_is_the_same_region_under_another_name() {
     assert_eq!(space.label_at(16), (Backing::File, "/lib/x.so (deleted)".to_owned()));
 }
 
+/// A file as perf shows it if its path is too long.
+fn unread(first: u64, pages: u64, offset_pages: u64) -> Vma {
+    let name = b"//toolong".to_vec();
+    Vma { device: (0, 0), inode: 0, name, ..file(first, pages, offset_pages) }
+}
+
 #[test]
-fn path_that_perf_could_not_read_leaves_doubt() {
-    let space = Space::with(&[Vma { name: b"//toolong".to_vec(), ..file(16, 4, 0) }]);
+fn path_that_perf_could_not_read_is_that_of_maps_from_then_on() {
+    let mut space = Space::with(&[unread(16, 4, 0)]);
+    let id = space.id_at(16);
+    assert!(space.space.is_doubtful());
+    assert_eq!(space.label_at(16), (Backing::File, "//toolong".to_owned()));
+
+    let known = (Backing::File, "/lib/x.so".to_owned());
+    assert_eq!(space.compare(20, vec![file(16, 4, 0)]), Comparison::Learnt);
+    assert_eq!((space.id_at(16), space.label_at(16)), (id, known.clone()));
+
+    // As after mprotect of a part, and as the kernel merges it with more of the file.
+    space.appears(30, Vma { perms: *b"r--p", ..unread(17, 1, 1) });
+    space.show(40, Vma { perms: *b"r--p", ..unread(17, 5, 1) });
+    space.call(40, mmap(18, 4, MAP_FIXED), Ok(18 * PAGE));
+
+    assert!(!space.space.is_doubtful(), "nothing is unknown");
+    assert_eq!([16, 17, 21].map(|page| space.label_at(page)), [(); 3].map(|()| known.clone()));
+    let rows = vec![file(16, 1, 0), Vma { perms: *b"r--p", ..file(17, 5, 1) }];
+    assert_eq!(space.compare(50, rows), Comparison::Conclusive(Vec::new()));
+}
+
+#[test]
+fn path_that_perf_could_not_read_may_be_another_where_all_was_replaced() {
+    let mut space = Space::with(&[file(16, 4, 0)]);
+
+    space.show(20, unread(16, 4, 0));
+    space.call(20, mmap(16, 4, MAP_FIXED), Ok(16 * PAGE));
 
     assert!(space.space.is_doubtful());
+    assert_eq!(space.label_at(16), (Backing::File, "//toolong".to_owned()));
 }
