@@ -3,7 +3,6 @@
 //! What is changed is added to what was there, and taken back at the end.
 
 use std::{
-    ffi::CString,
     fmt::Display,
     fs,
     os::unix::fs::MetadataExt as _,
@@ -22,16 +21,12 @@ use memtrace_tests::{
     look::page_size,
     made,
     memory::Mapping,
+    mounted::Mounted,
     require,
     requirement::skip,
     setting::{HugePages, POOL, Setting, number},
     turn, wait_until,
 };
-use rustix::{
-    io::Errno,
-    mount::{MountFlags, UnmountFlags, mount, unmount},
-};
-use tempfile::TempDir;
 
 const HUGE: u64 = 2 << 20;
 
@@ -57,31 +52,6 @@ fn huge(count: u64) -> PageCount {
 fn report<E: Display>(result: Result<(), E>) {
     if let Err(error) = result {
         eprintln!("cannot put back what was there before: {error}");
-    }
-}
-
-/// A file system that is mounted for a while.
-struct Mounted {
-    dir: TempDir,
-}
-
-impl Mounted {
-    fn new(kind: &str, options: &str) -> Result<Self, Errno> {
-        // Blanks are escaped in the table of mounts.
-        let dir = TempDir::with_prefix("memtrace of\ttests-").expect("a temporary directory");
-        let options = CString::new(options).expect("no zeros");
-        mount("memtrace", dir.path(), kind, MountFlags::empty(), options.as_c_str())?;
-        Ok(Self { dir })
-    }
-
-    fn path(&self) -> &Path {
-        self.dir.path()
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        report(unmount(self.path(), UnmountFlags::empty()));
     }
 }
 

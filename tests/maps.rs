@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use memtrace_tests::{
+    backing_of_files,
     ledger::{Ledger, Stretch, Zoo},
     memtrace, program, require,
     rows::{MapRow, RegionRow},
@@ -14,6 +15,8 @@ struct Visit {
     zoo: Zoo,
     regions: Vec<RegionRow>,
     maps: Vec<MapRow>,
+    /// What stands behind its files.
+    files: &'static str,
 }
 
 impl Visit {
@@ -22,7 +25,12 @@ impl Visit {
         let recording = memtrace!().record(&["--verify"], &[program!("mapzoo")]).expect_code(0);
         recording.expect_map_identity(1);
         let zoo = recording.run.last_line();
-        Self { zoo, regions: recording.regions(), maps: recording.maps() }
+        Self {
+            zoo,
+            regions: recording.regions(),
+            maps: recording.maps(),
+            files: backing_of_files(recording.directory()),
+        }
     }
 
     /// Where a thing is; `None` where this kernel does not allow it.
@@ -58,6 +66,7 @@ fn regions_are_called_what_they_are() {
     require!(root);
     require!(bpf);
     let visit = Visit::new();
+    let file = visit.files;
 
     visit.expect("thread_stack", "thread-stack", &[]);
     visit.expect("stack", "stack", &["[stack]"]);
@@ -67,9 +76,9 @@ fn regions_are_called_what_they_are() {
     visit.expect("shared_anon", "shmem", &[]);
     visit.expect("named_anon", "anon", &["zoo"]);
     visit.expect("jit", "anon", &[]);
-    visit.expect("file", "file", &["/zoo-file"]);
-    visit.expect("deleted_file", "file", &["/zoo-deleted (deleted)"]);
-    visit.expect("odd_name", "file", &["/zoo", "odd"]);
+    visit.expect("file", file, &["/zoo-file"]);
+    visit.expect("deleted_file", file, &["/zoo-deleted (deleted)"]);
+    visit.expect("odd_name", file, &["/zoo", "odd"]);
 }
 
 #[test]

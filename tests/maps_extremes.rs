@@ -48,7 +48,7 @@ fn target_in_namespaces_of_its_own() {
     recording.expect_map_identity(1);
     let regions = recording.regions();
     assert!(
-        regions.iter().any(|row| row.name.ends_with("/m/hidden") && row.backing == "file"),
+        regions.iter().any(|row| row.name.ends_with("/m/hidden") && row.backing == "shmem"),
         "{regions:#x?}"
     );
 }

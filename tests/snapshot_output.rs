@@ -4,12 +4,14 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::MetadataExt as _,
+    path::Path,
     process::Command,
     thread,
     time::{Duration, Instant},
 };
 
 use memtrace_tests::{
+    backing_of_files,
     census::{expect_sums, only},
     directory,
     memory::{Mapping, page_bytes},
@@ -56,7 +58,7 @@ fn csv_has_a_row_for_each_row_of_maps() {
         assert_eq!(pages[0], pages[1] + pages[2], "{row:?}");
     }
     let of_program = rows.iter().find(|row| row["name"] == program!("layout")).expect("it runs");
-    assert_eq!(of_program["backing"], "file");
+    assert_eq!(of_program["backing"], backing_of_files(Path::new(program!("layout"))));
 }
 
 #[test]

@@ -8,6 +8,7 @@ pub(crate) mod account;
 pub(crate) mod cgroup;
 pub(crate) mod emit;
 pub(crate) mod fault;
+pub(crate) mod file;
 pub(crate) mod filter;
 pub(crate) mod heat;
 pub(crate) mod namespace;

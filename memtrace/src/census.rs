@@ -22,7 +22,7 @@ pub use self::{
     sharing::{Sharers, Sharing},
 };
 use crate::{
-    event::{Tgid, Vma},
+    event::{FileKind, Tgid, Vma},
     pagemap::{
         EntryFlags, EntryRun, Frame, NotPresent, PageCategories, PageEra, PageFlags, PageRun, PagemapEntry,
         Residence, SwapSlot,
@@ -359,6 +359,8 @@ const fn flags_of(entry: PagemapEntry) -> EntryFlags {
 pub struct RegionCensus {
     /// As maps showed it.
     pub vma: Vma,
+    /// What its file is, as far as that is known.
+    pub kind: Option<FileKind>,
     /// Its pages.
     pub tally: Tally,
     /// Whether the process was there until the last of them.

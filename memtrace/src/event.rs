@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+mod file;
 mod look;
 mod map;
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::{Nanos, PageCount, PageSize, Timestamp, VirtAddr, VirtRange};
 
+pub use file::{Device, FileKind, MappedFile};
 pub use look::{
     LookDepth, LookReason, MapsLook, Observation, PageLook, ProbeRequest, ProbeTarget, Seen, Vma,
 };
@@ -479,6 +481,9 @@ pub struct HostFacts {
     pub start: Timestamp,
     /// `CLOCK_REALTIME` minus `CLOCK_BOOTTIME` at the start, in nanoseconds.
     pub realtime_offset_ns: i64,
+    /// What lies on each device that is no disk, as far as memtrace itself saw it at the start.
+    #[serde(default)]
+    pub devices: Vec<(Device, FileKind)>,
 }
 
 #[cfg(test)]
@@ -492,6 +497,7 @@ impl HostFacts {
             cpus: 2,
             start,
             realtime_offset_ns: -5,
+            devices: vec![((0, 1), FileKind::SharedMemory)],
         }
     }
 }

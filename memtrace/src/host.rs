@@ -27,6 +27,7 @@ pub use self::{
 };
 use crate::{
     event::HostFacts,
+    probe::devices::Devices,
     record::{Availability, Feature},
     sys::{clock, memlock},
     units::PageSize,
@@ -42,6 +43,7 @@ pub fn facts() -> io::Result<HostFacts> {
         cpus: u32::try_from(cpus()?.online.len()).unwrap_or(u32::MAX),
         start: clock::boottime(),
         realtime_offset_ns: clock::realtime_offset_ns(),
+        devices: Devices::new().all(),
     })
 }
 

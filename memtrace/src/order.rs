@@ -238,7 +238,7 @@ mod tests {
         let (perms, offset, device, inode) = (*b"rw-p", 0, (0, 0), 0);
         let vma = Vma { range, perms, offset, device, inode, name: Vec::new() };
         let request = MapRequest::Munmap { addr: range.start(), length: range.bytes() };
-        let call = MapCall { request, result: Ok(0), may_have_resized: true };
+        let call = MapCall { request, result: Ok(0), may_have_resized: true, file: None };
         let fork = TaskAction::Fork {
             child_tgid: Tgid(2),
             child_tid: Tid(2),
@@ -250,7 +250,7 @@ mod tests {
         let in_order = [
             map(MapAction::Copied { parent: space, child: SpaceId(8), brk: None, total_vm: None }),
             Event::Task(Box::new(TaskEvent { time, tgid, tid: Tid(1), action: fork })),
-            map(MapAction::Shown(ShownVma { vma, is_hugetlb: false })),
+            map(MapAction::Shown(ShownVma { vma, kind: None })),
             map(MapAction::Call { space, call }),
             Event::Look(Box::new(Observation { time, tgid, space, seen: Seen::Nothing })),
         ];

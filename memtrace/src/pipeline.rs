@@ -98,7 +98,7 @@ impl Pipeline {
             late: None,
             directory: Directory::default(),
             checks: Checks::default(),
-            tasks: Tasks::new(host.page, options.follows_maps),
+            tasks: Tasks::new(&host, options.follows_maps),
             intervals: Intervals::new(&host, &options),
             event_rows: options.event_rows,
             focus: Focus::new(options.focus, host.page, options.interval),

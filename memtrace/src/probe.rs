@@ -10,6 +10,7 @@ pub mod budget;
 pub mod cached;
 pub mod census;
 pub mod cgroups;
+pub mod devices;
 pub mod files;
 mod folios;
 mod frames;
@@ -40,6 +41,7 @@ use rustix::io::Errno;
 
 use self::{
     budget::Budget,
+    devices::Devices,
     files::FileError,
     maps::MapsError,
     pages::PageReader,
@@ -102,6 +104,7 @@ pub struct Prober {
     /// Reads each page, and how much of it.
     walker: PageWalker,
     depth: LookDepth,
+    devices: Devices,
     cost: Cost,
 }
 
@@ -125,6 +128,7 @@ impl Prober {
             reader: PageReader::new(page, scan, max_lock),
             walker,
             depth: depth.max(LookDepth::Words),
+            devices: Devices::new(),
             cost: Cost::default(),
         })
     }
@@ -197,7 +201,9 @@ impl Prober {
         let began = clock::boottime();
         let text = timed(&mut self.cost, || read_maps(tid))?;
         let landmarks = landmarks(tid).ok_or(ProbeError::Gone)?;
-        Ok(MapsLook { began, vmas: maps::parse(&text)?, landmarks })
+        let vmas = maps::parse(&text)?;
+        let devices = self.devices.kinds(tid, &vmas).into_iter().collect();
+        Ok(MapsLook { began, vmas, landmarks, devices })
     }
 
     /// The VMAs in `look`, and the pages of those that some access is allowed to.
@@ -218,7 +224,7 @@ impl Prober {
         ranges: &[(VirtRange, LookReason)],
         mut observe: impl FnMut(Seen),
     ) -> Result<(), ProbeError> {
-        let Self { page, reader, walker, depth, cost } = self;
+        let Self { page, reader, walker, depth, devices: _, cost } = self;
         let pagemap = timed(cost, || File::open(format!("/proc/{}/pagemap", tid.0)))?;
         let mut close_runs = 0;
         for (range, reason) in ranges.iter().flat_map(|(range, reason)| pieces(*range, *reason)) {

@@ -402,7 +402,9 @@ impl AddressSpace {
                     .is_some_and(|range| self.is_named_by_place(range));
             if is_hidden {
                 self.hides_names = true;
-                run.iter_mut().for_each(|piece| piece.traits = piece.traits.clone().with_given_name(b""));
+                for piece in run {
+                    piece.traits = piece.traits.clone().with_given_name(b"");
+                }
             }
         }
     }

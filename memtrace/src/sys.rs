@@ -17,6 +17,7 @@ pub mod perf;
 pub mod process;
 pub mod ptrace;
 pub mod scan;
+pub mod secret;
 pub mod shared;
 pub mod sideband;
 pub mod signals;

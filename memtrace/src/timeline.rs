@@ -48,7 +48,7 @@ pub enum Backing {
     ThreadStack,
     /// A file.
     File,
-    /// Shared anonymous memory.
+    /// Shared anonymous memory, or a file on tmpfs or ramfs.
     Shmem,
     /// A `memfd_create` file.
     Memfd,
@@ -56,11 +56,15 @@ pub enum Backing {
     Sysv,
     /// Huge pages of hugetlbfs.
     Hugetlb,
+    /// A `memfd_secret` file.
+    Secretmem,
+    /// A character or block device.
+    Device,
     /// The vDSO.
     Vdso,
     /// The data page of the vDSO.
     Vvar,
-    /// Anything else that maps puts in brackets.
+    /// Anything else.
     Other,
 }
 
@@ -78,6 +82,8 @@ impl Backing {
             Self::Memfd => "memfd",
             Self::Sysv => "sysv",
             Self::Hugetlb => "hugetlb",
+            Self::Secretmem => "secretmem",
+            Self::Device => "device",
             Self::Vdso => "vdso",
             Self::Vvar => "vvar",
             Self::Other => "other",

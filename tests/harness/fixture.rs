@@ -112,6 +112,7 @@ fn header(abi: u32) -> Header {
             cpus: 2,
             start: at(0),
             realtime_offset_ns: 0,
+            devices: Vec::new(),
         },
         capture: Capture {
             command: vec!["demo".to_owned()],
@@ -215,6 +216,7 @@ fn maps() -> Frame {
                 vma(0x20000, 0x22000, b"r-xp", 7, b"/bin/demo"),
             ],
             landmarks: Landmarks::default(),
+            devices: Vec::new(),
         }),
     })
 }

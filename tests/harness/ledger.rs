@@ -206,6 +206,28 @@ pub struct Zoo {
     pub child: Option<ForkedView>,
 }
 
+/// What `kinds` holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kinds {
+    /// Its process.
+    pub pid: u32,
+    /// What it mapped, and what that is.
+    pub things: BTreeMap<String, Kind>,
+    /// Why a thing is not there.
+    pub missing: BTreeMap<String, String>,
+}
+
+/// Memory of one kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kind {
+    /// Where.
+    pub place: Stretch,
+    /// What stands behind it, in the words of the table `regions`.
+    pub backing: String,
+    /// How its name ends.
+    pub name: String,
+}
+
 /// Addresses of a thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stretch {

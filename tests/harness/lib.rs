@@ -6,6 +6,7 @@
 #![expect(clippy::missing_panics_doc, reason = "the harness panics wherever a test must fail")]
 
 use std::{
+    path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -23,6 +24,7 @@ pub mod ledger;
 pub mod look;
 pub mod maps;
 pub mod memory;
+pub mod mounted;
 pub mod oracle;
 pub mod recording;
 pub mod requirement;
@@ -50,14 +52,31 @@ pub fn directory() -> TempDir {
 
 /// A file on a disk, which has a page cache that can be dropped; or what is missing for that.
 pub fn file_on_disk() -> Result<NamedTempFile, String> {
-    const PLACE: &str = "/var/tmp";
-    const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
-    let file_system = statfs(PLACE).map(|stat| u64::try_from(stat.f_type));
-    if file_system.is_ok_and(|magic| magic.is_ok_and(|magic| !IN_MEMORY.contains(&magic))) {
-        Ok(NamedTempFile::new_in(PLACE).expect("room"))
+    on_disk().map(|place| NamedTempFile::new_in(place).expect("room"))
+}
+
+/// A directory on a disk, gone at its end; or what is missing for that.
+pub fn directory_on_disk() -> Result<TempDir, String> {
+    on_disk().map(|place| TempDir::with_prefix_in("memtrace-", place).expect("room"))
+}
+
+fn on_disk() -> Result<&'static Path, String> {
+    let place = Path::new("/var/tmp");
+    if backing_of_files(place) == "file" {
+        Ok(place)
     } else {
-        Err(format!("needs {PLACE} on a disk"))
+        Err(format!("needs {} on a disk", place.display()))
     }
+}
+
+/// What stands behind files at `path`: `file`, or `shmem` where they lie in memory alone, as all do in a guest.
+#[must_use]
+#[track_caller]
+pub fn backing_of_files(path: &Path) -> &'static str {
+    /// `TMPFS_MAGIC`, `RAMFS_MAGIC`
+    const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
+    let magic = u64::try_from(statfs(path).expect("it is there").f_type);
+    if magic.is_ok_and(|magic| IN_MEMORY.contains(&magic)) { "shmem" } else { "file" }
 }
 
 /// Waits until no other test of this executable has a turn: settings of the machine are common to them all, and a fork in one

@@ -5,7 +5,7 @@ record! {
     ///
     /// Offsets are in bytes: into kernel structs from the running kernel's BTF, into records of tracepoints from their
     /// `format` files. Those that no loaded program uses may be 0.
-    pub struct Config = 576 {
+    pub struct Config = 648 {
         /// 1 if the offsets into `task_struct` are known; without them what the kernel charged to a task cannot be read.
         pub has_task_layout: u64,
         /// Offset of `min_flt` in `task_struct`.
@@ -32,6 +32,24 @@ record! {
         pub task_dumpable: u64,
         /// Offset there of the word whose low two bits tell it.
         pub dumpable: u64,
+        /// Offset of `files` in `task_struct`.
+        pub task_files: u64,
+        /// Offset of `fdt` in `files_struct`.
+        pub files_fdt: u64,
+        /// Offset of `max_fds` in `fdtable`.
+        pub fdt_max_fds: u64,
+        /// Offset of `fd` in `fdtable`.
+        pub fdt_fd: u64,
+        /// Offset of `f_inode` in `file`.
+        pub file_inode: u64,
+        /// Offset of `i_mode` in `inode`.
+        pub inode_mode: u64,
+        /// Offset of `i_sb` in `inode`.
+        pub inode_sb: u64,
+        /// Offset of `s_magic` in `super_block`.
+        pub sb_magic: u64,
+        /// Offset of `s_dev` in `super_block`.
+        pub sb_dev: u64,
         /// Offset of `live.counter` in `signal_struct`.
         pub signal_live: u64,
         /// Offset of `ip` in `pt_regs`.
@@ -175,6 +193,15 @@ impl Config {
         mm_start_stack: 0,
         task_dumpable: 0,
         dumpable: 0,
+        task_files: 0,
+        files_fdt: 0,
+        fdt_max_fds: 0,
+        fdt_fd: 0,
+        file_inode: 0,
+        inode_mode: 0,
+        inode_sb: 0,
+        sb_magic: 0,
+        sb_dev: 0,
         signal_live: 0,
         regs_ip: 0,
         regs_syscall: 0,

@@ -344,8 +344,10 @@ record! {
         pub call: Call,
         /// 0 if as many pages are mapped as before the call, 1 if not, or if nobody knows.
         pub may_have_resized: u8,
-        /// Zero.
-        pub pad: [u8; 6],
+        /// Type and permissions of the file that `mmap` mapped (`i_mode`); 0 if there is none, or it is unknown.
+        pub file_mode: u16,
+        /// The magic number of its file system (`include/uapi/linux/magic.h`); 0 if there is none, or it is unknown.
+        pub file_magic: u32,
         /// What it returned: below 0 the error number.
         pub result: i64,
         /// First argument.
@@ -356,7 +358,8 @@ record! {
         pub arg_2: u64,
         /// Fourth argument.
         pub arg_3: u64,
-        /// Fifth argument.
+        /// Fifth argument; where [`Self::file_magic`] is known, the device of the file as the kernel has it: the minor number
+        /// is the low 20 bits.
         pub arg_4: u64,
         /// Sixth argument.
         pub arg_5: u64,

@@ -12,13 +12,15 @@ use memtrace_ebpf::{
     Call, CallEvent, EventKind, NameEvent, SectionEvent, SpaceEvent, TaskState, TrimEvent, VmaName,
 };
 
-use super::{config, current_ids, emit, filter, pending, read_kernel, request as io_uring};
+use super::{config, current_ids, emit, file::MappedFile, filter, pending, read_kernel, request as io_uring};
 use crate::CALLS;
 
 /// `PR_SET_VMA` of `include/uapi/linux/prctl.h`.
 const PR_SET_VMA: u32 = 0x5356_4d41;
 /// `PR_SET_MM` of `include/uapi/linux/prctl.h`.
 const PR_SET_MM: u32 = 35;
+/// `MAP_ANONYMOUS`
+const MAP_ANONYMOUS: u64 = 0x20;
 /// `UFFDIO_REGISTER` and `UFFDIO_UNREGISTER` of `include/uapi/linux/userfaultfd.h`.
 const UFFDIO: [u32; 2] = [0xc020_aa00, 0x8010_aa01];
 /// `MADV_DONTFORK`, `MADV_DOFORK`, `MADV_WIPEONFORK` and `MADV_KEEPONFORK`: what a fork copies depends on them.
@@ -113,6 +115,12 @@ impl Request {
         self.argument(index) as u32
     }
 
+    /// Whether it maps what is behind a descriptor.
+    #[inline(always)]
+    fn maps_file(self) -> bool {
+        matches!(self.call, Call::MMAP | Call::MMAP2) && self.argument(3) & MAP_ANONYMOUS == 0
+    }
+
     /// Records that the call ended.
     #[inline(always)]
     fn tell(self, state: *const TaskState, time_ns: u64, result: i64) {
@@ -126,7 +134,8 @@ impl Request {
             space,
             call: self.call,
             may_have_resized: (config!(has_task_layout) == 0 || flags & TaskState::RESIZED != 0).into(),
-            pad: [0; 6],
+            file_mode: 0,
+            file_magic: 0,
             result,
             arg_0: self.argument(0),
             arg_1: self.argument(1),
@@ -147,6 +156,13 @@ impl Request {
             // SAFETY: the helper checks the address and returns an error for a bad one.
             let range = unsafe { bpf_probe_read_user(event.arg_2 as *const [u64; 3]) };
             [event.arg_2, event.arg_3, event.arg_4] = range.unwrap_or_default();
+        }
+        if self.maps_file() && !is_error(result) {
+            let file = MappedFile::behind(event.arg_4 as u32);
+            if file.magic != 0 {
+                (event.file_mode, event.file_magic, event.arg_4) =
+                    (file.mode, file.magic, file.device.into());
+            }
         }
         if let Some(mut entry) = emit::control::<CallEvent>() {
             entry.write(event);

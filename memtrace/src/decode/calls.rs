@@ -4,7 +4,7 @@ use memtrace_ebpf::{Call, CallEvent};
 
 use super::known_addr;
 use crate::{
-    event::{Landmarks, MapCall, MapRequest},
+    event::{FileKind, Landmarks, MapCall, MapRequest, MappedFile},
     units::VirtAddr,
 };
 
@@ -13,6 +13,17 @@ const MMAP2_UNIT: u64 = 4096;
 
 /// `PR_SET_MM` of `include/uapi/linux/prctl.h`.
 const PR_SET_MM: u64 = 35;
+
+/// Types of files (`include/uapi/linux/stat.h`).
+const S_IFMT: u16 = 0o170_000;
+const S_IFCHR: u16 = 0o020_000;
+const S_IFBLK: u16 = 0o060_000;
+
+/// File systems whose files are memory (`include/uapi/linux/magic.h`).
+const TMPFS_MAGIC: u32 = 0x0102_1994;
+const RAMFS_MAGIC: u32 = 0x8584_58f6;
+const HUGETLBFS_MAGIC: u32 = 0x9584_58f6;
+const SECRETMEM_MAGIC: u32 = 0x5345_434d;
 
 /// `UFFDIO_REGISTER` of `include/uapi/linux/userfaultfd.h`.
 const UFFDIO_REGISTER: u64 = 0xc020_aa00;
@@ -77,7 +88,28 @@ pub(super) fn call(event: &CallEvent, name: &[u8]) -> Option<MapCall> {
         Some(error) => Err(-error),
         None => Ok(result.cast_unsigned()),
     };
-    Some(MapCall { request, result, may_have_resized: event.may_have_resized != 0 })
+    let is_mmap = matches!(request, MapRequest::Mmap { .. });
+    let file = is_mmap.then(|| file(event)).flatten();
+    Some(MapCall { request, result, may_have_resized: event.may_have_resized != 0, file })
+}
+
+/// The file that an `mmap` mapped, if the programs could read it.
+fn file(event: &CallEvent) -> Option<MappedFile> {
+    /// Bits of the minor number in the kernel's `dev_t` (`include/linux/kdev_t.h`).
+    const MINOR_BITS: u32 = 20;
+    let CallEvent { file_mode, file_magic, arg_4: device, .. } = *event;
+    if file_magic == 0 {
+        return None;
+    }
+    let device = u32::try_from(device).ok()?;
+    let kind = match (file_mode & S_IFMT, file_magic) {
+        (S_IFCHR | S_IFBLK, _) => FileKind::Device,
+        (_, TMPFS_MAGIC | RAMFS_MAGIC) => FileKind::Tmpfs,
+        (_, HUGETLBFS_MAGIC) => FileKind::Hugetlb,
+        (_, SECRETMEM_MAGIC) => FileKind::Secret,
+        _ => FileKind::Other,
+    };
+    Some(MappedFile { device: (device >> MINOR_BITS, device & ((1 << MINOR_BITS) - 1)), kind })
 }
 
 #[cfg(test)]
@@ -103,7 +135,7 @@ mod tests {
 
         let addr = VirtAddr::from_raw(0x7000_0000);
         let request = MapRequest::Mmap { addr, length: 0x3000, prot: 3, flags: 0x22, offset: 0x2000 };
-        assert_eq!(call, MapCall { request, result: Ok(0x7000_0000), may_have_resized: false });
+        assert_eq!(call, MapCall { request, result: Ok(0x7000_0000), may_have_resized: false, file: None });
     }
 
     #[test]
@@ -114,7 +146,7 @@ mod tests {
 
         let landmarks = Landmarks { start_brk: Some(VirtAddr::from_raw(0x5000)), start_stack: None };
         let request = MapRequest::SetBounds { landmarks, brk: Some(VirtAddr::from_raw(0x9000)) };
-        assert_eq!(call, MapCall { request, result: Ok(0), may_have_resized: false });
+        assert_eq!(call, MapCall { request, result: Ok(0), may_have_resized: false, file: None });
     }
 
     #[test]
@@ -136,6 +168,30 @@ mod tests {
 
         let addr = VirtAddr::from_raw(event.arg_0);
         assert_eq!(request, MapRequest::Madvise { addr, length: event.arg_1, advice: 4 });
+    }
+
+    #[test]
+    fn file_is_what_its_mode_and_its_file_system_say() {
+        let file = |call, file_mode, file_magic| {
+            // Major number 8, minor number 0x12345.
+            let event = CallEvent { file_mode, file_magic, arg_4: 0x81_2345, ..event(call, 0x7000_0000) };
+            super::call(&event, &[]).expect("a known call").file
+        };
+        let kind = |mode, magic| {
+            let MappedFile { device, kind } = file(Call::MMAP, mode, magic).expect("it was read");
+            assert_eq!(device, (8, 0x1_2345));
+            kind
+        };
+
+        assert_eq!(kind(0o100_644, 0x0102_1994), FileKind::Tmpfs);
+        assert_eq!(kind(0o100_644, 0x8584_58f6), FileKind::Tmpfs);
+        assert_eq!(kind(0o100_600, 0x9584_58f6), FileKind::Hugetlb);
+        assert_eq!(kind(0o100_600, 0x5345_434d), FileKind::Secret);
+        assert_eq!(kind(0o020_666, 0x0102_1994), FileKind::Device);
+        assert_eq!(kind(0o060_660, 0x0102_1994), FileKind::Device);
+        assert_eq!(kind(0o100_644, 0xef53), FileKind::Other);
+        assert_eq!(file(Call::MMAP, 0, 0), None, "it could not be read");
+        assert_eq!(file(Call::MREMAP, 0o100_644, 0x0102_1994), None);
     }
 
     #[test]

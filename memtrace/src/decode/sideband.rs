@@ -18,7 +18,8 @@
 use super::undecodable;
 use crate::{
     event::{
-        Cpu, Loss, LossCause, MapAction, MapEvent, Record, ShownVma, Tgid, Tid, Vma, flags::MAP_HUGETLB,
+        Cpu, FileKind, Loss, LossCause, MapAction, MapEvent, Record, ShownVma, Tgid, Tid, Vma,
+        flags::MAP_HUGETLB,
     },
     units::{Timestamp, VirtAddr, VirtRange},
 };
@@ -131,7 +132,8 @@ fn map(body: &[u8], time: Timestamp) -> Option<Record> {
         inode,
         name: if name == b"//anon" { Vec::new() } else { escape(name) },
     };
-    let action = MapAction::Shown(ShownVma { vma, is_hugetlb: u64::from(flags) & MAP_HUGETLB != 0 });
+    let kind = (u64::from(flags) & MAP_HUGETLB != 0).then_some(FileKind::Hugetlb);
+    let action = MapAction::Shown(ShownVma { vma, kind });
     Some(Record::Map(Box::new(MapEvent { time, tgid: process, tid: thread, action })))
 }
 
@@ -291,7 +293,7 @@ mod tests {
             time: Timestamp::from_nanos(500),
             tgid: Tgid(10),
             tid: Tid(11),
-            action: MapAction::Shown(ShownVma { vma, is_hugetlb: false }),
+            action: MapAction::Shown(ShownVma { vma, kind: None }),
         };
         assert_eq!(one(&FILE.to_bytes()), Record::Map(Box::new(event)));
     }
@@ -341,8 +343,8 @@ mod tests {
     #[test]
     fn hugetlb_is_told_by_its_flag_and_locked_memory_is_not_it() {
         // As seen of MAP_HUGETLB and of MAP_LOCKED.
-        assert!(shown(&Mmap2 { flags: 0x4_0002, ..ANONYMOUS }).is_hugetlb);
-        assert!(!shown(&Mmap2 { flags: 0x2002, ..ANONYMOUS }).is_hugetlb);
+        assert_eq!(shown(&Mmap2 { flags: 0x4_0002, ..ANONYMOUS }).kind, Some(FileKind::Hugetlb));
+        assert_eq!(shown(&Mmap2 { flags: 0x2002, ..ANONYMOUS }).kind, None);
     }
 
     /// 64 records found no room, said at `time_ns` by `cpu`.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Landmarks, SpaceId, Tgid};
+use super::{Device, FileKind, Landmarks, SpaceId, Tgid};
 use crate::{
     pagemap::{PageCategories, StateRun},
     units::{PageCount, Timestamp, VirtRange},
@@ -43,6 +43,16 @@ pub struct MapsLook {
     pub vmas: Vec<Vma>,
     /// From `/proc/PID/stat`.
     pub landmarks: Landmarks,
+    /// What lies on the devices of the VMAs, as far as the process's mounts tell; disks are left out.
+    pub devices: Vec<(Device, FileKind)>,
+}
+
+impl MapsLook {
+    /// What lies on `device`, if that is known.
+    #[must_use]
+    pub fn kind_on(&self, device: Device) -> Option<FileKind> {
+        self.devices.iter().find(|(known, _)| *known == device).map(|(_, kind)| *kind)
+    }
 }
 
 /// Page state of a range; pages in no run are absent.
@@ -126,7 +136,7 @@ pub struct Vma {
     /// Offset in the file, in bytes.
     pub offset: u64,
     /// Major and minor number of the file's device.
-    pub device: (u32, u32),
+    pub device: Device,
     /// Inode of the file; 0 if there is none, as in maps.
     pub inode: u64,
     /// Path or bracketed name as maps prints it; may be empty, may be no UTF-8.

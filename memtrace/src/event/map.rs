@@ -1,6 +1,6 @@
 //! Words for what happens to address spaces.
 
-use super::{Landmarks, SpaceId, Tgid, Tid, Vma};
+use super::{FileKind, Landmarks, MappedFile, SpaceId, Tgid, Tid, Vma};
 use crate::units::{PageCount, Timestamp, VirtAddr, VirtRange};
 
 /// Something that changed an address space, or was meant to.
@@ -66,8 +66,8 @@ pub enum MapAction {
 pub struct ShownVma {
     /// As maps would show it.
     pub vma: Vma,
-    /// Whether it is made of huge pages of hugetlbfs.
-    pub is_hugetlb: bool,
+    /// What its file is, as far as that is known; perf tells of huge pages alone.
+    pub kind: Option<FileKind>,
 }
 
 /// A system call that concerns an address space.
@@ -79,6 +79,8 @@ pub struct MapCall {
     pub result: Result<u64, i32>,
     /// Whether other pages may be mapped than before, so that a call that failed did something all the same.
     pub may_have_resized: bool,
+    /// The file that it mapped, if there is one and it could be read.
+    pub file: Option<MappedFile>,
 }
 
 /// What a [`MapCall`] asked for; lengths in bytes, flags and protections as the kernel's headers number them.

@@ -47,6 +47,10 @@ pub(super) fn kernel_offsets() -> Result<Config, BtfError> {
 fn offsets(bytes: &[u8]) -> Result<Config, BtfError> {
     let btf = Btf::parse(bytes)?;
     let task = btf.structure("task_struct")?;
+    let files = btf.structure("files_struct")?;
+    let table = btf.structure("fdtable")?;
+    let inode = btf.structure("inode")?;
+    let file_system = btf.structure("super_block")?;
     let signal = btf.structure("signal_struct")?;
     let regs = btf.structure("pt_regs")?;
     let mm = btf.structure("mm_struct")?;
@@ -71,6 +75,15 @@ fn offsets(bytes: &[u8]) -> Result<Config, BtfError> {
         mm_start_stack: btf.offset(mm, &["start_stack"])?,
         task_dumpable,
         dumpable,
+        task_files: btf.offset(task, &["files"])?,
+        files_fdt: btf.offset(files, &["fdt"])?,
+        fdt_max_fds: btf.offset(table, &["max_fds"])?,
+        fdt_fd: btf.offset(table, &["fd"])?,
+        file_inode: btf.offset(btf.structure("file")?, &["f_inode"])?,
+        inode_mode: btf.offset(inode, &["i_mode"])?,
+        inode_sb: btf.offset(inode, &["i_sb"])?,
+        sb_magic: btf.offset(file_system, &["s_magic"])?,
+        sb_dev: btf.offset(file_system, &["s_dev"])?,
         signal_live: btf.offset(signal, &["live", "counter"])?,
         regs_ip: btf.offset(regs, &[REGISTERS.0])?,
         regs_syscall: btf.offset(regs, &[REGISTERS.1])?,

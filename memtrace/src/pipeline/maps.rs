@@ -71,8 +71,9 @@ fn apply_shown(event: &MapEvent, shown: &ShownVma, tasks: &mut Tasks) -> Option<
     let space = tasks.space_of(tgid, tid)?;
     let process = tasks.process(time, tgid, tid);
     let is_guest = tasks.is_guest(process, space);
+    let kind = shown.kind.or_else(|| tasks.kind_on(shown.vma.device));
     let (regions, ids) = tasks.regions_mut(space)?;
-    regions.show(time, tid, shown.clone(), ids);
+    regions.show(time, tid, ShownVma { kind, ..shown.clone() }, ids);
     if is_guest {
         // It may be part of a program that the guest executes: without BTF its new space is told when that is over.
         regions.doubt(time);
@@ -94,7 +95,7 @@ fn apply_shown(event: &MapEvent, shown: &ShownVma, tasks: &mut Tasks) -> Option<
 
 fn apply_call(event: &MapEvent, space: SpaceId, call: &MapCall, tasks: &mut Tasks) -> Done {
     let MapEvent { time, tgid, tid, .. } = *event;
-    let MapCall { request, result, may_have_resized: _ } = call;
+    let MapCall { request, result, may_have_resized: _, file: _ } = call;
     let kind = request.kind();
     let (mut range, mut label, mut turnover, mut advised) = (None, None, None, None);
     if let Some((regions, ids)) = tasks.regions_mut(space) {

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::{END_OF_TIME, processes::Processes};
 use crate::{
-    event::{Comm, Fault, MapsLook, SpaceId, TaskAction, TaskEvent, Tgid, Tid, Uncounted, UncountedCause},
+    event::{
+        Comm, Device, Fault, FileKind, HostFacts, MapsLook, SpaceId, TaskAction, TaskEvent, Tgid, Tid,
+        Uncounted, UncountedCause,
+    },
     region::{AddressSpace, Comparison, RegionIds, Retired},
     timeline::{FaultPlace, ProcessId, RegionId},
     units::{PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
@@ -48,6 +51,8 @@ pub(super) type Position = (RegionId, u64);
 pub(super) struct Tasks {
     page: PageSize,
     follows_maps: bool,
+    /// What lies on devices, as they were seen last.
+    devices: BTreeMap<Device, FileKind>,
     /// Looked up for each fault, never iterated.
     by_tid: HashMap<Tid, Task>,
     processes: Processes,
@@ -102,12 +107,12 @@ struct LastFault {
 }
 
 impl Tasks {
-    /// No tasks, on a host with base pages of size `page`; `follows_maps` if events tell of every change of an address
-    /// space.
-    pub(super) fn new(page: PageSize, follows_maps: bool) -> Self {
+    /// No tasks on `host`; `follows_maps` if events tell of every change of an address space.
+    pub(super) fn new(host: &HostFacts, follows_maps: bool) -> Self {
         Self {
-            page,
+            page: host.page,
             follows_maps,
+            devices: host.devices.iter().copied().collect(),
             by_tid: HashMap::new(),
             processes: Processes::default(),
             spaces: BTreeMap::new(),
@@ -182,6 +187,11 @@ impl Tasks {
         self.spaces.get(&space)?.process
     }
 
+    /// What lies on `device`, as it was seen last.
+    pub(super) fn kind_on(&self, device: Device) -> Option<FileKind> {
+        self.devices.get(&device).copied()
+    }
+
     /// The regions of `space`.
     pub(super) fn regions(&self, space: SpaceId) -> Option<&AddressSpace> {
         self.spaces.get(&space).map(|space| &space.regions)
@@ -240,6 +250,7 @@ impl Tasks {
         self.spaces.get(&id).filter(|space| space.died.is_none())?;
         let (regions, ids) = self.regions_mut(id)?;
         let comparison = regions.compare(time, look, ids);
+        self.devices.extend(look.devices.iter().copied());
         if !self.follows_maps {
             self.doubt(time);
         }

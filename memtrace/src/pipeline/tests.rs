@@ -67,6 +67,7 @@ fn maps(millis: u64, space: SpaceId, ranges: &[(u64, u64)]) -> Record {
         began: at(millis).before(Nanos::new(MS / 2)),
         vmas: ranges.iter().copied().map(anon).collect(),
         landmarks: Landmarks::default(),
+        devices: Vec::new(),
     };
     Record::Observation(Observation { time: at(millis), tgid: TGID, space, seen: Seen::Maps(look) })
 }

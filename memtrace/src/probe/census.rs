@@ -24,6 +24,7 @@ pub use self::{
 use super::{
     ProbeError,
     budget::Budget,
+    devices::Devices,
     files::FileError,
     idle::IdleMarker,
     maps::{self, MapsError},
@@ -113,6 +114,7 @@ pub struct CensusTaker {
     told: PageCategories,
     is_layout_known: bool,
     walker: PageWalker,
+    devices: Devices,
     notes: Notes,
     keeps_regions: bool,
     sharing: Option<Sharing>,
@@ -147,6 +149,7 @@ impl CensusTaker {
             told,
             is_layout_known: false,
             walker,
+            devices: Devices::new(),
             keeps_regions: true,
             sharing: None,
             slots: None,
@@ -180,6 +183,7 @@ impl CensusTaker {
             error => failure(error),
         })?;
         let vmas = maps::parse(&text).map_err(|source| CensusError::Maps { tgid, source })?;
+        let kinds = self.devices.kinds(Tid(tgid.0), &vmas);
         // A header, and a line for each area.
         let has_swap = !fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() < 2);
         let mut census = ProcessCensus {
@@ -199,8 +203,9 @@ impl CensusTaker {
                     result => result.map_err(failure)?,
                 }
             }
+            let kind = kinds.get(&vma.device).copied();
             if has_swap && census.is_complete {
-                match self.swapped_shared(tgid, &vma) {
+                match self.swapped_shared(tgid, &vma, region::backing_of(&vma, kind)) {
                     Some(pages) => tally.swapped_shared = pages,
                     None => tally.is_swap_unknown = true,
                 }
@@ -209,7 +214,7 @@ impl CensusTaker {
             self.notes.settle(&mut tally);
             census.total.merge(&tally);
             if self.keeps_regions {
-                census.regions.push(RegionCensus { vma, tally, is_complete: census.is_complete });
+                census.regions.push(RegionCensus { vma, kind, tally, is_complete: census.is_complete });
             }
             if !census.is_complete {
                 break;
@@ -251,9 +256,9 @@ impl CensusTaker {
     }
 
     /// Pages of `vma` in swap that page tables do not tell of; `None` if that cannot be looked up, or not all pages are counted.
-    fn swapped_shared(&mut self, tgid: Tgid, vma: &Vma) -> Option<PageCount> {
+    fn swapped_shared(&mut self, tgid: Tgid, vma: &Vma, backing: Backing) -> Option<PageCount> {
         let mut swapped = PageCount::default();
-        if !matches!(region::backing_of(vma), Backing::Shmem | Backing::Memfd | Backing::Sysv) {
+        if !matches!(backing, Backing::Shmem | Backing::Memfd | Backing::Sysv) {
             return Some(swapped);
         }
         if !self.selection.is_all() {
@@ -309,6 +314,7 @@ impl CensusTaker {
             sharing,
             slots,
             processes,
+            devices: _,
             keeps_regions: _,
             has_warned: _,
         } = self;

@@ -6,13 +6,20 @@
 //! Keeps: paths are bytes; the order is that of the kernel, in which later mounts cover earlier ones.
 //! Not here: what the options mean (`hugetlb`, `cgroups`).
 
-use std::{ffi::OsString, os::unix::ffi::OsStringExt as _, path::PathBuf};
+use std::{
+    ffi::OsString,
+    os::unix::ffi::OsStringExt as _,
+    path::{Path, PathBuf},
+};
 
 use super::files::{self, FileError, Root};
+use crate::event::{Device, Tid};
 
 /// A mounted file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mount {
+    /// Major and minor number of the device that it is on.
+    pub(super) device: Device,
     /// The directory of the file system that is mounted.
     pub(super) top: PathBuf,
     /// Where.
@@ -35,12 +42,20 @@ impl Mount {
 
 /// The mounts that this process sees.
 pub(super) fn mounts(root: &Root) -> Result<Vec<Mount>, FileError> {
-    let path = root.path("/proc/self/mountinfo");
-    let table = files::bytes(&path)?.ok_or_else(|| FileError::Missing { path: path.clone() })?;
+    read(&root.path("/proc/self/mountinfo"))
+}
+
+/// The mounts that the thread `tid` sees.
+pub(super) fn mounts_of(tid: Tid) -> Result<Vec<Mount>, FileError> {
+    read(format!("/proc/{}/mountinfo", tid.0).as_ref())
+}
+
+fn read(path: &Path) -> Result<Vec<Mount>, FileError> {
+    let table = files::bytes(path)?.ok_or_else(|| FileError::Missing { path: path.to_owned() })?;
     let lines = table.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     let mounts = lines.map(|line| {
         parse(line).ok_or_else(|| FileError::Strange {
-            path: path.clone(),
+            path: path.to_owned(),
             text: String::from_utf8_lossy(line).into_owned(),
         })
     });
@@ -50,12 +65,14 @@ pub(super) fn mounts(root: &Root) -> Result<Vec<Mount>, FileError> {
 /// The mount of a line.
 fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
-    let (top, point) = (fields.nth(3)?, fields.next()?);
+    let (device, top, point) = (fields.nth(2)?, fields.next()?, fields.next()?);
+    let (major, minor) = std::str::from_utf8(device).ok()?.split_once(':')?;
     // Behind the options of the mount, any number of fields ends with a dash.
     fields.find(|field| field == b"-")?;
     let (kind, _source, options) = (fields.next()?, fields.next()?, fields.next()?);
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-    Some(Mount { top: path(top), point: path(point), kind: text(kind), options: text(options) })
+    let device = (major.parse().ok()?, minor.parse().ok()?);
+    Some(Mount { device, top: path(top), point: path(point), kind: text(kind), options: text(options) })
 }
 
 /// The path that the kernel wrote as `field`, with a backslash and three octal digits for some bytes.
@@ -87,7 +104,7 @@ mod tests {
         let mount = parse(line).expect("a line as the kernel writes it");
 
         assert_eq!((&*mount.top, &*mount.point), ("/box".as_ref(), "/mnt/huge".as_ref()));
-        assert_eq!(mount.kind, "hugetlbfs");
+        assert_eq!((mount.device, &*mount.kind), ((98, 0), "hugetlbfs"));
         assert_eq!(mount.option("pagesize"), Some("2M"));
         assert_eq!(mount.option("size"), Some("8"));
         assert_eq!(mount.option("rw"), Some(""));

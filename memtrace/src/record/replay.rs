@@ -155,7 +155,10 @@ mod tests {
         let landmarks = Landmarks { start_brk: Some(heap.start()), start_stack: None };
         let mut frames = vec![
             Frame::Control(join.to_bytes().to_vec()),
-            look(2_000, Seen::Maps(MapsLook { began: at(1_000), vmas: vec![vma], landmarks })),
+            look(
+                2_000,
+                Seen::Maps(MapsLook { began: at(1_000), vmas: vec![vma], landmarks, devices: Vec::new() }),
+            ),
             Frame::Tick(at(3_000)),
         ];
         frames.extend(mapped());

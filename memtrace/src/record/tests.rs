@@ -9,8 +9,8 @@ use super::*;
 use crate::{
     decode::Frame,
     event::{
-        Cpu, HeatCell, HeatReading, Landmarks, LookDepth, LookReason, Loss, LossCause, MapsLook, Observation,
-        PageLook, ReclaimReading, Seen, SpaceId, Tgid, Vma,
+        Cpu, FileKind, HeatCell, HeatReading, Landmarks, LookDepth, LookReason, Loss, LossCause, MapsLook,
+        Observation, PageLook, ReclaimReading, Seen, SpaceId, Tgid, Vma,
     },
     pagemap::{
         FlagsEra, PageCategories, PageEra, PageFlags, PageWords, PagemapEntry, PagemapEra, StateRun,
@@ -164,7 +164,8 @@ fn frame() -> impl Strategy<Value = Frame> {
     let maps = (time.clone(), proptest::collection::vec(vma, 0..4), any::<[Option<u64>; 2]>()).prop_map(
         |(began, vmas, landmarks)| {
             let [start_brk, start_stack] = landmarks.map(|addr| addr.map(VirtAddr::from_raw));
-            Seen::Maps(MapsLook { began, vmas, landmarks: Landmarks { start_brk, start_stack } })
+            let devices = vec![((0, 1), FileKind::SharedMemory), ((0, 44), FileKind::Other)];
+            Seen::Maps(MapsLook { began, vmas, landmarks: Landmarks { start_brk, start_stack }, devices })
         },
     );
     let seen = prop_oneof![

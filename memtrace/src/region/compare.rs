@@ -45,7 +45,7 @@ impl AddressSpace {
     /// Pages that changed while maps was read prove nothing, and stay what events told.
     pub fn compare(&mut self, time: Timestamp, look: &MapsLook, ids: &mut RegionIds) -> Comparison {
         self.settle(ids);
-        let MapsLook { began, vmas, landmarks } = look;
+        let MapsLook { began, vmas, landmarks, devices: _ } = look;
         let places = self.landmarks.start_brk.zip(landmarks.start_brk);
         if places.is_some_and(|(ours, theirs)| ours != theirs) {
             // It is another address space: the record of an exec is missing.
@@ -59,7 +59,8 @@ impl AddressSpace {
         if self.brk.is_none() {
             self.brk = vmas.iter().rfind(|vma| vma.name == b"[heap]").map(|vma| vma.range.end());
         }
-        let seen: Vec<(VirtRange, Traits)> = vmas.iter().map(|vma| (vma.range, Traits::of(vma))).collect();
+        let seen: Vec<(VirtRange, Traits)> =
+            vmas.iter().map(|vma| (vma.range, Traits::of(vma, look.kind_on(vma.device)))).collect();
         let raced = self.changed_since(*began);
         let turnover = self.turnover;
         self.hide_names_by(time, vmas, &ranges_of(&raced), ids);
@@ -185,13 +186,14 @@ impl AddressSpace {
         differences
     }
 
-    /// Gives regions of files the paths that maps shows now: files may have been renamed or deleted.
+    /// Gives regions of files the paths that maps shows now, for files may have been renamed or deleted; and what is known of
+    /// their devices now.
     fn rename(&mut self, seen: &[(VirtRange, Traits)]) {
         for (range, traits) in seen {
             let region = self.live.range_mut(..=range.start()).next_back().map(|(_, region)| region);
             let Some(region) = region.filter(|region| region.range.contains(range.start())) else { continue };
             if region.traits.looks_like(traits)
-                && let Some(renamed) = region.traits.with_path_of(traits)
+                && let Some(renamed) = region.traits.with_file_of(traits)
             {
                 region.traits = renamed;
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Name;
 use crate::{
     event::{
-        Landmarks, ShownVma, Vma,
+        FileKind, Landmarks, ShownVma, Vma,
         flags::{MAP_GROWSDOWN, MAP_STACK},
     },
     timeline::Backing,
@@ -21,7 +21,8 @@ pub struct Traits {
     name: Name,
     /// The name that `PR_SET_VMA` gave; empty if there is none.
     given: Name,
-    is_hugetlb: bool,
+    /// What the file is, as far as that is known.
+    kind: Option<FileKind>,
     /// Which of [`LASTING`] the pages were mapped with.
     map_flags: u64,
     /// `MADV_DONTFORK`
@@ -43,9 +44,9 @@ enum Content {
 }
 
 impl Traits {
-    /// What maps shows of `vma`.
+    /// What maps shows of `vma`, the file of which is of this kind.
     #[must_use]
-    pub fn of(vma: &Vma) -> Self {
+    pub fn of(vma: &Vma, kind: Option<FileKind>) -> Self {
         // The first System V segment has the inode 0.
         let has_file = vma.inode != 0 || vma.device != (0, 0);
         let distance = vma.range.start().as_raw().wrapping_sub(vma.offset);
@@ -67,7 +68,7 @@ impl Traits {
             content,
             name: Arc::from(name),
             given: Arc::from(given),
-            is_hugetlb: false,
+            kind,
             map_flags: 0,
             is_kept_from_forks: false,
         }
@@ -75,7 +76,7 @@ impl Traits {
 
     /// What perf shows.
     pub(super) fn of_shown(shown: &ShownVma) -> Self {
-        Self { is_hugetlb: shown.is_hugetlb, ..Self::of(&shown.vma) }
+        Self::of(&shown.vma, shown.kind)
     }
 
     /// The four characters of maps.
@@ -138,13 +139,15 @@ impl Traits {
     /// Whether it is a System V segment attached at `addr`.
     pub(super) fn is_segment_at(&self, addr: VirtAddr) -> bool {
         let is_here = matches!(self.content, Content::File { distance, .. } if distance == addr.as_raw());
-        is_here && self.name.starts_with(b"/SYSV")
+        // Those of huge pages lie on hugetlbfs.
+        let is_of_kernel = matches!(self.kind, Some(FileKind::SharedMemory | FileKind::Hugetlb));
+        is_here && is_of_kernel && self.name.starts_with(SEGMENT)
     }
 
     /// The same for pages that are now `held`, of which events told what maps does not show.
     pub(super) fn in_place_of(&self, held: &Self) -> Self {
-        let Self { is_hugetlb, map_flags, is_kept_from_forks, .. } = *held;
-        Self { is_hugetlb, map_flags, is_kept_from_forks, ..self.clone() }
+        let Self { map_flags, is_kept_from_forks, .. } = *held;
+        Self { map_flags, is_kept_from_forks, ..self.clone() }
     }
 
     /// The same with another protection.
@@ -169,7 +172,8 @@ impl Traits {
 
     /// Whether `PR_SET_VMA` may name it: there is no file that has a name of its own.
     pub(super) fn may_be_named(&self) -> bool {
-        self.content == Content::Plain || *self.name == *SHARED_ANON
+        let is_shared_anon = self.kind == Some(FileKind::SharedMemory) && *self.name == *SHARED_ANON;
+        self.content == Content::Plain || is_shared_anon
     }
 
     /// The same with the name `given`, if that would show; an empty one takes the name away.
@@ -178,11 +182,13 @@ impl Traits {
         if shows { Self { given: Arc::from(given), ..self } } else { self }
     }
 
-    /// The same under the name that maps shows now, if it is of a file. For a target with another root directory maps shows
-    /// more of the path than the target sees.
-    pub(super) fn with_path_of(&self, other: &Self) -> Option<Self> {
-        let is_file = self.content != Content::Plain && !other.name.ends_with(&self.name);
-        is_file.then(|| Self { name: other.name.clone(), ..self.clone() })
+    /// The same under the name that maps shows now, if it is of a file, and as what its device is now known to be; `None` if
+    /// that is nothing new. For a target with another root directory maps shows more of the path than the target sees.
+    pub(super) fn with_file_of(&self, other: &Self) -> Option<Self> {
+        let name = if other.name.ends_with(&self.name) { &self.name } else { &other.name };
+        let kind = other.kind.map(|kind| kind.instead_of(self.kind)).or(self.kind);
+        let is_new = self.content != Content::Plain && (kind != self.kind || *name != self.name);
+        is_new.then(|| Self { name: name.clone(), kind, ..self.clone() })
     }
 
     /// The same at a place that is `by` bytes higher, modulo 2^64.
@@ -242,43 +248,48 @@ impl Traits {
     }
 
     fn backing(&self) -> Backing {
-        if self.is_hugetlb {
-            return Backing::Hugetlb;
+        if self.content != Content::Plain {
+            return self.backing_of_file();
         }
         match &*self.name {
-            b"" if self.perms[3] == b's' => Backing::Shmem,
             b"[vdso]" => Backing::Vdso,
             name if name.starts_with(b"[vvar") => Backing::Vvar,
-            b"" => {
-                if self.map_flags & MAP_STACK != 0 {
-                    Backing::ThreadStack
-                } else {
-                    Backing::Anon
-                }
-            }
-            name if name.starts_with(b"/dev/zero") || name.starts_with(b"/dev/shm/") => Backing::Shmem,
             name if name.starts_with(b"[stack:") => Backing::ThreadStack,
-            name if name.starts_with(b"/memfd:") => Backing::Memfd,
-            name if name.starts_with(b"/SYSV") => Backing::Sysv,
-            name if name.starts_with(b"/anon_hugepage") || name.starts_with(b"/dev/hugepages/") => {
-                Backing::Hugetlb
-            }
-            name if name.starts_with(b"/") => Backing::File,
+            b"" if self.map_flags & MAP_STACK != 0 => Backing::ThreadStack,
+            b"" => Backing::Anon,
             _ => Backing::Other,
         }
     }
-}
 
-/// What stands behind `vma`, as far as maps tells.
-#[must_use]
-pub fn backing_of(vma: &Vma) -> Backing {
-    match vma.name.as_slice() {
-        b"[heap]" => Backing::Heap,
-        b"[stack]" => Backing::Stack,
-        _ => Traits::of(vma).backing(),
+    /// What stands behind a file. The name decides only what the kernel alone can name so on its own tmpfs.
+    fn backing_of_file(&self) -> Backing {
+        match self.kind {
+            Some(FileKind::SharedMemory) if self.name.starts_with(b"/memfd:") => Backing::Memfd,
+            Some(FileKind::SharedMemory) if self.name.starts_with(SEGMENT) => Backing::Sysv,
+            Some(FileKind::SharedMemory | FileKind::Tmpfs) => Backing::Shmem,
+            Some(FileKind::Hugetlb) => Backing::Hugetlb,
+            Some(FileKind::Secret) => Backing::Secretmem,
+            // A private mapping of this one device is memory without a file (`mmap_zero` of `drivers/char/mem.c`).
+            Some(FileKind::Device) if *self.name == *b"/dev/zero" => Backing::Anon,
+            Some(FileKind::Device) => Backing::Device,
+            Some(FileKind::Other) | None if self.name.starts_with(b"/") => Backing::File,
+            Some(FileKind::Other) | None => Backing::Other,
+        }
     }
 }
 
+/// What stands behind `vma`, the file of which is of this kind, as far as maps tells.
+#[must_use]
+pub fn backing_of(vma: &Vma, kind: Option<FileKind>) -> Backing {
+    match vma.name.as_slice() {
+        b"[heap]" => Backing::Heap,
+        b"[stack]" => Backing::Stack,
+        _ => Traits::of(vma, kind).backing(),
+    }
+}
+
+/// How the names of System V segments begin.
+const SEGMENT: &[u8] = b"/SYSV";
 /// How maps shows shared memory without a file of its own, and how it shows memory that has a given name.
 const SHARED_ANON: &[u8] = b"/dev/zero (deleted)";
 const ANON: &[u8] = b"[anon:";

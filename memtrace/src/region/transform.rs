@@ -3,7 +3,7 @@
 use super::{AddressSpace, Origin, Pending, Piece, Region, RegionIds, Traits};
 use crate::{
     event::{
-        Landmarks, MapCall, MapRequest, OUT_OF_MEMORY, ShownVma, Tid,
+        Landmarks, MapCall, MapRequest, MappedFile, OUT_OF_MEMORY, ShownVma, Tid,
         flags::{MADV_DOFORK, MADV_DONTFORK, MAP_FIXED, MREMAP_DONTUNMAP, MREMAP_FIXED},
     },
     timeline::RegionId,
@@ -37,9 +37,11 @@ impl AddressSpace {
 
     /// Applies a call that the thread `tid` made.
     pub fn call(&mut self, time: Timestamp, tid: Tid, call: &MapCall, ids: &mut RegionIds) {
-        let MapCall { request, result, may_have_resized } = call;
+        let MapCall { request, result, may_have_resized, file } = call;
         match *result {
-            Ok(result) => self.succeed(time, tid, request, VirtAddr::from_raw(result), ids),
+            Ok(result) => {
+                self.succeed(time, tid, (request, *file), VirtAddr::from_raw(result), ids);
+            }
             Err(error) => {
                 self.settle(ids);
                 self.fail(time, request, error, *may_have_resized, ids);
@@ -51,12 +53,12 @@ impl AddressSpace {
         &mut self,
         time: Timestamp,
         tid: Tid,
-        request: &MapRequest,
+        (request, file): (&MapRequest, Option<MappedFile>),
         result: VirtAddr,
         ids: &mut RegionIds,
     ) {
         if let MapRequest::Mmap { length, flags, .. } = *request {
-            return self.mapped(time, tid, self.span(result, length), flags, ids);
+            return self.mapped(time, tid, self.span(result, length), (flags, file), ids);
         }
         self.settle(ids);
         match *request {
@@ -157,7 +159,7 @@ impl AddressSpace {
         time: Timestamp,
         tid: Tid,
         range: Option<VirtRange>,
-        flags: u64,
+        (flags, file): (u64, Option<MappedFile>),
         ids: &mut RegionIds,
     ) {
         let is_this = |pending: &mut Pending| {
@@ -165,7 +167,10 @@ impl AddressSpace {
             pending.tid == tid && range.is_some_and(|range| shown.intersection(range) == Some(range))
         };
         match (self.pending.take_if(is_this), range) {
-            (Some(Pending { shown, .. }), Some(range)) => {
+            (Some(Pending { mut shown, .. }), Some(range)) => {
+                if let Some(file) = file.filter(|file| file.device == shown.vma.device) {
+                    shown.kind = Some(file.kind.on(shown.kind));
+                }
                 self.apply_shown(time, &shown, Some((range, flags)), ids);
             }
             _ => self.settle(ids),

@@ -101,7 +101,7 @@ impl<W: io::Write> CsvRegions<W> {
 fn region_row(
     time: &str,
     process: &ProcessCensus,
-    RegionCensus { vma, tally, is_complete }: &RegionCensus,
+    RegionCensus { vma, kind, tally, is_complete }: &RegionCensus,
     snapshot: &Snapshot,
 ) -> impl Iterator<Item = String> {
     let head = [
@@ -111,7 +111,7 @@ fn region_row(
         vma.range.start().to_string(),
         vma.range.end().to_string(),
         String::from_utf8_lossy(&vma.perms).into_owned(),
-        region::backing_of(vma).name().to_owned(),
+        region::backing_of(vma, *kind).name().to_owned(),
         String::from_utf8_lossy(&vma.name).into_owned(),
     ];
     let lower_bound = if *is_complete { "0" } else { "1" };

@@ -102,7 +102,7 @@ impl Snapshot {
     }
 
     fn region(&self, process: &ProcessCensus, region: &RegionCensus) -> Value {
-        let RegionCensus { vma, tally, is_complete } = region;
+        let RegionCensus { vma, kind, tally, is_complete } = region;
         let mut json = self.sums(tally);
         let mut put = |key: &str, value: Value| json.insert(key.to_owned(), value);
         put("complete", (*is_complete).into());
@@ -110,7 +110,7 @@ impl Snapshot {
         put("start", vma.range.start().to_string().into());
         put("end", vma.range.end().to_string().into());
         put("perms", String::from_utf8_lossy(&vma.perms).into());
-        put("backing", region::backing_of(vma).name().into());
+        put("backing", region::backing_of(vma, *kind).name().into());
         put("name", String::from_utf8_lossy(&vma.name).into());
         Value::Object(json)
     }

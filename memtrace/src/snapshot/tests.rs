@@ -79,12 +79,13 @@ const ANON: PageFlags = PageFlags::MMAP.union(PageFlags::ANON);
 const CACHED: PageFlags = PageFlags::MMAP.union(PageFlags::LRU).union(PageFlags::UPTODATE);
 
 fn vma(start: u64, end: u64, perms: [u8; 4], name: &str) -> Vma {
+    let (device, inode) = if name.starts_with('/') { ((8, 1), 7) } else { ((0, 0), 0) };
     Vma {
         range: VirtRange::new(VirtAddr::from_raw(start), VirtAddr::from_raw(end)).expect("not empty"),
         perms,
         offset: 0,
-        device: (0, 0),
-        inode: 0,
+        device,
+        inode,
         name: name.into(),
     }
 }
@@ -106,11 +107,13 @@ fn process(tgid: u32, comm: &str) -> ProcessCensus {
         regions: vec![
             RegionCensus {
                 vma: vma(0x100_0000, 0x100_8000, *b"rw-p", "[heap]"),
+                kind: None,
                 tally: heap,
                 is_complete: true,
             },
             RegionCensus {
                 vma: vma(0x7f00_0000, 0x7f00_4000, *b"r-xp", "/usr/lib/a, b.so"),
+                kind: None,
                 tally: library,
                 is_complete: true,
             },
@@ -165,6 +168,7 @@ fn unprivileged() -> Snapshot {
     ]);
     let region = RegionCensus {
         vma: vma(0x100_0000, 0x100_8000, *b"rw-p", "[heap]"),
+        kind: None,
         tally: total.clone(),
         is_complete: true,
     };

@@ -1,8 +1,8 @@
 use super::*;
 use crate::{
     event::{
-        Comm, FaultCounts, HeatCell, Landmarks, LookDepth, MapRequest, MapsLook, ProbeRequest, TaskAction,
-        TaskEvent, Tgid, Tid, Vma,
+        Comm, FaultCounts, HeatCell, HostFacts, Landmarks, LookDepth, MapRequest, MapsLook, ProbeRequest,
+        TaskAction, TaskEvent, Tgid, Tid, Vma,
     },
     pagemap::{PageCategories, StateRun},
 };
@@ -33,9 +33,10 @@ struct World {
 impl World {
     /// A process that has `regions` mapped, given in slots; looks may take `percent` of every 100 ms.
     fn new(areas: Vec<Area>, percent: u32, regions: &[(u64, u64, &str)]) -> Self {
-        let page = PageSize::from_bytes(4096).expect("a power of two");
+        let host = HostFacts::sample(at(0));
+        let page = host.page;
         let options = FocusOptions { areas, max_cpu: CpuShare::from_percent(percent) };
-        let mut tasks = Tasks::new(page, true);
+        let mut tasks = Tasks::new(&host, true);
         let mut directory = Directory::default();
         let action = TaskAction::Join { space: SPACE, parent: None, comm: Comm::default() };
         let join = TaskEvent { time: at(0), tgid: TGID, tid: Tid(TGID.0), action };
@@ -50,7 +51,7 @@ impl World {
             name: name.as_bytes().to_vec(),
         };
         let vmas = regions.iter().map(vma).collect();
-        let look = MapsLook { began: at(1), vmas, landmarks: Landmarks::default() };
+        let look = MapsLook { began: at(1), vmas, landmarks: Landmarks::default(), devices: Vec::new() };
         let compared = tasks.compare(at(1), (TGID, SPACE), &look);
         assert!(compared.is_some(), "the process is known");
         let focus = Focus::new(options, page, Nanos::new(100 * MS));
@@ -138,7 +139,7 @@ fn memory_that_a_call_populates_is_looked_at() {
     world.count(38);
     let request =
         MapRequest::Mmap { addr: VirtAddr::from_raw(0), length: 3 * SLOT, prot: 3, flags: 0x8022, offset: 0 };
-    let call = MapCall { request, result: Ok(20 * SLOT + 4096), may_have_resized: false };
+    let call = MapCall { request, result: Ok(20 * SLOT + 4096), may_have_resized: false, file: None };
     world.focus.called(SPACE, &call);
     let failed = MapCall { result: Err(12), ..call };
     world.focus.called(SPACE, &failed);
@@ -220,7 +221,7 @@ fn long_range_that_a_call_changed_is_looked_at_in_parts() {
     while !world.round(20, 1).is_empty() {}
     world.count(4);
     let request = MapRequest::Madvise { addr: VirtAddr::from_raw(0), length: 1000 * SLOT, advice: 4 };
-    let call = MapCall { request, result: Ok(0), may_have_resized: false };
+    let call = MapCall { request, result: Ok(0), may_have_resized: false, file: None };
     // Once more is nothing more.
     (0..5).for_each(|_| world.focus.called(SPACE, &call));
 

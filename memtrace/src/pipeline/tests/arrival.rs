@@ -52,14 +52,17 @@ fn events(time: Timestamp, number: u64, step: &Step) -> Vec<Record> {
     let task = |action| Record::Task(TaskEvent { time, tgid: Tgid(thread), tid, action });
     let map = |action| Record::Map(Box::new(MapEvent { time, tgid: Tgid(thread), tid, action }));
     let call = |request, result| {
-        map(MapAction::Call { space: SPACE, call: MapCall { request, result, may_have_resized: true } })
+        map(MapAction::Call {
+            space: SPACE,
+            call: MapCall { request, result, may_have_resized: true, file: None },
+        })
     };
     let (space, parent_space) = (SpaceId(100 + number), SPACE);
     let comm = Comm::from_text(if page.is_multiple_of(2) { "even" } else { "odd" });
     let (addr, length) = (VirtAddr::from_raw(0x1000 * page), 0x4000);
     let shown = || {
         let vma = anon((addr.as_raw(), addr.as_raw() + length));
-        map(MapAction::Shown(ShownVma { vma, is_hugetlb: false }))
+        map(MapAction::Shown(ShownVma { vma, kind: None }))
     };
     match kind {
         0 => {

@@ -233,7 +233,8 @@ fn advice_that_fails_since_not_all_is_mapped_takes_away_what_is() {
     let gone_after = |advice, result| {
         let request =
             crate::event::MapRequest::Madvise { addr: VirtAddr::from_raw(PAGE), length: 1000 * PAGE, advice };
-        let call = crate::event::MapCall { request, result: Err(result), may_have_resized: false };
+        let call =
+            crate::event::MapCall { request, result: Err(result), may_have_resized: false, file: None };
         let call = map(20, MapAction::Call { space: SPACE, call });
         let changes = changed(&[look(10, PROCESS, vec![there(1, 1, 100)]), call, look(30, PROCESS, vec![])]);
         changes.iter().map(|row| row.cause).collect::<Vec<_>>()
@@ -264,7 +265,7 @@ fn guard_is_not_in_swap() {
     let guard = run_of(1, 1, EntryFlags::SWAPPED.bits() | EntryFlags::GUARD.bits(), None);
     let advice =
         crate::event::MapRequest::Madvise { addr: VirtAddr::from_raw(PAGE), length: PAGE, advice: 102 };
-    let call = crate::event::MapCall { request: advice, result: Ok(0), may_have_resized: false };
+    let call = crate::event::MapCall { request: advice, result: Ok(0), may_have_resized: false, file: None };
     let changes = changed(&[
         look(10, PROCESS, vec![there(1, 1, 100)]),
         map(20, MapAction::Call { space: SPACE, call }),

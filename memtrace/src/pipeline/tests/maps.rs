@@ -18,11 +18,11 @@ fn addr(addr: u64) -> VirtAddr {
 }
 
 fn shown(millis: u64, vma: Vma) -> Record {
-    map(millis, MapAction::Shown(ShownVma { vma, is_hugetlb: false }))
+    map(millis, MapAction::Shown(ShownVma { vma, kind: None }))
 }
 
 fn call(millis: u64, request: MapRequest, result: Result<u64, i32>) -> Record {
-    let call = MapCall { request, result, may_have_resized: true };
+    let call = MapCall { request, result, may_have_resized: true, file: None };
     map(millis, MapAction::Call { space: SPACE, call })
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     event::{
-        Landmarks, MapCall, MapRequest, MapsLook, ShownVma, Tid, Vma,
+        FileKind, Landmarks, MapCall, MapRequest, MapsLook, ShownVma, Tid, Vma,
         flags::{MADV_DONTFORK, MAP_FIXED, MAP_STACK, MREMAP_FIXED},
     },
     region::{AddressSpace, Comparison, Contradiction, REMEMBERED, RegionIds},
@@ -74,7 +74,12 @@ impl Space {
     }
 
     pub(super) fn show(&mut self, time: u64, vma: Vma) {
-        self.space.show(at(time), TID, ShownVma { vma, is_hugetlb: false }, &mut self.ids);
+        self.space.show(at(time), TID, ShownVma { vma, kind: None }, &mut self.ids);
+    }
+
+    pub(super) fn appears_as(&mut self, kind: FileKind, vma: Vma) {
+        self.space.show(at(10), TID, ShownVma { vma, kind: Some(kind) }, &mut self.ids);
+        self.space.settle(&mut self.ids);
     }
 
     pub(super) fn appears(&mut self, time: u64, vma: Vma) {
@@ -83,7 +88,7 @@ impl Space {
     }
 
     pub(super) fn call_by(&mut self, tid: Tid, time: u64, request: MapRequest, result: Result<u64, i32>) {
-        let call = MapCall { request, result, may_have_resized: false };
+        let call = MapCall { request, result, may_have_resized: false, file: None };
         self.space.call(at(time), tid, &call, &mut self.ids);
     }
 
@@ -92,7 +97,7 @@ impl Space {
     }
 
     pub(super) fn compare(&mut self, began: u64, vmas: Vec<Vma>) -> Comparison {
-        let look = MapsLook { began: at(began), vmas, landmarks: Landmarks::default() };
+        let look = MapsLook { began: at(began), vmas, landmarks: Landmarks::default(), devices: Vec::new() };
         self.space.compare(at(began + 1), &look, &mut self.ids)
     }
 
@@ -267,7 +272,12 @@ fn retired_regions_are_taken_once_their_time_has_passed() {
 fn only_failures_that_may_have_unmapped_something_leave_doubt() {
     let is_doubtful_after = |request: MapRequest, may_have_resized: bool| {
         let Space { mut space, mut ids } = Space::with(&[anon(16, 4)]);
-        space.call(at(20), TID, &MapCall { request, result: Err(ENOMEM), may_have_resized }, &mut ids);
+        space.call(
+            at(20),
+            TID,
+            &MapCall { request, result: Err(ENOMEM), may_have_resized, file: None },
+            &mut ids,
+        );
         space.is_doubtful()
     };
 
@@ -355,7 +365,7 @@ fn reading_of_another_heap_is_of_another_address_space() {
     space.space.complete(at(2), Landmarks { start_brk: Some(addr(32)), start_stack: None });
     let mut read = |began, start_brk| {
         let landmarks = Landmarks { start_brk, start_stack: None };
-        let look = MapsLook { began: at(began), vmas: Vec::new(), landmarks };
+        let look = MapsLook { began: at(began), vmas: Vec::new(), landmarks, devices: Vec::new() };
         space.space.compare(at(began + 1), &look, &mut space.ids)
     };
 

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use super::model::{File, HEAP, Look, Model, PAGE, PAGES, Page, addr, index, runs};
+use super::model::{File, HEAP, KERNEL_TMPFS, Look, Model, PAGE, PAGES, Page, addr, index, runs};
 use crate::{
     event::{
-        Landmarks, MapCall, MapRequest, MapsLook, ShownVma, Tid, Vma,
+        FileKind, Landmarks, MapCall, MapRequest, MapsLook, ShownVma, Tid, Vma,
         flags::{MADV_DOFORK, MADV_DONTFORK, MAP_FIXED, MAP_STACK, MREMAP_DONTUNMAP, MREMAP_FIXED},
     },
     region::{AddressSpace, RegionIds},
@@ -87,7 +87,12 @@ pub(super) fn reading(pages: &[Option<Page>], cut: usize, began: u64) -> MapsLoo
         let borders: Vec<usize> = [run.start].into_iter().chain(inner).chain([run.end]).collect();
         borders.windows(2).map(|pair| vma(pages, &(pair[0]..pair[1]))).collect::<Vec<_>>()
     });
-    MapsLook { began: Timestamp::from_nanos(began), vmas: vmas.collect(), landmarks: Landmarks::default() }
+    MapsLook {
+        began: Timestamp::from_nanos(began),
+        vmas: vmas.collect(),
+        landmarks: Landmarks::default(),
+        devices: vec![(KERNEL_TMPFS, FileKind::SharedMemory)],
+    }
 }
 
 impl Kernel {
@@ -159,7 +164,7 @@ impl Kernel {
 
     fn call(&mut self, request: MapRequest, result: Result<VirtAddr, i32>) {
         let result = result.map(VirtAddr::as_raw);
-        let call = MapCall { request, result, may_have_resized: true };
+        let call = MapCall { request, result, may_have_resized: true, file: None };
         self.space.call(Timestamp::from_nanos(self.time), TID, &call, &mut self.ids);
     }
 
@@ -183,7 +188,9 @@ impl Kernel {
             // perf does not show names that were given.
             vma.name.clear();
         }
-        let shown = ShownVma { vma, is_hugetlb: false };
+        // As the pipeline knows it from the device.
+        let kind = (vma.device == KERNEL_TMPFS).then_some(FileKind::SharedMemory);
+        let shown = ShownVma { vma, kind };
         self.space.show(Timestamp::from_nanos(self.time), TID, shown, &mut self.ids);
         self.touch(&(start..end));
     }

@@ -131,6 +131,7 @@ fn heap_in_pieces_ends_with_the_last_of_them() {
         began: at(10),
         vmas: vec![heap(16, 4), heap(24, 8)],
         landmarks: Landmarks { start_brk, start_stack: None },
+        devices: Vec::new(),
     };
     assert_eq!(space.space.compare(at(11), &look, &mut space.ids), Comparison::Learnt);
 

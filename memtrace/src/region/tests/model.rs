@@ -10,6 +10,8 @@ pub(super) const PAGES: usize = 28;
 pub(super) const HEAP: usize = 20;
 /// Bytes of a page.
 pub(super) const PAGE: u64 = 0x1000;
+/// The device of the tmpfs that the kernel keeps for itself.
+pub(super) const KERNEL_TMPFS: (u32, u32) = (0, 1);
 /// Number of the first page, so that address 0 stays out of it.
 const FIRST: u64 = 0x10;
 
@@ -38,7 +40,7 @@ impl File {
         match self {
             Self::Library => ((8, 1), 77, "/lib/x.so"),
             Self::Archive => ((8, 1), 78, "/lib/y.a"),
-            Self::Segment => ((0, 1), 0, "/SYSV00000000 (deleted)"),
+            Self::Segment => (KERNEL_TMPFS, 0, "/SYSV00000000 (deleted)"),
         }
     }
 }

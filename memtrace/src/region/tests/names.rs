@@ -1,9 +1,9 @@
 //! What regions are called, and what stands behind them.
 
-use super::facts::{PAGE, Space, addr, anon, at, file, mmap, mremap, range};
+use super::facts::{PAGE, Space, TID, addr, anon, at, file, mmap, mremap};
 use crate::{
-    event::{Landmarks, MapRequest, Vma, flags::MAP_FIXED},
-    region::{Comparison, Traits},
+    event::{FileKind, Landmarks, MapCall, MapRequest, MappedFile, MapsLook, Vma, flags::MAP_FIXED},
+    region::{Comparison, backing_of},
     timeline::Backing,
 };
 
@@ -28,24 +28,90 @@ fn heap(first: u64, pages: u64) -> Vma {
 }
 
 #[test]
-fn names_of_maps_tell_the_backing() {
-    let backing = |name: &str, perms: &[u8; 4]| {
-        let traits = Traits::of(&Vma { name: name.into(), perms: *perms, ..anon(1, 1) });
-        traits.shown(range(1, 1), &Landmarks::default(), None).0
+fn names_in_brackets_tell_the_backing() {
+    let backing = |name: &str| backing_of(&Vma { name: name.into(), ..anon(1, 1) }, None);
+
+    assert_eq!(backing(""), Backing::Anon);
+    assert_eq!(backing("[heap]"), Backing::Heap);
+    assert_eq!(backing("[stack]"), Backing::Stack);
+    assert_eq!(backing("[anon:glibc: malloc arena]"), Backing::Anon);
+    assert_eq!(backing("[vdso]"), Backing::Vdso);
+    assert_eq!(backing("[vvar_vclock]"), Backing::Vvar);
+    assert_eq!(backing("[vsyscall]"), Backing::Other);
+}
+
+#[test]
+fn kind_of_the_file_tells_the_backing_whatever_its_path() {
+    use FileKind::{Device, Hugetlb, Other, Secret, SharedMemory, Tmpfs};
+    let backing = |kind, name: &str| backing_of(&Vma { name: name.into(), ..file(1, 1, 0) }, kind);
+    let kernel = |name| backing(Some(SharedMemory), name);
+    let kinds = [
+        (Tmpfs, Backing::Shmem),
+        (Hugetlb, Backing::Hugetlb),
+        (Secret, Backing::Secretmem),
+        (Device, Backing::Device),
+        (Other, Backing::File),
+    ];
+
+    for path in ["/srv/x", "/memfd:x (deleted)", "/dev/shm/x", "/SYSV00000000 (deleted)", "/dev/hugepages/x"]
+    {
+        for (kind, expected) in kinds {
+            assert_eq!(backing(Some(kind), path), expected, "{path}");
+        }
+        assert_eq!(backing(None, path), Backing::File, "{path}");
+    }
+    assert_eq!(kernel("/memfd:jit (deleted)"), Backing::Memfd);
+    assert_eq!(kernel("/SYSV00000000 (deleted)"), Backing::Sysv);
+    assert_eq!(kernel("/dev/zero (deleted)"), Backing::Shmem);
+    assert_eq!(kernel("[anon_shmem:pool]"), Backing::Shmem);
+    assert_eq!(kernel("/i915 (deleted)"), Backing::Shmem);
+    assert_eq!(backing(Some(Device), "/dev/zero"), Backing::Anon);
+    assert_eq!(backing(Some(Other), "anon_inode:[io_uring]"), Backing::Other);
+}
+
+#[test]
+fn device_number_does_not_overrule_what_its_file_system_cannot_show() {
+    use FileKind::{Device, Other, SharedMemory, Tmpfs};
+
+    assert_eq!(Tmpfs.on(Some(SharedMemory)), SharedMemory);
+    assert_eq!(Tmpfs.on(Some(Other)), Tmpfs);
+    assert_eq!(Device.on(Some(Tmpfs)), Device);
+    assert_eq!(Tmpfs.instead_of(Some(Device)), Device);
+    assert_eq!(Device.instead_of(Some(Tmpfs)), Tmpfs);
+    assert_eq!(Other.instead_of(Some(Tmpfs)), Other);
+    assert_eq!(Tmpfs.instead_of(None), Tmpfs);
+}
+
+#[test]
+fn call_tells_what_it_mapped_if_it_read_the_same_file() {
+    let mapped = |device| {
+        let mut space = Space::with(&[]);
+        space.show(10, file(16, 4, 0));
+        let file = Some(MappedFile { device, kind: FileKind::Tmpfs });
+        let call = MapCall { request: mmap(16, 4, 0), result: Ok(16 * PAGE), may_have_resized: true, file };
+        space.space.call(at(10), TID, &call, &mut space.ids);
+        space.label_at(16).0
     };
 
-    assert_eq!(backing("", b"rw-p"), Backing::Anon);
-    assert_eq!(backing("", b"rw-s"), Backing::Shmem);
-    assert_eq!(backing("[anon:glibc: malloc arena]", b"rw-p"), Backing::Anon);
-    assert_eq!(backing("[anon_shmem:pool]", b"rw-s"), Backing::Shmem);
-    assert_eq!(backing("/dev/zero (deleted)", b"rw-s"), Backing::Shmem);
-    assert_eq!(backing("[vdso]", b"r-xp"), Backing::Vdso);
-    assert_eq!(backing("[vvar_vclock]", b"r--p"), Backing::Vvar);
-    assert_eq!(backing("/SYSV00000000 (deleted)", b"rw-s"), Backing::Sysv);
-    assert_eq!(backing("/memfd:jit (deleted)", b"rwxs"), Backing::Memfd);
-    assert_eq!(backing("/anon_hugepage (deleted)", b"rw-p"), Backing::Hugetlb);
-    assert_eq!(backing("/usr/bin/cat", b"r-xp"), Backing::File);
-    assert_eq!(backing("[vsyscall]", b"--xp"), Backing::Other);
+    assert_eq!(mapped((8, 1)), Backing::Shmem);
+    assert_eq!(mapped((8, 2)), Backing::File, "the descriptor was another file's by then");
+}
+
+#[test]
+fn reading_tells_what_the_file_of_a_region_is() {
+    let mut space = Space::with(&[file(16, 4, 0)]);
+    let id = space.id_at(16);
+    let look = MapsLook {
+        began: at(20),
+        vmas: vec![file(16, 4, 0)],
+        landmarks: Landmarks::default(),
+        devices: vec![((8, 1), FileKind::Hugetlb)],
+    };
+
+    let compared = space.space.compare(at(21), &look, &mut space.ids);
+
+    assert_eq!(compared, Comparison::Conclusive(Vec::new()), "what it is, only the reading says");
+    assert_eq!((space.id_at(16), space.label_at(16).0), (id, Backing::Hugetlb));
 }
 
 #[test]
@@ -135,7 +201,8 @@ fn shared_memory_of_which_a_part_is_named_is_three_regions() {
         name: name.into(),
         ..file(first, pages, first - 16)
     };
-    let mut space = Space::with(&[shared(16, 12, "/dev/zero (deleted)")]);
+    let mut space = Space::with(&[]);
+    space.appears_as(FileKind::SharedMemory, shared(16, 12, "/dev/zero (deleted)"));
 
     space.call(20, set_name(20, 4, "pool"), Ok(0));
 
@@ -155,7 +222,8 @@ fn shared_memory_of_which_a_part_is_named_is_three_regions() {
 #[test]
 fn shared_memory_gets_a_name_and_loses_it() {
     let shared = Vma { perms: *b"rw-s", name: b"/dev/zero (deleted)".to_vec(), ..file(16, 4, 0) };
-    let mut space = Space::with(&[shared]);
+    let mut space = Space::with(&[]);
+    space.appears_as(FileKind::SharedMemory, shared);
 
     space.call(20, set_name(16, 4, "pool"), Ok(0));
     assert_eq!(space.label_at(16), (Backing::Shmem, "[anon_shmem:pool]".to_owned()));
