@@ -341,23 +341,26 @@ impl AddressSpace {
         pieces: Vec<Piece>,
         moving: &[RegionId],
     ) {
-        let window = self.take_window(range);
+        let mut window = self.take_window(range);
         self.count(range, &window, &pieces);
         let before = window.iter().filter_map(|region| clip(region, VirtAddr::default(), range.start()));
         let after =
             window.iter().filter_map(|region| clip(region, range.end(), VirtAddr::from_raw(u64::MAX)));
         let mut pieces: Vec<Piece> = before.chain(pieces).chain(after).collect();
-        self.hide_names(&mut pieces);
+        if self.hide_names(&mut pieces)
+            && let Some(extent) = extent(&pieces)
+        {
+            // Next to those may lie what is like them now.
+            let beside = self.take_window(extent);
+            pieces.extend(beside.iter().map(|region| region.piece(region.range)));
+            pieces.sort_unstable_by_key(|piece| piece.range.start());
+            window.extend(beside);
+        }
         let mut taken = BTreeSet::new();
         for run in pieces.chunk_by(Piece::goes_on) {
-            let [first, .., last] = run else {
-                if let [only] = run {
-                    self.insert(time, ids, only.range, run, &mut taken);
-                }
-                continue;
-            };
-            let range = VirtRange::new(first.range.start(), last.range.end()).unwrap_or(first.range);
-            self.insert(time, ids, range, run, &mut taken);
+            if let Some(range) = extent(run) {
+                self.insert(time, ids, range, run, &mut taken);
+            }
         }
         for region in window {
             if !taken.contains(&region.id) && !moving.contains(&region.id) {
@@ -393,20 +396,20 @@ impl AddressSpace {
         self.turnover.went = self.turnover.went.saturating_sub(moved);
     }
 
-    /// Takes the given names away where maps shows `[heap]` or `[stack]` all the same.
-    fn hide_names(&mut self, pieces: &mut [Piece]) {
+    /// Takes the given names away where maps shows `[heap]` or `[stack]` all the same; whether there were any.
+    fn hide_names(&mut self, pieces: &mut [Piece]) -> bool {
+        let mut has_hidden = false;
         for run in pieces.chunk_by_mut(Piece::goes_on) {
-            let ([first, ..], [.., last]) = (&*run, &*run) else { continue };
-            let is_hidden = first.traits.has_given_name()
-                && VirtRange::new(first.range.start(), last.range.end())
-                    .is_some_and(|range| self.is_named_by_place(range));
-            if is_hidden {
-                self.hides_names = true;
+            let is_named = run.first().is_some_and(|piece| piece.traits.has_given_name());
+            if is_named && extent(run).is_some_and(|range| self.is_named_by_place(range)) {
+                has_hidden = true;
                 for piece in run {
                     piece.traits = piece.traits.clone().with_given_name(b"");
                 }
             }
         }
+        self.hides_names |= has_hidden;
+        has_hidden
     }
 
     /// Whether `range` is part of the heap, or holds the start of the first stack.
@@ -499,6 +502,11 @@ impl AddressSpace {
         let end = VirtAddr::from_raw(addr.as_raw().checked_add(length)?);
         VirtRange::new(addr, self.page_up(end))
     }
+}
+
+/// The addresses of `pieces`, which are in order.
+fn extent(pieces: &[Piece]) -> Option<VirtRange> {
+    VirtRange::new(pieces.first()?.range.start(), pieces.last()?.range.end())
 }
 
 /// The part of `region` between two addresses.

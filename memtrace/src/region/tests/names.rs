@@ -171,7 +171,7 @@ fn stack_is_called_the_stack_whatever_name_its_start_has() {
 
 #[test]
 fn reading_shows_that_named_memory_is_the_heap() {
-    // Nothing told where the heap begins.
+    // Where the heap begins is not known yet.
     let mut space = Space::with(&[anon(16, 32)]);
     let id = space.id_at(16);
     space.call(20, set_name(24, 8, "pool"), Ok(0));
@@ -180,6 +180,22 @@ fn reading_shows_that_named_memory_is_the_heap() {
     assert_eq!(space.compare(30, rows()), Comparison::Conclusive(Vec::new()));
 
     assert_eq!([16, 24, 47].map(|page| space.id_at(page)), [id; 3]);
+}
+
+#[test]
+fn named_memory_that_grows_into_the_place_of_the_heap_joins_what_is_beside_it() {
+    let mut space = Space::with(&[anon(10, 4)]);
+    space.space.complete(at(2), Landmarks { start_brk: Some(addr(16)), start_stack: None });
+    space.call(20, MapRequest::Brk { addr: addr(48) }, Ok(48 * PAGE));
+    space.call(30, set_name(11, 3, "pool"), Ok(0));
+    let id = space.id_at(10);
+    assert_ne!(space.id_at(11), id);
+
+    let (old_size, new_size) = (PAGE, 8 * PAGE);
+    let grown = MapRequest::Mremap { old_addr: addr(13), old_size, new_size, flags: 0, new_addr: addr(0) };
+    space.call(40, grown, Ok(13 * PAGE));
+
+    assert_eq!([10, 11, 20].map(|page| space.id_at(page)), [id; 3]);
 }
 
 #[test]
