@@ -90,8 +90,8 @@ fn recorded_memory_is_what_the_program_mapped() {
     let kinds: Kinds = recording.run.last_line();
     let unknown: &[&str] = if requirement::btf().is_none() { &[] } else { &["node_on_tmpfs"] };
     expect_kinds(&recording, &kinds, unknown);
-    // perf does not say which file it is, once for each of the two; later protections ask for no reading.
-    assert!(recording.report().number("/map_identity/learnt") < 20);
+    // perf did not say which file these are of; what maps says of them then is the same region.
+    assert!(recording.regions().iter().all(|row| row.name != "//toolong"), "{:#x?}", recording.regions());
 }
 
 #[test]

@@ -144,7 +144,7 @@ impl Keeper {
         }
     }
 
-    /// A heap and shared memory, each with a name in its midst.
+    /// A heap and shared memory, each with a part that has a name.
     fn named(&mut self) -> io::Result<()> {
         let page = page_bytes();
         // SAFETY: new memory above the break.

@@ -17,7 +17,7 @@ pub(crate) struct MappedFile {
 
 impl MappedFile {
     /// The file behind `descriptor` of the current task. Another thread may have put another one there since it was mapped;
-    /// its device is what user space tells that by.
+    /// user space finds that by its device.
     #[inline(always)]
     pub(crate) fn behind(descriptor: u32) -> Self {
         if config!(has_task_layout) == 0 {

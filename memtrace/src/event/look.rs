@@ -43,7 +43,7 @@ pub struct MapsLook {
     pub vmas: Vec<Vma>,
     /// From `/proc/PID/stat`.
     pub landmarks: Landmarks,
-    /// What lies on the devices of the VMAs, as far as the process's mounts tell; disks are left out.
+    /// What lies on the devices of the VMAs, as far as the process's mounts show; disks are left out.
     pub devices: Vec<(Device, FileKind)>,
 }
 

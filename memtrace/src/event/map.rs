@@ -66,7 +66,7 @@ pub enum MapAction {
 pub struct ShownVma {
     /// As maps would show it.
     pub vma: Vma,
-    /// What its file is, as far as that is known; perf tells of huge pages alone.
+    /// What its file is, as far as that is known; perf shows huge pages alone.
     pub kind: Option<FileKind>,
 }
 

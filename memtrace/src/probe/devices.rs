@@ -1,4 +1,4 @@
-//! Tells what mapped files are by the numbers of their devices.
+//! Finds what mapped files are by the numbers of their devices.
 //!
 //! Layer: shell. Input: VMAs of a process. Output: a [`FileKind`] by device.
 //! Source: `proc_pid_mountinfo(5)`; `shmem_init` of `mm/shmem.c`, `hugetlbfs_vfsmount` of `fs/hugetlbfs/inode.c`,
@@ -7,7 +7,10 @@
 //! stop us. What is found is not kept, for the number of a device without a disk is given away again after it was unmounted.
 //! Not here: what a file that a call maps is (`memtrace_ebpf`), what stands behind a VMA (`region`).
 
-use std::{collections::BTreeMap, os::fd::AsFd};
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, OwnedFd},
+};
 
 use rustix::fs::{MemfdFlags, fstat, major, memfd_create, minor, stat, statfs};
 
@@ -35,14 +38,14 @@ impl Devices {
         let mut own = BTreeMap::new();
         let mut add =
             |file: Option<_>, kind| own.extend(file.and_then(device_of).map(|device| (device, kind)));
-        add(memfd_create("", MemfdFlags::CLOEXEC).ok(), FileKind::SharedMemory);
+        add(memfd(MemfdFlags::empty()), FileKind::SharedMemory);
         add(secret::create().ok(), FileKind::Secret);
         let sizes = files::entries(&Root::system().path("/sys/kernel/mm/hugepages"), hugetlb::size_in_bytes);
         for (bytes, _) in sizes.unwrap_or_default() {
             /// Where the logarithm of the size is in the flags (`MFD_HUGE_SHIFT`).
             const SIZE_SHIFT: u32 = 26;
             let size = MemfdFlags::from_bits_retain(bytes.ilog2() << SIZE_SHIFT);
-            add(memfd_create("", MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | size).ok(), FileKind::Hugetlb);
+            add(memfd(MemfdFlags::HUGETLB | size), FileKind::Hugetlb);
         }
         own.extend(root());
         Self { own }
@@ -61,7 +64,7 @@ impl Devices {
         all.into_iter().collect()
     }
 
-    /// What lies on the devices of `vmas`, which the thread `tid` has; without disks, and what no mount tells of. A process
+    /// What lies on the devices of `vmas`, which the thread `tid` has; without disks, and those that no mount is on. A process
     /// may map files of mounts that it does not see, so those of this process are searched too.
     #[must_use]
     pub fn kinds(&self, tid: Tid, vmas: &[Vma]) -> BTreeMap<Device, FileKind> {
@@ -88,6 +91,12 @@ impl Default for Devices {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Memory of our own. Where `vm.memfd_noexec` is 2 it may not be executable, and before Linux 6.3 nobody could ask for that.
+fn memfd(flags: MemfdFlags) -> Option<OwnedFd> {
+    let create = |more| memfd_create("", flags | more | MemfdFlags::CLOEXEC);
+    create(MemfdFlags::NOEXEC_SEAL).or_else(|_| create(MemfdFlags::empty())).ok()
 }
 
 /// What lies on a mount.

@@ -19,7 +19,7 @@ pub struct Traits {
     content: Content,
     /// Path, or name in brackets, as maps prints it; not `[heap]` and `[stack]`, which follow from the place.
     name: Name,
-    /// The name that `PR_SET_VMA` gave; empty if there is none.
+    /// The name that `PR_SET_VMA` set; empty if there is none.
     given: Name,
     /// What the file is, as far as that is known.
     kind: Option<FileKind>,
@@ -102,7 +102,7 @@ impl Traits {
         self.content == other.content && (self.content != Content::Plain || self.name == other.name)
     }
 
-    /// Whether `PR_SET_VMA` gave it a name.
+    /// Whether `PR_SET_VMA` set a name for it.
     pub(super) fn has_given_name(&self) -> bool {
         !self.given.is_empty()
     }
@@ -144,7 +144,7 @@ impl Traits {
         is_here && is_of_kernel && self.name.starts_with(SEGMENT)
     }
 
-    /// The same for pages that are now `held`, of which events told what maps does not show.
+    /// The same for pages that are now `held`, with what only events show of them.
     pub(super) fn in_place_of(&self, held: &Self) -> Self {
         let Self { map_flags, is_kept_from_forks, .. } = *held;
         Self { map_flags, is_kept_from_forks, ..self.clone() }
@@ -278,7 +278,7 @@ impl Traits {
     }
 }
 
-/// What stands behind `vma`, the file of which is of this kind, as far as maps tells.
+/// What stands behind `vma`, the file of which is of this kind, as far as maps shows.
 #[must_use]
 pub fn backing_of(vma: &Vma, kind: Option<FileKind>) -> Backing {
     match vma.name.as_slice() {
@@ -295,7 +295,7 @@ const SHARED_ANON: &[u8] = b"/dev/zero (deleted)";
 const ANON: &[u8] = b"[anon:";
 const ANON_SHMEM: &[u8] = b"[anon_shmem:";
 
-/// The name that `PR_SET_VMA` gave to what maps shows as `name`.
+/// The name that `PR_SET_VMA` set for what maps shows as `name`.
 fn given_name(name: &[u8]) -> Option<&[u8]> {
     [ANON, ANON_SHMEM].iter().find_map(|brackets| name.strip_prefix(*brackets))?.strip_suffix(b"]")
 }
