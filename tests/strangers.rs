@@ -71,9 +71,9 @@ fn stress(stressor: &str) {
     let run = ["stress-ng", "--temp-path", scratch, &option, "1", "--timeout", "1s"];
     let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
     if AS_NOBODY.contains(&stressor) {
-        expect_exact(&[&nobody[..], &run].concat())
+        expect_exact(&[&nobody[..], &run].concat());
     } else {
-        expect_exact(&run)
+        expect_exact(&run);
     }
 }
 
