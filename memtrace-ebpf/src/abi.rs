@@ -65,9 +65,37 @@ macro_rules! record {
     };
 }
 
+/// Declares an open enumeration: user space meets values that it does not know yet.
+macro_rules! open_enum {
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident($ty:ty) { $($(#[$value_meta:meta])* $value:ident = $number:literal,)* }
+    ) => {
+        $(#[$meta])*
+        #[repr(transparent)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $name(pub $ty);
+
+        impl $name {
+            $($(#[$value_meta])* pub const $value: Self = Self($number);)*
+        }
+
+        impl $crate::abi::field::Field for $name {
+            fn take(rest: &mut &[u8]) -> Option<Self> {
+                <$ty as $crate::abi::field::Field>::take(rest).map(Self)
+            }
+
+            fn put(&self, bytes: &mut [u8], at: &mut usize) {
+                $crate::abi::field::Field::put(&self.0, bytes, at);
+            }
+        }
+    };
+}
+
 pub(crate) mod config;
 pub(crate) mod counters;
 pub(crate) mod event;
+pub(crate) mod fault;
 mod field;
 pub(crate) mod heat;
 pub mod names;

@@ -24,10 +24,10 @@ pub use abi::{
     config::{CGROUP_PATH_MAX, Config},
     counters::{Counter, counter_index},
     event::{
-        Call, CallEvent, CommEvent, EventHeader, EventKind, ExecEvent, ExitEvent, FaultEvent, FaultFlags,
-        FaultKind, ForkEvent, JoinEvent, LeaveEvent, NameEvent, SectionEvent, SpaceEvent, TrimEvent,
-        UncountedCause, UncountedEvent, VmaName,
+        Call, CallEvent, CommEvent, EventHeader, EventKind, ExecEvent, ExitEvent, ForkEvent, JoinEvent,
+        LeaveEvent, NameEvent, SectionEvent, SpaceEvent, TrimEvent, UncountedCause, UncountedEvent, VmaName,
     },
+    fault::{FaultEvent, FaultFlags, FaultKind},
     heat::{HEAT_OVERFLOW_CELLS, HEAT_PROBES, HEAT_SLOT_SHIFT, HeatCell, OVERFLOW_SLOT},
     names,
     names::EVENT_RINGS,

@@ -1,6 +1,6 @@
 //! What the programs remember about each traced task, in the map `TASKS`.
 
-use super::event::FaultKind;
+use super::fault::FaultKind;
 
 /// Whether the instruction pointer `ip` is in the vsyscall page of x86-64: the only one of user mode in the kernel's half of the
 /// addresses. Each fetch from there faults, and the kernel emulates it (`arch/x86/entry/vsyscall/vsyscall_64.c`).
