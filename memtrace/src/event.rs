@@ -9,6 +9,7 @@ use std::fmt;
 
 mod file;
 mod look;
+mod loss;
 mod map;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,7 @@ pub use file::{Device, FileKind, MappedFile};
 pub use look::{
     LookDepth, LookReason, MapsLook, Observation, PageLook, ProbeRequest, ProbeTarget, Seen, Vma,
 };
+pub use loss::{Loss, LossCause};
 pub use map::{CallKind, MapAction, MapCall, MapEvent, MapRequest, OUT_OF_MEMORY, ShownVma, flags};
 
 /// A thread-group ID in the recorder's PID namespace: what the command line calls a PID.
@@ -394,76 +396,6 @@ pub struct HeatCell {
     pub slot: Option<VirtRange>,
     /// Faults since the reading before.
     pub faults: FaultCounts,
-}
-
-/// Records known to be missing. Never silent: totals across it are lower bounds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Loss {
-    /// Nothing was missing before.
-    pub start: Timestamp,
-    /// Nothing is missing after; `None` if nothing at all is known after.
-    pub end: Option<Timestamp>,
-    /// CPU that lost them, where known.
-    pub cpu: Option<Cpu>,
-    /// Why.
-    pub cause: LossCause,
-    /// How many records; `None` if it cannot be known.
-    pub count: Option<u64>,
-}
-
-impl Loss {
-    /// Whether records of the time from `start` to `end`, which is not included, may be missing.
-    #[must_use]
-    pub fn touches(&self, start: Timestamp, end: Timestamp) -> bool {
-        self.start < end && self.end.is_none_or(|until| start <= until)
-    }
-}
-
-/// Why records are missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum LossCause {
-    /// The ring of faults was full.
-    EventsRing,
-    /// The ring of task and map events was full.
-    ControlRing,
-    /// A ring of perf, which tells of new VMAs, was full; or there was none for a CPU that came.
-    SideBand,
-    /// The table of traced tasks was full: new tasks go untraced.
-    TaskTable,
-    /// A program that runs with the privileges of another user, or may not be read, is hidden from the events of perf.
-    HiddenProgram,
-    /// A record arrived after the reordering window had closed.
-    Late,
-    /// The recording ends without its end mark, or part of it cannot be read.
-    TornTail,
-    /// A record of a kind that this build does not know.
-    UnknownKind,
-    /// The kernel skipped a program that was at work on the same CPU already: for which process is not known.
-    Skipped,
-    /// The kernel counted faults of a target of which no event came at all.
-    NoEvents,
-    /// A CPU went or came: what ran on it meanwhile had no events of perf, which tell of completions and of new VMAs.
-    CpuOffline,
-}
-
-impl LossCause {
-    /// The word for it in the table `losses`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::EventsRing => "events_ring",
-            Self::ControlRing => "control_ring",
-            Self::SideBand => "side_band",
-            Self::TaskTable => "task_table",
-            Self::HiddenProgram => "hidden_program",
-            Self::Late => "late",
-            Self::TornTail => "torn_tail",
-            Self::UnknownKind => "unknown_kind",
-            Self::Skipped => "skipped",
-            Self::NoEvents => "no_events",
-            Self::CpuOffline => "cpu_offline",
-        }
-    }
 }
 
 /// Facts about the traced host without which records mean nothing.

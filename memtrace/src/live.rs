@@ -5,6 +5,7 @@
 //! Keeps: what is armed is disarmed when its owner is dropped.
 //! Not here: what frames mean (`decode`), what to do with them (`session`).
 
+pub mod attach;
 pub mod cgroup;
 pub mod cpus;
 pub mod drain;
@@ -18,12 +19,13 @@ mod syscalls;
 pub mod target;
 pub mod tasks;
 
+pub use attach::AttachError;
 pub use cgroup::{Cgroup, CgroupError};
 pub use cpus::{CpuCompletions, CpuWatch};
 pub use drain::{Batch, CHANNEL_BATCHES, Drain};
 pub use heat::HeatReader;
 pub use losses::LossMeter;
-pub use probes::{AttachError, Entry, Plan, Probes, Scope};
+pub use probes::{Entry, Plan, Probes, Scope};
 pub use sideband::{SideBand, ring_bytes};
 pub use skips::SkipMeter;
 pub use target::{ArmError, Armed, Target, arm};

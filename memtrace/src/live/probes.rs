@@ -6,11 +6,7 @@
 //! vanish on preemptible kernels); the object is the one that `build.rs` checked.
 //! Not here: which tasks to trace (`tasks`), reading what comes out (`drain`, `heat`).
 
-use std::{
-    io::{self, Read as _},
-    os::fd::AsFd as _,
-    sync::Arc,
-};
+use std::{io::Read as _, os::fd::AsFd as _, sync::Arc};
 
 use aya::{
     Btf, Ebpf, EbpfLoader, include_bytes_aligned,
@@ -23,6 +19,7 @@ use aya::{
 use memtrace_ebpf::{CGROUP_PATH_MAX, Config, Counter, EVENT_RINGS, HeatCell, TaskState, names};
 
 use super::{
+    attach::{AttachError, failure, missing, os_error, refusal},
     cpus::CpuCompletions,
     heat,
     hooks::{Hook, Hooked, Hooks},
@@ -76,46 +73,6 @@ pub struct Plan {
     pub possible_cpus: u32,
     /// Whether the programs may log.
     pub verbose: bool,
-}
-
-/// Why the programs could not be loaded or attached.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum AttachError {
-    /// The kernel refused for want of privileges.
-    #[error("cannot {what}: needs {need}; run memtrace as root, or see `memtrace doctor`")]
-    Denied {
-        /// What was refused.
-        what: String,
-        /// Capabilities that allow it.
-        need: &'static str,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The kernel's verifier does not accept a program.
-    #[error(
-        "this kernel's verifier refuses the eBPF program {program}: please report the kernel's release and this\n{log}"
-    )]
-    Refused {
-        /// Its name.
-        program: String,
-        /// What the verifier says.
-        log: String,
-    },
-    /// The thread ended before anything could be attached to it.
-    #[error("thread {tid} ended while it was being attached")]
-    Gone {
-        /// Its ID.
-        tid: u32,
-    },
-    /// Anything else that went wrong.
-    #[error("cannot {what}")]
-    Failed {
-        /// What failed.
-        what: String,
-        /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
 }
 
 /// The loaded programs; dropping them detaches everything.
@@ -449,17 +406,6 @@ fn verify(name: &str, program: &mut Program) -> Result<(), AttachError> {
     result.map_err(|error| refusal(name, error))
 }
 
-/// Why the kernel did not take the program `name`.
-fn refusal(name: &str, error: ProgramError) -> AttachError {
-    match error {
-        // The verifier gives its reasons; who lacks a privilege gets none.
-        ProgramError::LoadError { verifier_log, .. } if !verifier_log.to_string().is_empty() => {
-            AttachError::Refused { program: name.to_owned(), log: verifier_log.to_string() }
-        }
-        error => failure(&format!("load the eBPF program {name}"), error),
-    }
-}
-
 /// Attaches programs whose hooks see every task.
 fn attach_all(ebpf: &mut Ebpf, hooked: &[Hooked]) -> Result<(), AttachError> {
     for (name, hook) in hooked {
@@ -499,37 +445,4 @@ fn fault_rings(possible_cpus: u32, ring_bytes: u32, page_bytes: usize) -> &'stat
     let pages = ring_bytes as usize / page_bytes;
     let wanted = possible_cpus.next_power_of_two() as usize;
     &names::EVENTS[..wanted.min(pages).clamp(1, EVENT_RINGS)]
-}
-
-/// The object lacks something that its sources have.
-fn missing(what: String) -> AttachError {
-    AttachError::Failed { what, source: "the embedded object does not have it".into() }
-}
-
-/// Sorts what the kernel said into what the user can do about it.
-fn failure(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> AttachError {
-    match os_error(&error) {
-        Some(code @ (libc::EPERM | libc::EACCES)) => AttachError::Denied {
-            what: what.to_owned(),
-            need: if memlock::is_limited() {
-                "CAP_BPF and CAP_PERFMON, and before Linux 5.11 more locked memory (prlimit --memlock)"
-            } else {
-                "CAP_BPF and CAP_PERFMON"
-            },
-            source: io::Error::from_raw_os_error(code),
-        },
-        _ => AttachError::Failed { what: what.to_owned(), source: Box::new(error) },
-    }
-}
-
-/// The error number at the root of `error`, if the kernel gave one.
-fn os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
-    let mut current = Some(error);
-    while let Some(error) = current {
-        if let Some(io) = error.downcast_ref::<io::Error>() {
-            return io.raw_os_error();
-        }
-        current = error.source();
-    }
-    None
 }

@@ -7,7 +7,7 @@
 
 use std::io;
 
-use super::probes::{AttachError, Scope};
+use super::{attach::AttachError, probes::Scope};
 use crate::{
     event::Cpu,
     sys::{memlock, sideband::Ring},

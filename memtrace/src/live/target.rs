@@ -13,9 +13,10 @@ use memtrace_ebpf::TaskState;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{
+    attach::AttachError,
     cgroup::Cgroup,
     cpus::CpuWatch,
-    probes::{AttachError, Probes, Scope},
+    probes::{Probes, Scope},
     sideband::{SideBand, ring_bytes},
     tasks::{Spaces, Task},
 };
