@@ -62,16 +62,16 @@ impl AddressSpace {
     ) {
         let range = shown.vma.range;
         let traits = self.recognised(shown, new.map(|(new, _)| new));
+        // Not by its traits, which leave out that perf calls it [stack].
+        let has_no_name = traits.is_nameless() && shown.vma.name.is_empty();
+        if new.is_none() && has_no_name && self.is_top(range.end()) && self.is_free_or_stack(range) {
+            // Here the kernel builds the stack of a program that it is about to execute, in an address space that nobody
+            // lives in yet (`bprm_mm_init` of `fs/exec.c`). It shows it if it grows there, and before it moves it to its place
+            // (`setup_arg_pages`).
+            return;
+        }
         if self.is_loading {
             self.loaded = Some(range);
-        } else if new.is_none()
-            && traits.is_nameless()
-            && self.is_top(range.end())
-            && self.is_free_or_stack(range)
-        {
-            // Here the kernel builds the stack of a program that it is about to execute, in an address space that nobody
-            // lives in yet (`bprm_mm_init` of `fs/exec.c`); it shows it if it grows there.
-            return;
         }
         if traits.is_unread() {
             self.doubt(time);

@@ -61,7 +61,9 @@ fn stack_at_the_top_of_the_addresses_is_there_from_the_exec_on() {
     const TOP: u64 = (1 << 47) / PAGE - 1;
     let mut space = loading();
 
-    space.appears(11, anon(TOP - 33, 33));
+    space.appears(11, anon(TOP - 1, 1));
+    assert_eq!(space.space.live().count(), 0, "not yet in its place");
+    space.appears(12, Vma { name: b"[stack]".to_vec(), ..anon(TOP - 33, 33) });
     space.space.complete(at(20), Landmarks { start_brk: None, start_stack: Some(addr(TOP - 2)) });
 
     assert_eq!(space.label_at(TOP - 33), (Backing::Stack, "[stack]".to_owned()));
