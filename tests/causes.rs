@@ -21,6 +21,8 @@ use memtrace_tests::{
 fn bytes_that_calls_mapped_and_unmapped_are_those_that_came_and_went() {
     require!(root);
     require!(bpf);
+    // Without it what exec maps is known from maps alone, and so is what a child has of it: the bytes are lower bounds.
+    require!(btf);
     let recording = memtrace!().record(&["--verify"], &[program!("turnover")]).expect_code(0);
     recording.expect_map_identity(1);
     let Turnover { pid, mapped, unmapped, grown } = recording.run.last_line();
