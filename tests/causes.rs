@@ -89,11 +89,12 @@ fn finish(
     stretches.iter().map(|stretch| gone_from(&rows, stretch)).collect()
 }
 
-/// How many pages of anonymous and of shared memory the kernel has reclaimed.
-fn reclaimed_memory() -> u64 {
+/// How many pages of anonymous and of shared memory the kernel has reclaimed; `None` if it does not count that
+/// (`CONFIG_VM_EVENT_COUNTERS`).
+fn reclaimed_memory() -> Option<u64> {
     let counters = fs::read_to_string("/proc/vmstat").expect("there is always one");
-    let row = counters.lines().find_map(|row| row.strip_prefix("pgsteal_anon ")).expect("since Linux 5.8");
-    row.parse().expect("a number")
+    let row = counters.lines().find_map(|row| row.strip_prefix("pgsteal_anon "))?;
+    Some(row.parse().expect("a number"))
 }
 
 #[test]
