@@ -136,7 +136,7 @@ record! {
         /// Hierarchy of the traced cgroup; the unified one is 0.
         pub cgroup_hierarchy: u64,
         /// Number of the traced cgroup in its hierarchy, which is the inode of its directory; 0 if the kernel's types are
-        /// unknown, and cgroups are told apart by their paths.
+        /// unknown, and cgroups are distinguished by their paths.
         pub cgroup_id: u64,
         /// Bytes in [`CGROUP_PATH`](crate::names::CGROUP_PATH) that count.
         pub cgroup_path_len: u64,

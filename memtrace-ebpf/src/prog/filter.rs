@@ -46,7 +46,7 @@ fn member(known: Option<*mut TaskState>, tid: u32, tgid: u32) -> Option<*mut Tas
     join(tid, tgid, space)
 }
 
-/// Begins to trace the current task; its counters so far are learnt at its first completion. Tasks only join where the
+/// Begins to trace the current task; its counters so far are read at its first completion. Tasks only join where the
 /// recorder is in the initial PID namespace, so that records have the same IDs.
 #[inline(never)]
 fn join(tid: u32, tgid: u32, space: u64) -> Option<*mut TaskState> {
@@ -86,8 +86,8 @@ pub(crate) fn track_group(tgid: u32, space: u64) {
 /// functions would not fit into the 512 bytes that they share.
 pub(crate) static UNKNOWN: TaskState = TaskState::ZERO;
 
-/// Enters the task that is `tid` in the initial PID namespace into the table of traced ones as `state` has it, a static or an element of that table; counts it
-/// as lost if there is no room.
+/// Enters the task that is `tid` in the initial PID namespace into the table of traced ones as `state` has it, a static or
+/// an element of that table; counts it as lost if there is no room.
 #[inline(always)]
 pub(crate) fn track(tid: u32, state: &TaskState) -> Option<*mut TaskState> {
     if TASKS.insert(tid, state, 0).is_err() {

@@ -78,7 +78,7 @@ pub(super) fn failure(what: &str, error: impl std::error::Error + Send + Sync + 
     }
 }
 
-/// The error number at the root of `error`, if the kernel gave one.
+/// The error number at the root of `error`, if there is one.
 pub(super) fn os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let mut current = Some(error);
     while let Some(error) = current {

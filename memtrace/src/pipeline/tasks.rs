@@ -28,7 +28,7 @@ pub(super) struct Task {
     pub(super) space: SpaceId,
     /// Its name.
     pub(super) comm: Comm,
-    /// When its uncounted faults were last told, or since when it has been traced.
+    /// When its uncounted faults were last reported, or since when it has been traced.
     settled: Timestamp,
     /// When it ended. Faults may still come: the kernel clears its thread ID in its memory.
     ended: Option<Timestamp>,
