@@ -18,33 +18,16 @@ use crate::{
     units::{Nanos, Timestamp},
 };
 
-mod checks;
-mod directory;
-mod focus;
-mod forks;
-mod gave;
-mod intervals;
-mod maps;
-mod pages;
-mod places;
-mod processes;
-mod reclaims;
-mod residence;
-mod seen;
-mod tasks;
-mod totals;
-mod touched;
+mod join;
+mod plan;
+mod slots;
 
 #[cfg(test)]
 mod tests;
 
-use checks::Checks;
-use directory::Directory;
-use focus::Focus;
-pub use focus::{Area, FocusOptions};
-use intervals::Intervals;
-use tasks::Tasks;
-use totals::Totals;
+use join::{intervals::Intervals, maps, tasks::Tasks, totals::Totals};
+pub use plan::focus::{Area, FocusOptions};
+use plan::{checks::Checks, directory::Directory, focus::Focus};
 
 /// Whether faults are recorded one by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

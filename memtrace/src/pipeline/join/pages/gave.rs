@@ -5,27 +5,27 @@ use std::{collections::BTreeMap, ops::Range};
 use rangemap::RangeSet;
 
 use super::{
-    pages::Kinds,
+    counts::Kinds,
     places::{Before, Cause, Change, Former, around},
-    reclaims::Reclaims,
 };
 use crate::{
     event::{Access, Fault, FaultKind, SpaceId, Tgid},
     pagemap::{NotPresent, PageCategories, PagemapEra, Residence, StateRun, folio_around},
+    pipeline::join::reclaims::Reclaims,
     timeline::{FaultRow, Gave, GaveKind, PageCause, PageKind, PageRow, RegionId},
     units::{PageCount, PageSize, Timestamp, VirtAddr, VirtRange, Vpn},
 };
 
 /// Completed faults that no look has followed yet, by page. Of several at one page the last: what the others gave is gone.
 #[derive(Debug, Default)]
-pub(super) struct Unresolved(BTreeMap<(SpaceId, Vpn), Waiting>);
+pub(in crate::pipeline) struct Unresolved(BTreeMap<(SpaceId, Vpn), Waiting>);
 
 /// A fault whose page was not looked at yet.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Waiting {
-    pub(super) time: Timestamp,
+pub(in crate::pipeline) struct Waiting {
+    pub(in crate::pipeline) time: Timestamp,
     /// Its place among the fault rows of its interval.
-    pub(super) row: usize,
+    pub(in crate::pipeline) row: usize,
     access: Option<Access>,
     /// Whether it is the first at its page since that was looked at.
     is_first: bool,
@@ -35,7 +35,14 @@ pub(super) struct Waiting {
 
 impl Unresolved {
     /// A completed `fault` in `space`, which has the place `row` among those of its interval.
-    pub(super) fn add(&mut self, space: SpaceId, page: PageSize, row: usize, fault: &Fault, is_first: bool) {
+    pub(in crate::pipeline) fn add(
+        &mut self,
+        space: SpaceId,
+        page: PageSize,
+        row: usize,
+        fault: &Fault,
+        is_first: bool,
+    ) {
         let Fault { time, access, .. } = *fault;
         let key = (space, fault.addr.vpn(page));
         let before = self.0.get(&key).and_then(|waiting| waiting.access);
@@ -44,18 +51,18 @@ impl Unresolved {
     }
 
     /// What faults brought to `range` of `space` is there no more, or not in its place.
-    pub(super) fn forget(&mut self, space: SpaceId, range: VirtRange, page: PageSize) {
+    pub(in crate::pipeline) fn forget(&mut self, space: SpaceId, range: VirtRange, page: PageSize) {
         self.0.extract_if(keys(space, range, page), |_, _| true).for_each(drop);
     }
 
     /// No look will tell any more of faults before `time`.
-    pub(super) fn forget_before(&mut self, time: Timestamp) {
+    pub(in crate::pipeline) fn forget_before(&mut self, time: Timestamp) {
         self.0.retain(|_, waiting| waiting.time >= time);
     }
 
     /// Takes the faults in `slot` that a look tells of which began at `began`, in the order of addresses. What was `touched` since
     /// waits for the next one.
-    pub(super) fn take(
+    pub(in crate::pipeline) fn take(
         &mut self,
         space: SpaceId,
         slot: VirtRange,
@@ -78,24 +85,24 @@ fn keys(space: SpaceId, range: VirtRange, page: PageSize) -> Range<(SpaceId, Vpn
 
 /// A close look at a slot, and what was known of it before.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct SlotLook<'a> {
-    pub(super) began: Timestamp,
+pub(in crate::pipeline) struct SlotLook<'a> {
+    pub(in crate::pipeline) began: Timestamp,
     /// What it saw.
-    pub(super) runs: &'a [StateRun],
+    pub(in crate::pipeline) runs: &'a [StateRun],
     /// What was known of the slot before.
-    pub(super) before: &'a Former,
-    pub(super) page: PageSize,
+    pub(in crate::pipeline) before: &'a Former,
+    pub(in crate::pipeline) page: PageSize,
     /// Of which kinds of pages it tells.
-    pub(super) told: Kinds,
+    pub(in crate::pipeline) told: Kinds,
     /// What the kernel reclaimed until then.
-    pub(super) reclaims: Reclaims,
+    pub(in crate::pipeline) reclaims: Reclaims,
 }
 
 impl SlotLook<'_> {
     /// What the fault of `row` in `region` gave, which was `waiting`; `None` if it is there no more, or not known.
     ///
     /// Faults come in the order of addresses. Pages of a file before `counted` came along with another one.
-    pub(super) fn gave(
+    pub(in crate::pipeline) fn gave(
         &self,
         row: &FaultRow,
         region: Option<VirtRange>,
@@ -201,7 +208,7 @@ impl SlotLook<'_> {
     }
 
     /// The row of `change` in a region; `None` if it is not known whether it is one.
-    pub(super) fn row(&self, change: &Change, tgid: Tgid, region: RegionId) -> Option<PageRow> {
+    pub(in crate::pipeline) fn row(&self, change: &Change, tgid: Tgid, region: RegionId) -> Option<PageRow> {
         let Change { range, before, after, .. } = *change;
         let was = match before {
             Before::Unknown => return None,
@@ -228,7 +235,7 @@ impl SlotLook<'_> {
     }
 
     /// Why there is a `change`.
-    pub(super) fn cause_of(&self, change: &Change) -> PageCause {
+    pub(in crate::pipeline) fn cause_of(&self, change: &Change) -> PageCause {
         match change.cause {
             Cause::Fault => PageCause::Fault,
             Cause::FaultAround => PageCause::FaultAround,

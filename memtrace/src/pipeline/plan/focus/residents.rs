@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::super::pages::{slot_of, slots};
 use crate::{
     event::PageLook,
     pagemap::PageCategories,
+    pipeline::slots::{slot_of, slots},
     units::{PageCount, PageSize, VirtAddr},
 };
 

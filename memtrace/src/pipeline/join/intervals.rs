@@ -8,11 +8,12 @@ use interval::{CellKey, Interval, Look, Place, add_fault};
 use rangemap::RangeSet;
 
 use super::{
-    Detail, END_OF_TIME, Options,
-    gave::{SlotLook, Unresolved},
     maps::Done,
-    pages::{Counting, slot_of, slots},
-    places::{self, Places, around},
+    pages::{
+        counts::Counting,
+        gave::{SlotLook, Unresolved},
+        places::{self, Places, around},
+    },
     reclaims::Reclaims,
     tasks::{Position, Task, Tasks},
     totals::Totals,
@@ -22,13 +23,17 @@ use crate::{
         Fault, HeatReading, HostFacts, LookDepth, Loss, MapRequest, PageLook, ReclaimReading, SpaceId,
         Uncounted,
     },
+    pipeline::{
+        Detail, END_OF_TIME, Options,
+        slots::{slot_of, slots},
+    },
     timeline::{FaultRow, FaultTally, PageCause, PageTally, ProcessId, Row},
     units::{Nanos, PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
 };
 
 /// The intervals that are not closed.
 #[derive(Debug)]
-pub(super) struct Intervals {
+pub(in crate::pipeline) struct Intervals {
     detail: Detail,
     event_rows: bool,
     page: PageSize,
@@ -81,7 +86,7 @@ struct Run {
 }
 
 impl Intervals {
-    pub(super) fn new(host: &HostFacts, options: &Options) -> Self {
+    pub(in crate::pipeline) fn new(host: &HostFacts, options: &Options) -> Self {
         let Options { interval, detail, event_rows, .. } = *options;
         let origin = host.start;
         let open = match detail {
@@ -109,7 +114,7 @@ impl Intervals {
     }
 
     /// Counts a fault of `task` at `position`, as far as these are known.
-    pub(super) fn fault(
+    pub(in crate::pipeline) fn fault(
         &mut self,
         fault: &Fault,
         task: Option<Task>,
@@ -162,7 +167,7 @@ impl Intervals {
     }
 
     /// Counts a call.
-    pub(super) fn map(&mut self, time: Timestamp, done: &Done) {
+    pub(in crate::pipeline) fn map(&mut self, time: Timestamp, done: &Done) {
         let (Some((process, space, region)), Some(kind)) = (done.place, done.succeeded) else { return };
         let place = region.map_or(Place::Unknown, Place::Region);
         let key = CellKey { process: Some(process), space, place };
@@ -170,24 +175,30 @@ impl Intervals {
     }
 
     /// `space` is new: a program is loaded into it.
-    pub(super) fn begin(&mut self, space: SpaceId) {
+    pub(in crate::pipeline) fn begin(&mut self, space: SpaceId) {
         self.places.begin(space);
     }
 
     /// `child` is a copy of `parent`.
-    pub(super) fn fork(&mut self, time: Timestamp, parent: SpaceId, child: SpaceId) {
+    pub(in crate::pipeline) fn fork(&mut self, time: Timestamp, parent: SpaceId, child: SpaceId) {
         self.places.fork(time, parent, child);
     }
 
     /// Notes what a call about `range` may have done to pages.
-    pub(super) fn called(&mut self, time: Timestamp, space: SpaceId, request: &MapRequest, range: VirtRange) {
+    pub(in crate::pipeline) fn called(
+        &mut self,
+        time: Timestamp,
+        space: SpaceId,
+        request: &MapRequest,
+        range: VirtRange,
+    ) {
         if self.places.call(time, space, request, range) {
             self.unresolved.forget(space, range, self.page);
         }
     }
 
     /// Counts faults of `process` without an event.
-    pub(super) fn uncounted(&mut self, uncounted: &Uncounted, process: ProcessId) {
+    pub(in crate::pipeline) fn uncounted(&mut self, uncounted: &Uncounted, process: ProcessId) {
         let Uncounted { time, space, faults, .. } = *uncounted;
         let key = CellKey { process: Some(process), space, place: Place::Unknown };
         let cell = self.at(time).cells.entry(key).or_default();
@@ -195,7 +206,7 @@ impl Intervals {
     }
 
     /// Notes that records are missing.
-    pub(super) fn loss(&mut self, loss: Loss) {
+    pub(in crate::pipeline) fn loss(&mut self, loss: Loss) {
         self.losses.push(loss);
     }
 
@@ -227,12 +238,12 @@ impl Intervals {
     }
 
     /// Notes how much the kernel has reclaimed.
-    pub(super) fn reclaim(&mut self, reading: ReclaimReading) {
+    pub(in crate::pipeline) fn reclaim(&mut self, reading: ReclaimReading) {
         self.reclaims.read(reading);
     }
 
     /// Notes page state.
-    pub(super) fn look(
+    pub(in crate::pipeline) fn look(
         &mut self,
         time: Timestamp,
         (process, space): (ProcessId, SpaceId),
@@ -330,7 +341,7 @@ impl Intervals {
     }
 
     /// Notes that the heat counters were read. With counts alone that ends the interval in progress.
-    pub(super) fn read(&mut self, reading: &HeatReading) {
+    pub(in crate::pipeline) fn read(&mut self, reading: &HeatReading) {
         let time = reading.time;
         self.readings.push_back(Reading { time, last_look: time, tick: None });
         if self.detail == Detail::Counts
@@ -344,7 +355,7 @@ impl Intervals {
     }
 
     /// Notes that a look at `time` has arrived, which is counted when all events before it have been.
-    pub(super) fn expect_look(&mut self, time: Timestamp) {
+    pub(in crate::pipeline) fn expect_look(&mut self, time: Timestamp) {
         if let Some(reading) = self.readings.back_mut() {
             reading.last_look = reading.last_look.max(time);
         }
@@ -354,7 +365,7 @@ impl Intervals {
     ///
     /// The tick that passes the end of an interval comes before the reading that it gives rise to, and the looks come before
     /// the next tick; if there is no reading, one more interval is time enough.
-    pub(super) fn close_until(
+    pub(in crate::pipeline) fn close_until(
         &mut self,
         tick: Timestamp,
         released: Timestamp,
@@ -382,7 +393,7 @@ impl Intervals {
     }
 
     /// Closes all intervals; the last one at `end`.
-    pub(super) fn close_all(
+    pub(in crate::pipeline) fn close_all(
         &mut self,
         end: Timestamp,
         tasks: &mut Tasks,

@@ -1,38 +1,16 @@
 //! Page state of looks, counted.
 
-use memtrace_ebpf::HEAT_SLOT_SHIFT;
-
 use crate::{
     event::{HostFacts, LookDepth, PageLook},
     pagemap::{EntryFlags, PageCategories, PageFlags, Release, StateRun},
     timeline::{PageCounts, PageKind},
-    units::{PageCount, VirtAddr, VirtRange},
+    units::{PageCount, VirtRange},
 };
-
-/// `range` cut at the borders of heat slots.
-pub(super) fn slots(range: VirtRange) -> impl Iterator<Item = VirtRange> {
-    let mut next = range.start();
-    std::iter::from_fn(move || {
-        let slot = VirtRange::new(next, slot_end(next).min(range.end()))?;
-        next = slot.end();
-        Some(slot)
-    })
-}
-
-/// Where the heat slot begins that holds `addr`.
-pub(super) fn slot_of(addr: VirtAddr) -> VirtAddr {
-    VirtAddr::from_raw(addr.as_raw() >> HEAT_SLOT_SHIFT << HEAT_SLOT_SHIFT)
-}
-
-/// Where the heat slot ends that holds `addr`.
-pub(super) fn slot_end(addr: VirtAddr) -> VirtAddr {
-    VirtAddr::from_raw(slot_of(addr).as_raw().saturating_add(1 << HEAT_SLOT_SHIFT))
-}
 
 bitflags::bitflags! {
     /// Kinds of pages that are counted.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    pub(super) struct Kinds: u16 {
+    pub(in crate::pipeline) struct Kinds: u16 {
         const PRESENT = 1 << 0;
         const SWAPPED = 1 << 1;
         const FILE = 1 << 2;
@@ -53,7 +31,7 @@ const _: () = assert!(Kinds::all().bits().count_ones() as usize == KINDS);
 
 impl Kinds {
     /// Of which kinds each page of `run` is.
-    pub(super) fn of(run: &StateRun) -> Self {
+    pub(in crate::pipeline) fn of(run: &StateRun) -> Self {
         let StateRun { categories, words, .. } = run;
         let has = |category| categories.contains(category);
         let flags = words.and_then(|words| words.flags).unwrap_or_default();
@@ -95,7 +73,7 @@ impl Kinds {
     }
 
     /// The one word for the state of the pages of `run`, where these kinds are told.
-    pub(super) fn kind_of(self, run: &StateRun) -> PageKind {
+    pub(in crate::pipeline) fn kind_of(self, run: &StateRun) -> PageKind {
         let kinds = Self::of(run);
         let of_large = if self.contains(Self::HUGE) { PageKind::Mthp } else { PageKind::Thp };
         // Where that is not told of a page, nothing is that a flag would tell.
@@ -119,24 +97,24 @@ impl Kinds {
 
 /// How pages are told apart on one host.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Counting {
+pub(in crate::pipeline) struct Counting {
     is_ksm_told: bool,
 }
 
 impl Counting {
-    pub(super) fn new(host: &HostFacts) -> Self {
+    pub(in crate::pipeline) fn new(host: &HostFacts) -> Self {
         // There every anonymous page has that flag: `stable_page_flags` takes one bit of two for the kind of the mapping.
         let has_wrong_flag = Release::new(6, 10)..Release::new(6, 18);
         Self { is_ksm_told: !has_wrong_flag.contains(&Release::parse(&host.kernel_release)) }
     }
 
     /// Of which kinds of pages `look` tells.
-    pub(super) fn told_by(self, look: &PageLook) -> Kinds {
+    pub(in crate::pipeline) fn told_by(self, look: &PageLook) -> Kinds {
         Kinds::told_by(look, self.is_ksm_told)
     }
 
     /// Counts the pages that `look` saw in `part`, which lies in one slot.
-    pub(super) fn count(
+    pub(in crate::pipeline) fn count(
         self,
         look: &PageLook,
         part: VirtRange,
@@ -157,18 +135,18 @@ impl Counting {
 
 /// Pages of one slot by kind; a slot has 512 at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct SlotState {
+pub(in crate::pipeline) struct SlotState {
     pages: [u16; KINDS],
     told: Kinds,
 }
 
 impl SlotState {
     /// Whether all pages are absent.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::pipeline) fn is_empty(&self) -> bool {
         self.pages == [0; KINDS]
     }
 
-    pub(super) fn present(&self) -> u64 {
+    pub(in crate::pipeline) fn present(&self) -> u64 {
         u64::from(self.pages[0])
     }
 }

@@ -12,21 +12,21 @@ use crate::{
 
 /// What came of a map event.
 #[derive(Debug, Default)]
-pub(super) struct Done {
+pub(in crate::pipeline) struct Done {
     /// Where it happened.
-    pub(super) place: Option<(ProcessId, SpaceId, Option<RegionId>)>,
+    pub(in crate::pipeline) place: Option<(ProcessId, SpaceId, Option<RegionId>)>,
     /// The call, if one succeeded.
-    pub(super) succeeded: Option<CallKind>,
+    pub(in crate::pipeline) succeeded: Option<CallKind>,
     /// What it mapped and unmapped, if it is a call that may.
     turnover: Option<Turnover>,
     /// Bytes that are mapped where advice is given; `None` if that is not known.
     advised: Option<u64>,
     /// What it looks like in the table `maps`.
-    pub(super) row: Option<MapRow>,
+    pub(in crate::pipeline) row: Option<MapRow>,
 }
 
 /// Applies `event`.
-pub(super) fn apply(event: &MapEvent, tasks: &mut Tasks) -> Done {
+pub(in crate::pipeline) fn apply(event: &MapEvent, tasks: &mut Tasks) -> Done {
     let MapEvent { time, tgid, tid, action } = event;
     let row = |action| MapRow::new(*time, (*tgid, *tid), action);
     match action {
@@ -145,12 +145,16 @@ fn label_at(regions: &AddressSpace, range: Option<VirtRange>) -> Option<RegionLa
 }
 
 /// The row for the end of a process.
-pub(super) fn exit_row(event: &TaskEvent) -> MapRow {
+pub(in crate::pipeline) fn exit_row(event: &TaskEvent) -> MapRow {
     MapRow::new(event.time, (event.tgid, event.tid), "exit")
 }
 
 /// The row for a contradiction that a reading at `time` of the maps of `tgid` showed.
-pub(super) fn contradiction_row(time: Timestamp, tgid: Tgid, contradiction: Contradiction) -> MapRow {
+pub(in crate::pipeline) fn contradiction_row(
+    time: Timestamp,
+    tgid: Tgid,
+    contradiction: Contradiction,
+) -> MapRow {
     let Contradiction { range, region, found } = contradiction;
     let row = MapRow::new(time, (tgid, Tid(tgid.0)), "contradiction");
     let (perms, backing, name) = match found {
@@ -209,7 +213,7 @@ const SIZES: usize = 4_096;
 
 /// Sums over all map events; bounded by the number of processes.
 #[derive(Debug, Default)]
-pub(super) struct MapTotals {
+pub(in crate::pipeline) struct MapTotals {
     summary: MapSummary,
     /// Mappings that came by one `mmap` and of which no part went, by their start, with their birth. They do not overlap.
     mapped: BTreeMap<(SpaceId, VirtAddr), (VirtRange, Timestamp)>,
@@ -217,7 +221,7 @@ pub(super) struct MapTotals {
 
 impl MapTotals {
     /// Adds a map event, of which `done` came.
-    pub(super) fn add(&mut self, event: &MapEvent, done: &Done) {
+    pub(in crate::pipeline) fn add(&mut self, event: &MapEvent, done: &Done) {
         let MapAction::Call { space, call: MapCall { request, result, .. } } = &event.action else { return };
         let (kind, is_done) = (request.kind(), result.is_ok());
         let by_kind = if is_done { &mut self.summary.calls } else { &mut self.summary.failed };
@@ -300,7 +304,7 @@ impl MapTotals {
     }
 
     /// Adds a comparison; its contradictions are handed over.
-    pub(super) fn compared(&mut self, comparison: Comparison) -> Vec<Contradiction> {
+    pub(in crate::pipeline) fn compared(&mut self, comparison: Comparison) -> Vec<Contradiction> {
         let identity = &mut self.summary.identity;
         match comparison {
             Comparison::Conclusive(contradictions) => {
@@ -315,14 +319,14 @@ impl MapTotals {
     }
 
     /// Forgets an address space that is no more.
-    pub(super) fn forget(&mut self, space: SpaceId) {
+    pub(in crate::pipeline) fn forget(&mut self, space: SpaceId) {
         if let Some(all) = VirtRange::new(VirtAddr::default(), VirtAddr::from_raw(u64::MAX)) {
             self.take(space, all);
         }
     }
 
     /// The sums.
-    pub(super) fn into_summary(self) -> MapSummary {
+    pub(in crate::pipeline) fn into_summary(self) -> MapSummary {
         self.summary
     }
 }

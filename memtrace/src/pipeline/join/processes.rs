@@ -13,7 +13,7 @@ use crate::{
 
 /// All processes of the session. Those that ended keep their names, which the report needs.
 #[derive(Debug, Default)]
-pub(super) struct Processes {
+pub(in crate::pipeline) struct Processes {
     latest: BTreeMap<Tgid, Latest>,
     names: BTreeMap<ProcessId, Comm>,
 }
@@ -28,12 +28,12 @@ struct Latest {
 
 impl Processes {
     /// The last process with the ID `tgid`; if none is known, one that is first known at `time`.
-    pub(super) fn last(&mut self, time: Timestamp, tgid: Tgid) -> ProcessId {
+    pub(in crate::pipeline) fn last(&mut self, time: Timestamp, tgid: Tgid) -> ProcessId {
         self.latest.entry(tgid).or_insert(Latest { id: ProcessId { tgid, born: time }, is_gone: false }).id
     }
 
     /// A process was born at `time` with the ID `tgid`.
-    pub(super) fn born(&mut self, time: Timestamp, tgid: Tgid) -> ProcessId {
+    pub(in crate::pipeline) fn born(&mut self, time: Timestamp, tgid: Tgid) -> ProcessId {
         // One that was listed while tracing began is known from then on, and its birth may be recorded too.
         if self.latest.get(&tgid).is_some_and(|latest| latest.id.born < time) {
             self.latest.remove(&tgid);
@@ -42,7 +42,7 @@ impl Processes {
     }
 
     /// The process `tgid` is traced from `time` on. If the last one with that ID has gone, nothing says that it is the same.
-    pub(super) fn joined(&mut self, time: Timestamp, tgid: Tgid) -> ProcessId {
+    pub(in crate::pipeline) fn joined(&mut self, time: Timestamp, tgid: Tgid) -> ProcessId {
         if self.latest.get(&tgid).is_some_and(|latest| latest.is_gone) {
             self.latest.remove(&tgid);
         }
@@ -50,24 +50,24 @@ impl Processes {
     }
 
     /// `process` ended, or is no longer traced.
-    pub(super) fn gone(&mut self, process: ProcessId) {
+    pub(in crate::pipeline) fn gone(&mut self, process: ProcessId) {
         if let Some(latest) = self.latest.get_mut(&process.tgid).filter(|latest| latest.id == process) {
             latest.is_gone = true;
         }
     }
 
     /// `process` is called `comm` from now on.
-    pub(super) fn rename(&mut self, process: ProcessId, comm: Comm) {
+    pub(in crate::pipeline) fn rename(&mut self, process: ProcessId, comm: Comm) {
         self.names.insert(process, comm);
     }
 
     /// `process` is called `comm`, unless it has a name.
-    pub(super) fn suggest(&mut self, process: ProcessId, comm: Comm) {
+    pub(in crate::pipeline) fn suggest(&mut self, process: ProcessId, comm: Comm) {
         self.names.entry(process).or_insert(comm);
     }
 
     /// The last known name of `process`: that of its leader.
-    pub(super) fn name(&self, process: ProcessId) -> Comm {
+    pub(in crate::pipeline) fn name(&self, process: ProcessId) -> Comm {
         self.names.get(&process).copied().unwrap_or_default()
     }
 }

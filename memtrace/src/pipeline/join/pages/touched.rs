@@ -20,7 +20,7 @@ const TURNS: usize = 4;
 
 /// The last touches of all address spaces.
 #[derive(Debug, Default)]
-pub(super) struct Touched {
+pub(in crate::pipeline) struct Touched {
     /// In the order of their first times.
     touches: VecDeque<Touch>,
     /// Time of the last one that is no longer kept in mind.
@@ -37,7 +37,7 @@ struct Touch {
 
 impl Touched {
     /// Something was done to `range` of `space`; its effect may have been there before `time`, but not after.
-    pub(super) fn add(&mut self, time: Timestamp, space: SpaceId, range: VirtRange) {
+    pub(in crate::pipeline) fn add(&mut self, time: Timestamp, space: SpaceId, range: VirtRange) {
         let mut recent = self.touches.iter_mut().rev().take(TURNS);
         let neighbour = recent.find(|touch| {
             touch.space == space && touch.range.end() == range.start() && time.since(touch.time.0) < TOGETHER
@@ -58,7 +58,12 @@ impl Touched {
     }
 
     /// What was touched in `range` of `space` after `began`; all of it if that is no longer known.
-    pub(super) fn since(&self, began: Timestamp, space: SpaceId, range: VirtRange) -> RangeSet<VirtAddr> {
+    pub(in crate::pipeline) fn since(
+        &self,
+        began: Timestamp,
+        space: SpaceId,
+        range: VirtRange,
+    ) -> RangeSet<VirtAddr> {
         if self.forgotten > began {
             return [range.addrs()].into_iter().collect();
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use memtrace_ebpf::HEAT_SLOT_SHIFT;
 
-use super::pages::SlotState;
+use super::counts::SlotState;
 use crate::{
     timeline::{PageCounts, PageState},
     units::{PageCount, Timestamp, VirtAddr, VirtRange},
@@ -12,7 +12,7 @@ use crate::{
 
 /// State of the pages of a region, slot by slot.
 #[derive(Debug, Default)]
-pub(super) struct Residence {
+pub(in crate::pipeline) struct Residence {
     /// Slots that have any pages.
     slots: BTreeMap<VirtAddr, SlotState>,
     present: u64,
@@ -22,7 +22,7 @@ pub(super) struct Residence {
 
 impl Residence {
     /// A look saw the part of the region in the slot at `slot` like this.
-    pub(super) fn see(&mut self, time: Timestamp, slot: VirtAddr, state: SlotState) {
+    pub(in crate::pipeline) fn see(&mut self, time: Timestamp, slot: VirtAddr, state: SlotState) {
         let before = if state.is_empty() { self.slots.remove(&slot) } else { self.slots.insert(slot, state) };
         self.present = self.present + state.present() - before.map_or(0, |before| before.present());
         self.peak = self.peak.max(self.present);
@@ -30,12 +30,12 @@ impl Residence {
     }
 
     /// Most pages that were present at one time, as far as looks tell.
-    pub(super) fn peak(&self) -> PageCount {
+    pub(in crate::pipeline) fn peak(&self) -> PageCount {
         PageCount::new(self.peak)
     }
 
     /// The slots of `range`, where the region is now, as last seen: it may have shrunk or moved since.
-    pub(super) fn state(&self, range: VirtRange) -> PageState {
+    pub(in crate::pipeline) fn state(&self, range: VirtRange) -> PageState {
         let slots = range.widened(HEAT_SLOT_SHIFT);
         let mut counts = PageCounts::default();
         for (_, state) in self.slots.range(slots.addrs()) {

@@ -11,7 +11,7 @@ use crate::{
 
 /// Counts looks.
 #[derive(Debug)]
-pub(super) struct LookTotals {
+pub(in crate::pipeline) struct LookTotals {
     page: PageSize,
     interval: Nanos,
     /// Slots that the last reading found hot, and no look has seen since.
@@ -20,12 +20,12 @@ pub(super) struct LookTotals {
 }
 
 impl LookTotals {
-    pub(super) fn new(page: PageSize, interval: Nanos) -> Self {
+    pub(in crate::pipeline) fn new(page: PageSize, interval: Nanos) -> Self {
         Self { page, interval, hot: BTreeSet::new(), summary: LookSummary::default() }
     }
 
     /// The heat counters were read; `is_there` tells of which address spaces there still is a process.
-    pub(super) fn read(&mut self, reading: &HeatReading, is_there: impl Fn(SpaceId) -> bool) {
+    pub(in crate::pipeline) fn read(&mut self, reading: &HeatReading, is_there: impl Fn(SpaceId) -> bool) {
         let slots = reading.cells.iter().filter_map(|cell| Some((cell.space?, cell.slot?.start())));
         let (there, gone): (BTreeSet<_>, BTreeSet<_>) = slots.partition(|(space, _)| is_there(*space));
         self.summary.hot_slots += (there.len() + gone.len()) as u64;
@@ -34,7 +34,7 @@ impl LookTotals {
     }
 
     /// A look was taken at `space`.
-    pub(super) fn add(&mut self, space: SpaceId, look: &PageLook) {
+    pub(in crate::pipeline) fn add(&mut self, space: SpaceId, look: &PageLook) {
         let PageLook { range, reason, .. } = look;
         let count = LookCount { looks: 1, pages: range.pages(self.page) };
         *self.summary.by_reason.entry(*reason).or_default() += count;
@@ -43,7 +43,7 @@ impl LookTotals {
     }
 
     /// No look saw `region`, which died at `died` if it did.
-    pub(super) fn miss(&mut self, region: &Region, died: Option<Timestamp>) {
+    pub(in crate::pipeline) fn miss(&mut self, region: &Region, died: Option<Timestamp>) {
         if region.traits.perms().starts_with(b"---") {
             return;
         }
@@ -53,7 +53,7 @@ impl LookTotals {
         unseen.brief += u64::from(died.is_some_and(|died| died.since(region.born) < self.interval));
     }
 
-    pub(super) fn into_summary(self) -> LookSummary {
+    pub(in crate::pipeline) fn into_summary(self) -> LookSummary {
         self.summary
     }
 }

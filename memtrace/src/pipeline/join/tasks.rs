@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use super::{END_OF_TIME, processes::Processes};
+use super::processes::Processes;
 use crate::{
     event::{
         Comm, Device, Fault, FileKind, HostFacts, MapsLook, SpaceId, TaskAction, TaskEvent, Tgid, Tid,
         Uncounted, UncountedCause,
     },
+    pipeline::END_OF_TIME,
     region::{AddressSpace, Comparison, RegionIds, Retired},
     timeline::{FaultPlace, ProcessId, RegionId},
     units::{PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
@@ -21,13 +22,13 @@ const CLONE_THREAD: u64 = 0x1_0000;
 
 /// A traced task.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Task {
+pub(in crate::pipeline) struct Task {
     /// Its process.
-    pub(super) process: ProcessId,
+    pub(in crate::pipeline) process: ProcessId,
     /// Its address space.
-    pub(super) space: SpaceId,
+    pub(in crate::pipeline) space: SpaceId,
     /// Its name.
-    pub(super) comm: Comm,
+    pub(in crate::pipeline) comm: Comm,
     /// When its uncounted faults were last reported, or since when it has been traced.
     settled: Timestamp,
     /// When it ended. Faults may still come: the kernel clears its thread ID in its memory.
@@ -36,19 +37,19 @@ pub(super) struct Task {
 
 /// Who takes part in a task event.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Actors {
+pub(in crate::pipeline) struct Actors {
     /// The process of the task.
-    pub(super) process: ProcessId,
+    pub(in crate::pipeline) process: ProcessId,
     /// The process that it made.
-    pub(super) child: Option<ProcessId>,
+    pub(in crate::pipeline) child: Option<ProcessId>,
 }
 
 /// A region, and the distance of an address from its start in bytes.
-pub(super) type Position = (RegionId, u64);
+pub(in crate::pipeline) type Position = (RegionId, u64);
 
 /// All traced tasks and their address spaces.
 #[derive(Debug)]
-pub(super) struct Tasks {
+pub(in crate::pipeline) struct Tasks {
     page: PageSize,
     follows_maps: bool,
     /// What lies on devices, as they were seen last.
@@ -61,7 +62,7 @@ pub(super) struct Tasks {
     lost_until: Timestamp,
     /// Times in which completions on some CPU were not seen, from start to end.
     unseen: Vec<(Timestamp, Timestamp)>,
-    pub(super) ids: RegionIds,
+    pub(in crate::pipeline) ids: RegionIds,
     /// Tasks that ended and are not forgotten, in order of their ends.
     ended: VecDeque<(Timestamp, Tid)>,
     /// By the low bits of the thread ID.
@@ -86,15 +87,15 @@ impl Space {
 }
 
 /// A retired region, with its process and its address space.
-pub(super) type RetiredIn = (Option<ProcessId>, SpaceId, Retired);
+pub(in crate::pipeline) type RetiredIn = (Option<ProcessId>, SpaceId, Retired);
 
 /// What is forgotten.
 #[derive(Debug, Default)]
-pub(super) struct Purged {
+pub(in crate::pipeline) struct Purged {
     /// Regions.
-    pub(super) regions: Vec<RetiredIn>,
+    pub(in crate::pipeline) regions: Vec<RetiredIn>,
     /// Address spaces.
-    pub(super) spaces: Vec<SpaceId>,
+    pub(in crate::pipeline) spaces: Vec<SpaceId>,
 }
 
 /// A thread faults in runs: the next fault most often lies in the region of the one before.
@@ -108,7 +109,7 @@ struct LastFault {
 
 impl Tasks {
     /// No tasks on `host`; `follows_maps` if events tell of every change of an address space.
-    pub(super) fn new(host: &HostFacts, follows_maps: bool) -> Self {
+    pub(in crate::pipeline) fn new(host: &HostFacts, follows_maps: bool) -> Self {
         Self {
             page: host.page,
             follows_maps,
@@ -125,23 +126,23 @@ impl Tasks {
     }
 
     /// Whether an event told of this thread.
-    pub(super) fn knows(&self, tid: Tid) -> bool {
+    pub(in crate::pipeline) fn knows(&self, tid: Tid) -> bool {
         self.by_tid.contains_key(&tid)
     }
 
     /// Name of a process: that of its leader.
-    pub(super) fn name(&self, process: ProcessId) -> Comm {
+    pub(in crate::pipeline) fn name(&self, process: ProcessId) -> Comm {
         self.processes.name(process)
     }
 
     /// The process that an event at `time` is about: that of `thread`, or else the last one known with the ID `tgid`.
-    pub(super) fn process(&mut self, time: Timestamp, tgid: Tgid, thread: Tid) -> ProcessId {
+    pub(in crate::pipeline) fn process(&mut self, time: Timestamp, tgid: Tgid, thread: Tid) -> ProcessId {
         let task = self.by_tid.get(&thread).filter(|task| task.process.tgid == tgid);
         task.map_or_else(|| self.processes.last(time, tgid), |task| task.process)
     }
 
     /// The faulting task and where it faulted, as far as known.
-    pub(super) fn attribute(&mut self, fault: &Fault) -> (Option<Task>, Option<Position>) {
+    pub(in crate::pipeline) fn attribute(&mut self, fault: &Fault) -> (Option<Task>, Option<Position>) {
         let Fault { time, tid, addr, .. } = *fault;
         let recent = &mut self.recent[tid.0 as usize % RECENT];
         if let Some(last) = recent
@@ -168,12 +169,22 @@ impl Tasks {
     }
 
     /// The region of `space` that held `addr` at `time`.
-    pub(super) fn position(&self, space: SpaceId, addr: VirtAddr, time: Timestamp) -> Option<Position> {
+    pub(in crate::pipeline) fn position(
+        &self,
+        space: SpaceId,
+        addr: VirtAddr,
+        time: Timestamp,
+    ) -> Option<Position> {
         position(&self.spaces.get(&space)?.regions, addr, time)
     }
 
     /// What rows say of `addr` in `space`, which lies at `position`.
-    pub(super) fn place(&self, space: SpaceId, addr: VirtAddr, position: Position) -> Option<FaultPlace> {
+    pub(in crate::pipeline) fn place(
+        &self,
+        space: SpaceId,
+        addr: VirtAddr,
+        position: Position,
+    ) -> Option<FaultPlace> {
         let (region, offset) = position;
         let regions = self.regions(space)?;
         let retired = || regions.retired().iter().rev().map(|retired| &retired.region);
@@ -183,35 +194,38 @@ impl Tasks {
     }
 
     /// The process that lives in `space`.
-    pub(super) fn process_of(&self, space: SpaceId) -> Option<ProcessId> {
+    pub(in crate::pipeline) fn process_of(&self, space: SpaceId) -> Option<ProcessId> {
         self.spaces.get(&space)?.process
     }
 
     /// What lies on `device`, as it was seen last.
-    pub(super) fn kind_on(&self, device: Device) -> Option<FileKind> {
+    pub(in crate::pipeline) fn kind_on(&self, device: Device) -> Option<FileKind> {
         self.devices.get(&device).copied()
     }
 
     /// The regions of `space`.
-    pub(super) fn regions(&self, space: SpaceId) -> Option<&AddressSpace> {
+    pub(in crate::pipeline) fn regions(&self, space: SpaceId) -> Option<&AddressSpace> {
         self.spaces.get(&space).map(|space| &space.regions)
     }
 
     /// The regions of `space`, to be changed; `None` if it is not known.
-    pub(super) fn regions_mut(&mut self, space: SpaceId) -> Option<(&mut AddressSpace, &mut RegionIds)> {
+    pub(in crate::pipeline) fn regions_mut(
+        &mut self,
+        space: SpaceId,
+    ) -> Option<(&mut AddressSpace, &mut RegionIds)> {
         self.recent = Default::default();
         let Self { spaces, ids, .. } = self;
         spaces.get_mut(&space).map(|space| (&mut space.regions, ids))
     }
 
     /// The address space of `thread`, or else of `process`.
-    pub(super) fn space_of(&self, process: Tgid, thread: Tid) -> Option<SpaceId> {
+    pub(in crate::pipeline) fn space_of(&self, process: Tgid, thread: Tid) -> Option<SpaceId> {
         let task = self.by_tid.get(&thread).or_else(|| self.by_tid.get(&Tid(process.0)))?;
         Some(task.space)
     }
 
     /// `space`; or if that is not known, the address space of `process`.
-    pub(super) fn settle_space(&self, process: Tgid, space: SpaceId) -> SpaceId {
+    pub(in crate::pipeline) fn settle_space(&self, process: Tgid, space: SpaceId) -> SpaceId {
         match space {
             SpaceId::UNKNOWN => self.space_of(process, Tid(process.0)).unwrap_or(space),
             known => known,
@@ -220,7 +234,7 @@ impl Tasks {
 
     /// An event says that `thread` of `process` lives in `space`. If that is news, the record of its birth or of its exec is
     /// missing; all threads of a process live in one address space.
-    pub(super) fn witness(&mut self, time: Timestamp, tgid: Tgid, thread: Tid, space: SpaceId) {
+    pub(in crate::pipeline) fn witness(&mut self, time: Timestamp, tgid: Tgid, thread: Tid, space: SpaceId) {
         let lives_here = |task: &Task| task.space == space && task.ended.is_none();
         if self.by_tid.get(&thread).is_some_and(lives_here) {
             return;
@@ -238,7 +252,7 @@ impl Tasks {
 
     /// Compares the regions of the process `tgid` with a reading of its maps that ended at `time`; tells of which
     /// address space it is. When it was asked for, that was `asked_for`.
-    pub(super) fn compare(
+    pub(in crate::pipeline) fn compare(
         &mut self,
         time: Timestamp,
         (tgid, asked_for): (Tgid, SpaceId),
@@ -258,19 +272,19 @@ impl Tasks {
     }
 
     /// Regions may have changed unseen: records of the time up to `time` are missing.
-    pub(super) fn doubt(&mut self, time: Timestamp) {
+    pub(in crate::pipeline) fn doubt(&mut self, time: Timestamp) {
         self.lost_until = self.lost_until.max(time);
         self.spaces.values_mut().for_each(|space| space.regions.doubt(time));
     }
 
     /// Completions on some CPU were not seen from `start` to `end`.
-    pub(super) fn miss_completions(&mut self, start: Timestamp, end: Timestamp) {
+    pub(in crate::pipeline) fn miss_completions(&mut self, start: Timestamp, end: Timestamp) {
         self.unseen.push((start, end));
     }
 
     /// What uncounted faults are due to: as the program noticed it, unless the task may have completed faults unseen since its
     /// uncounted ones were told before.
-    pub(super) fn cause_of(&mut self, uncounted: &Uncounted) -> UncountedCause {
+    pub(in crate::pipeline) fn cause_of(&mut self, uncounted: &Uncounted) -> UncountedCause {
         let Uncounted { time, tid, cause, .. } = *uncounted;
         let before = self.by_tid.get_mut(&tid).map(|task| std::mem::replace(&mut task.settled, time));
         let before = before.unwrap_or_default();
@@ -279,17 +293,17 @@ impl Tasks {
     }
 
     /// Whether the regions of `space` have to be read.
-    pub(super) fn is_doubtful(&self, space: SpaceId) -> bool {
+    pub(in crate::pipeline) fn is_doubtful(&self, space: SpaceId) -> bool {
         self.regions(space).is_some_and(AddressSpace::is_doubtful)
     }
 
     /// Whether `space` is that of another process, in which `process` lives for a time, as after vfork.
-    pub(super) fn is_guest(&self, process: ProcessId, space: SpaceId) -> bool {
+    pub(in crate::pipeline) fn is_guest(&self, process: ProcessId, space: SpaceId) -> bool {
         self.process_of(space).is_some_and(|host| host != process)
     }
 
     /// The address space `child` is a copy of `parent` from now on, with its heap ending at `brk` and `total_vm` pages mapped.
-    pub(super) fn copy(
+    pub(in crate::pipeline) fn copy(
         &mut self,
         time: Timestamp,
         (parent, child): (SpaceId, SpaceId),
@@ -313,7 +327,7 @@ impl Tasks {
     }
 
     /// The thread `tid` lives in `space` from now on, which is empty.
-    pub(super) fn renew(&mut self, time: Timestamp, tid: Tid, space: SpaceId) {
+    pub(in crate::pipeline) fn renew(&mut self, time: Timestamp, tid: Tid, space: SpaceId) {
         self.add_space(time, space, AddressSpace::loading(self.page, time));
         if let Some(task) = self.by_tid.get(&tid).copied() {
             self.enter(time, tid, Task { space, ended: None, ..task });
@@ -321,7 +335,7 @@ impl Tasks {
     }
 
     /// Applies a task event.
-    pub(super) fn apply(&mut self, event: &TaskEvent) -> Actors {
+    pub(in crate::pipeline) fn apply(&mut self, event: &TaskEvent) -> Actors {
         let TaskEvent { time, tgid, tid, action } = *event;
         let follows_maps = self.follows_maps;
         self.recent = Default::default();
@@ -422,7 +436,7 @@ impl Tasks {
     }
 
     /// Forgets tasks, regions and address spaces that ended before `time`.
-    pub(super) fn purge(&mut self, time: Timestamp) -> Purged {
+    pub(in crate::pipeline) fn purge(&mut self, time: Timestamp) -> Purged {
         while let Some((ended, tid)) = self.ended.pop_front_if(|(ended, _)| *ended < time) {
             if self.by_tid.get(&tid).is_some_and(|task| task.ended == Some(ended)) {
                 self.by_tid.remove(&tid);
@@ -440,7 +454,9 @@ impl Tasks {
     }
 
     /// All address spaces with their processes.
-    pub(super) fn spaces(&self) -> impl Iterator<Item = (SpaceId, Option<ProcessId>, &AddressSpace)> {
+    pub(in crate::pipeline) fn spaces(
+        &self,
+    ) -> impl Iterator<Item = (SpaceId, Option<ProcessId>, &AddressSpace)> {
         self.spaces.iter().map(|(id, space)| (*id, space.process, &space.regions))
     }
 }

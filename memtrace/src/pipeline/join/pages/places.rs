@@ -10,14 +10,12 @@ use std::{
 use rangemap::RangeSet;
 
 use self::changes::AROUND_SHIFT;
-pub(super) use self::changes::{Before, Cause, Change, Former, around};
-use super::{
-    pages::{slot_end, slot_of},
-    touched::Touched,
-};
+pub(in crate::pipeline) use self::changes::{Before, Cause, Change, Former, around};
+use super::touched::Touched;
 use crate::{
     event::{Fault, MapRequest, SpaceId, flags},
     pagemap::{PageCategories, StateRun, inside, outside},
+    pipeline::slots::{slot_end, slot_of},
     units::{PageSize, Timestamp, VirtAddr, VirtRange},
 };
 
@@ -35,7 +33,7 @@ const MAX_POPULATING: usize = 1 << 12;
 
 /// Pages of all address spaces, slot by slot.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(in crate::pipeline) struct Places {
     page: PageSize,
     slots: BTreeMap<(SpaceId, VirtAddr), Place>,
     /// In the order of their looks; one that was looked at again is there again.
@@ -63,7 +61,7 @@ struct Place {
 }
 
 impl Places {
-    pub(super) fn new(page: PageSize) -> Self {
+    pub(in crate::pipeline) fn new(page: PageSize) -> Self {
         Self {
             page,
             slots: BTreeMap::new(),
@@ -76,7 +74,7 @@ impl Places {
     }
 
     /// `space` is new: it had nothing in it before the first fault.
-    pub(super) fn begin(&mut self, space: SpaceId) {
+    pub(in crate::pipeline) fn begin(&mut self, space: SpaceId) {
         if self.emptied.contains_key(&space) {
             return;
         }
@@ -90,7 +88,7 @@ impl Places {
 
     /// `child` has what `parent` has in private memory; of files it may have less. It is not kept in mind if there is no room: most
     /// children soon execute something else.
-    pub(super) fn fork(&mut self, time: Timestamp, parent: SpaceId, child: SpaceId) {
+    pub(in crate::pipeline) fn fork(&mut self, time: Timestamp, parent: SpaceId, child: SpaceId) {
         let keys = (parent, VirtAddr::from_raw(0))..=(parent, VirtAddr::from_raw(u64::MAX));
         let places = self.slots.range(keys);
         let held: usize = places.clone().map(|(_, place)| place.held()).sum();
@@ -106,7 +104,7 @@ impl Places {
     }
 
     /// A fault was completed; tells whether it is the first at its page since that was looked at.
-    pub(super) fn fault(&mut self, space: SpaceId, fault: &Fault) -> bool {
+    pub(in crate::pipeline) fn fault(&mut self, space: SpaceId, fault: &Fault) -> bool {
         let Fault { time, addr, latency, .. } = *fault;
         let key = (space, slot_of(addr));
         let Self { page, slots, looked, emptied, touched, held, .. } = self;
@@ -132,7 +130,7 @@ impl Places {
     }
 
     /// A call in `space` was about `range`; tells whether pages that were there are there no more.
-    pub(super) fn call(
+    pub(in crate::pipeline) fn call(
         &mut self,
         time: Timestamp,
         space: SpaceId,
@@ -252,7 +250,7 @@ impl Places {
     }
 
     /// What was touched in `range` of `space` after the look that is told of began.
-    pub(super) fn touched_since(
+    pub(in crate::pipeline) fn touched_since(
         &self,
         began: Timestamp,
         space: SpaceId,
@@ -263,7 +261,7 @@ impl Places {
 
     /// Replaces what was known of `slot` by what a look saw that ended at `ended`, and returns it. What was done `amid` the look
     /// stays as it was known.
-    pub(super) fn replace(
+    pub(in crate::pipeline) fn replace(
         &mut self,
         ended: Timestamp,
         space: SpaceId,
@@ -305,7 +303,7 @@ impl Places {
     }
 
     /// Forgets address spaces that are gone.
-    pub(super) fn retain(&mut self, is_there: impl Fn(SpaceId) -> bool) {
+    pub(in crate::pipeline) fn retain(&mut self, is_there: impl Fn(SpaceId) -> bool) {
         self.slots.retain(|(space, _), _| is_there(*space));
         self.looked.retain(|(_, (space, _))| is_there(*space));
         self.emptied.retain(|space, _| is_there(*space));
@@ -367,7 +365,7 @@ impl Place {
 
 /// The pages of `slot` that were `touched` amid a look which saw it as `seen`, and those of files that may have come along with
 /// them; but not those that `came` before.
-pub(super) fn amid(
+pub(in crate::pipeline) fn amid(
     slot: VirtRange,
     seen: &[StateRun],
     touched: &RangeSet<VirtAddr>,

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{directory::Directory, tasks::Tasks};
+use super::directory::Directory;
 use crate::{
     event::{MapsLook, ProbeRequest, ProbeTarget, SpaceId, Tgid},
+    pipeline::join::tasks::Tasks,
     region::Comparison,
     units::{Nanos, Timestamp},
 };
@@ -22,7 +23,7 @@ const SPARING: u64 = 100;
 
 /// The next reading of each address space.
 #[derive(Debug, Default)]
-pub(super) struct Checks {
+pub(in crate::pipeline) struct Checks {
     due: BTreeMap<SpaceId, Due>,
 }
 
@@ -35,7 +36,7 @@ struct Due {
 
 impl Checks {
     /// Asks for a reading now.
-    pub(super) fn ask(
+    pub(in crate::pipeline) fn ask(
         &mut self,
         now: Timestamp,
         tgid: Tgid,
@@ -48,7 +49,7 @@ impl Checks {
     }
 
     /// Asks for the readings that are due.
-    pub(super) fn tick(
+    pub(in crate::pipeline) fn tick(
         &mut self,
         now: Timestamp,
         directory: &Directory,
@@ -70,7 +71,7 @@ impl Checks {
     }
 
     /// Notes how long a reading that ended at `time` took.
-    pub(super) fn compared(
+    pub(in crate::pipeline) fn compared(
         &mut self,
         time: Timestamp,
         look: &MapsLook,

@@ -8,7 +8,7 @@ use crate::{
 
 /// What the readings so far say.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Reclaims {
+pub(in crate::pipeline) struct Reclaims {
     last: Option<ReclaimReading>,
     /// The last reading that showed more of each kind than the one before it.
     swap_backed: Option<Timestamp>,
@@ -17,7 +17,7 @@ pub(super) struct Reclaims {
 
 impl Reclaims {
     /// The counters were read.
-    pub(super) fn read(&mut self, reading: ReclaimReading) {
+    pub(in crate::pipeline) fn read(&mut self, reading: ReclaimReading) {
         let Some(last) = self.last.replace(reading) else { return };
         if reading.swap_backed > last.swap_backed {
             self.swap_backed = Some(reading.time);
@@ -28,7 +28,7 @@ impl Reclaims {
     }
 
     /// Whether pages of the kind of `was` have been reclaimed somewhere since `time`, or since the last reading before that.
-    pub(super) fn has_taken(&self, was: &StateRun, time: Timestamp) -> bool {
+    pub(in crate::pipeline) fn has_taken(&self, was: &StateRun, time: Timestamp) -> bool {
         // Frames behind the first of a folio need not have its flags.
         let is_told = |flags: &PageFlags| !flags.contains(PageFlags::COMPOUND_TAIL);
         let moved = match was.words.and_then(|words| words.flags) {

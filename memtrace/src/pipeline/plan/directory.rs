@@ -8,24 +8,24 @@ use crate::event::{MapAction, MapEvent, SpaceId, TaskAction, TaskEvent, Tgid};
 
 /// Processes and the address spaces that they live in, in arrival order of their events.
 #[derive(Debug, Default)]
-pub(super) struct Directory {
+pub(in crate::pipeline) struct Directory {
     processes: BTreeMap<SpaceId, Tgid>,
     spaces: BTreeMap<Tgid, SpaceId>,
 }
 
 impl Directory {
     /// The process to look at for `space`.
-    pub(super) fn process_of(&self, space: SpaceId) -> Option<Tgid> {
+    pub(in crate::pipeline) fn process_of(&self, space: SpaceId) -> Option<Tgid> {
         self.processes.get(&space).copied()
     }
 
     /// All address spaces and the processes to look at for them.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (SpaceId, Tgid)> {
+    pub(in crate::pipeline) fn iter(&self) -> impl Iterator<Item = (SpaceId, Tgid)> {
         self.processes.iter().map(|(space, tgid)| (*space, *tgid))
     }
 
     /// Takes note of a task event; returns the address space whose maps are worth reading at once.
-    pub(super) fn learn(&mut self, task: &TaskEvent) -> Option<(Tgid, SpaceId)> {
+    pub(in crate::pipeline) fn learn(&mut self, task: &TaskEvent) -> Option<(Tgid, SpaceId)> {
         match task.action {
             TaskAction::Fork { child_tgid, space, parent_space, .. } => {
                 // A child that shares the address space goes before its parent.
@@ -57,7 +57,7 @@ impl Directory {
     }
 
     /// Takes note of a map event.
-    pub(super) fn learn_map(&mut self, map: &MapEvent) {
+    pub(in crate::pipeline) fn learn_map(&mut self, map: &MapEvent) {
         if let MapAction::Renewed { space } = map.action {
             self.settle(map.tgid, space);
         }

@@ -12,7 +12,7 @@ const CLONE_VM: u64 = 0x100;
 
 /// Forks, and the faults that followed.
 #[derive(Debug, Default)]
-pub(super) struct Forks {
+pub(in crate::pipeline) struct Forks {
     /// Children that have executed nothing yet, and who forked them.
     sharing: BTreeMap<ProcessId, ProcessId>,
     /// How many of these each has.
@@ -22,7 +22,12 @@ pub(super) struct Forks {
 
 impl Forks {
     /// Takes note of what `process` did; `child` is the process of the task that it made, if it made one.
-    pub(super) fn task(&mut self, action: &TaskAction, process: ProcessId, child: Option<ProcessId>) {
+    pub(in crate::pipeline) fn task(
+        &mut self,
+        action: &TaskAction,
+        process: ProcessId,
+        child: Option<ProcessId>,
+    ) {
         match (action, child) {
             (TaskAction::Fork { clone_flags, .. }, Some(child)) if clone_flags & CLONE_VM == 0 => {
                 self.sharing.insert(child, process);
@@ -47,7 +52,7 @@ impl Forks {
     }
 
     /// Counts a fault of `process`, if it is one at a page that may be shared since a fork.
-    pub(super) fn fault(&mut self, fault: &Fault, process: ProcessId) {
+    pub(in crate::pipeline) fn fault(&mut self, fault: &Fault, process: ProcessId) {
         let is_copy = fault.access == Some(Access::Write)
             && fault.protection == Some(true)
             && fault.kind.is_completed();
@@ -62,7 +67,7 @@ impl Forks {
         part.latency_sum += fault.latency.unwrap_or_default();
     }
 
-    pub(super) fn into_tax(self) -> BTreeMap<ProcessId, ForkTax> {
+    pub(in crate::pipeline) fn into_tax(self) -> BTreeMap<ProcessId, ForkTax> {
         self.tax
     }
 }

@@ -5,7 +5,7 @@ use rangemap::RangeSet;
 use super::Place;
 use crate::{
     pagemap::{PageCategories, StateRun, folio_around},
-    pipeline::pages::{slot_end, slot_of},
+    pipeline::slots::{slot_end, slot_of},
     units::{PageSize, Timestamp, VirtAddr, VirtRange},
 };
 

@@ -1,7 +1,9 @@
 //! How long looks take, and how much of that they may.
 
-use super::super::pages::{slot_end, slot_of};
-use crate::units::{Nanos, PageCount, PageSize, VirtAddr, VirtRange};
+use crate::{
+    pipeline::slots::{slot_end, slot_of},
+    units::{Nanos, PageCount, PageSize, VirtAddr, VirtRange},
+};
 
 /// How long looks take per page, as the last ones tell.
 #[derive(Debug)]

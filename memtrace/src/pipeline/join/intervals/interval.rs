@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     event::{Fault, FaultKind, HeatCell, Mode, SpaceId},
-    pipeline::tasks::{Position, Task, Tasks},
+    pipeline::join::tasks::{Position, Task, Tasks},
     timeline::{FaultRow, FaultTally, MapTally, PageTally, ProcessId, RegionId, RegionLabel, TimelineRow},
     units::{Timestamp, VirtRange},
 };

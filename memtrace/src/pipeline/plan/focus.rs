@@ -10,9 +10,10 @@ use memtrace_ebpf::HEAT_SLOT_SHIFT;
 use rangemap::RangeSet;
 use serde::{Deserialize, Serialize};
 
-use super::{directory::Directory, pages::slot_end, tasks::Tasks};
+use super::directory::Directory;
 use crate::{
     event::{HeatReading, LookReason, MapCall, PageLook, ProbeRequest, ProbeTarget, SpaceId},
+    pipeline::{join::tasks::Tasks, slots::slot_end},
     region::{AddressSpace, Region},
     units::{CpuShare, Nanos, PageCount, PageSize, ParseUnitError, Timestamp, VirtAddr, VirtRange},
 };
@@ -98,7 +99,7 @@ const MAX_COUNTED: usize = 64;
 
 /// Chooses what to look at.
 #[derive(Debug)]
-pub(super) struct Focus {
+pub(in crate::pipeline) struct Focus {
     areas: Vec<Area>,
     page: PageSize,
     /// Time that looks may take after each interval.
@@ -123,7 +124,7 @@ pub(super) struct Focus {
 
 impl Focus {
     /// Chooses by `options` after each `interval`.
-    pub(super) fn new(options: FocusOptions, page: PageSize, interval: Nanos) -> Self {
+    pub(in crate::pipeline) fn new(options: FocusOptions, page: PageSize, interval: Nanos) -> Self {
         let FocusOptions { areas, max_cpu } = options;
         Self {
             areas,
@@ -144,7 +145,7 @@ impl Focus {
     }
 
     /// Faults happened in the slots of `reading`.
-    pub(super) fn heat(&mut self, reading: &HeatReading) {
+    pub(in crate::pipeline) fn heat(&mut self, reading: &HeatReading) {
         for cell in &reading.cells {
             let (Some(space), Some(slot)) = (cell.space, cell.slot) else { continue };
             let key = (space, slot.start());
@@ -157,7 +158,7 @@ impl Focus {
     }
 
     /// A call in `space` may have given pages to memory, or taken them.
-    pub(super) fn called(&mut self, space: SpaceId, call: &MapCall) {
+    pub(in crate::pipeline) fn called(&mut self, space: SpaceId, call: &MapCall) {
         let Some(range) = call.changed_pages() else { return };
         if self.changes >= MAX_WAITING {
             return self.residents.entry(space).or_default().ask_for_visit();
@@ -168,12 +169,12 @@ impl Focus {
     }
 
     /// So many pages of `space` are resident.
-    pub(super) fn count(&mut self, space: SpaceId, pages: PageCount) {
+    pub(in crate::pipeline) fn count(&mut self, space: SpaceId, pages: PageCount) {
         self.residents.entry(space).or_default().count(pages);
     }
 
     /// A look at `space` ended at `time`.
-    pub(super) fn learn(&mut self, time: Timestamp, space: SpaceId, look: &PageLook) {
+    pub(in crate::pipeline) fn learn(&mut self, time: Timestamp, space: SpaceId, look: &PageLook) {
         let pace = if look.reason.is_close() { &mut self.close_pace } else { &mut self.sweep_pace };
         pace.learn(time.since(look.began), look.range);
         self.residents.entry(space).or_default().see(look, self.page);
@@ -181,7 +182,7 @@ impl Focus {
 
     /// Asks for the looks that are worth their time now: what the user asked for, what is hot, what calls changed, what was
     /// populated, and then the rest in rotation.
-    pub(super) fn plan(
+    pub(in crate::pipeline) fn plan(
         &mut self,
         now: Timestamp,
         directory: &Directory,

@@ -6,11 +6,9 @@ use hdrhistogram::Histogram;
 use memtrace_ebpf::FaultEvent;
 
 use super::{
-    END_OF_TIME,
     forks::Forks,
     maps::{self, Done, MapTotals},
-    residence::Residence,
-    seen::LookTotals,
+    pages::residence::Residence,
     tasks::{Actors, Purged, RetiredIn, Tasks},
 };
 use crate::{
@@ -18,6 +16,7 @@ use crate::{
         Account, Fault, FaultCounts, FaultKind, HeatReading, HostFacts, LookReason, Loss, MapEvent, Mode,
         PageLook, SpaceId, TaskAction, Tgid, UncountedCause,
     },
+    pipeline::{END_OF_TIME, plan::seen::LookTotals},
     region::{Comparison, Region, Retired},
     timeline::{
         FaultRow, FaultTotals, GaveKind, GaveTotals, MapRow, PageState, ProcessId, ProcessSummary, RegionId,
@@ -34,7 +33,7 @@ const RECENT_LOSSES: usize = 1_024;
 
 /// Sums over all records.
 #[derive(Debug)]
-pub(super) struct Totals {
+pub(in crate::pipeline) struct Totals {
     host: HostFacts,
     end: Timestamp,
     faults: FaultTotals,
@@ -99,7 +98,7 @@ impl Process {
 }
 
 impl Totals {
-    pub(super) fn new(host: HostFacts, interval: Nanos) -> Self {
+    pub(in crate::pipeline) fn new(host: HostFacts, interval: Nanos) -> Self {
         Self {
             end: host.start,
             looks: LookTotals::new(host.page, interval),
@@ -124,16 +123,16 @@ impl Totals {
     }
 
     /// Something happened at `time`.
-    pub(super) fn see(&mut self, time: Timestamp) {
+    pub(in crate::pipeline) fn see(&mut self, time: Timestamp) {
         self.end = self.end.max(time);
     }
 
     /// Time of the last thing that happened.
-    pub(super) fn end(&self) -> Timestamp {
+    pub(in crate::pipeline) fn end(&self) -> Timestamp {
         self.end
     }
 
-    pub(super) fn fault(&mut self, fault: &Fault) {
+    pub(in crate::pipeline) fn fault(&mut self, fault: &Fault) {
         let totals = &mut self.faults;
         match fault.kind {
             FaultKind::Minor => totals.completed.minor += 1,
@@ -162,12 +161,17 @@ impl Totals {
     }
 
     /// Counts faults of `process` without an event.
-    pub(super) fn uncounted(&mut self, cause: UncountedCause, faults: FaultCounts, process: ProcessId) {
+    pub(in crate::pipeline) fn uncounted(
+        &mut self,
+        cause: UncountedCause,
+        faults: FaultCounts,
+        process: ProcessId,
+    ) {
         *self.uncounted.entry(cause).or_default() += faults;
         self.processes.entry(process).or_default().uncounted += faults;
     }
 
-    pub(super) fn task(&mut self, action: &TaskAction, actors: Actors) {
+    pub(in crate::pipeline) fn task(&mut self, action: &TaskAction, actors: Actors) {
         let Actors { process, child } = actors;
         self.forks.task(action, process, child);
         let process = self.processes.entry(process).or_default();
@@ -194,12 +198,12 @@ impl Totals {
     }
 
     /// Counts a fault of `process` that a fork may have caused.
-    pub(super) fn copied(&mut self, fault: &Fault, process: ProcessId) {
+    pub(in crate::pipeline) fn copied(&mut self, fault: &Fault, process: ProcessId) {
         self.forks.fault(fault, process);
     }
 
     /// What a fault gave is known, or will never be.
-    pub(super) fn gave(&mut self, row: &FaultRow) {
+    pub(in crate::pipeline) fn gave(&mut self, row: &FaultRow) {
         let Some(gave) = row.gave else { return };
         let size = gave.pages.filter(|_| gave.kind != GaveKind::File);
         let nothing =
@@ -212,7 +216,7 @@ impl Totals {
     }
 
     /// The heat counters were read; `is_there` tells of which address spaces there still is a process.
-    pub(super) fn heat(&mut self, reading: &HeatReading, is_there: impl Fn(SpaceId) -> bool) {
+    pub(in crate::pipeline) fn heat(&mut self, reading: &HeatReading, is_there: impl Fn(SpaceId) -> bool) {
         self.see(reading.time);
         self.looks.read(reading, is_there);
         for cell in &reading.cells {
@@ -223,7 +227,7 @@ impl Totals {
         }
     }
 
-    pub(super) fn loss(&mut self, loss: Loss) {
+    pub(in crate::pipeline) fn loss(&mut self, loss: Loss) {
         self.see(loss.end.unwrap_or(loss.start));
         // Under overload a CPU loses records between all readings: that is one gap.
         let mut recent = self.losses.iter_mut().rev().take(RECENT_LOSSES);
@@ -239,33 +243,38 @@ impl Totals {
     }
 
     /// A look at `space` came.
-    pub(super) fn look(&mut self, space: SpaceId, look: &PageLook) {
+    pub(in crate::pipeline) fn look(&mut self, space: SpaceId, look: &PageLook) {
         self.looks.add(space, look);
     }
 
     /// A look saw some of a region.
-    pub(super) fn looked_at(&mut self, region: RegionId, reason: LookReason) {
+    pub(in crate::pipeline) fn looked_at(&mut self, region: RegionId, reason: LookReason) {
         *self.regions.entry(region).or_default().looks.entry(reason).or_default() += 1;
     }
 
     /// What looks saw of a region.
-    pub(super) fn seen(&mut self, region: RegionId) -> &mut Residence {
+    pub(in crate::pipeline) fn seen(&mut self, region: RegionId) -> &mut Residence {
         self.regions.entry(region).or_default().residence.get_or_insert_default()
     }
 
     /// Adds a map event, of which `done` came.
-    pub(super) fn map(&mut self, event: &MapEvent, done: &Done) {
+    pub(in crate::pipeline) fn map(&mut self, event: &MapEvent, done: &Done) {
         self.maps.add(event, done);
     }
 
     /// Adds a comparison of the maps of `tgid`; returns a row for each contradiction.
-    pub(super) fn compared(&mut self, time: Timestamp, tgid: Tgid, comparison: Comparison) -> Vec<MapRow> {
+    pub(in crate::pipeline) fn compared(
+        &mut self,
+        time: Timestamp,
+        tgid: Tgid,
+        comparison: Comparison,
+    ) -> Vec<MapRow> {
         let contradictions = self.maps.compared(comparison).into_iter();
         contradictions.map(|contradiction| maps::contradiction_row(time, tgid, contradiction)).collect()
     }
 
     /// Adds a finished row to its process and its region.
-    pub(super) fn row(&mut self, row: &TimelineRow) {
+    pub(in crate::pipeline) fn row(&mut self, row: &TimelineRow) {
         if row.region.is_none() {
             self.without_region += row.faults.completed;
         }
@@ -278,7 +287,7 @@ impl Totals {
     }
 
     /// Regions and address spaces have gone: returns all that is known of the regions.
-    pub(super) fn purge(&mut self, purged: Purged) -> impl Iterator<Item = RegionSummary> {
+    pub(in crate::pipeline) fn purge(&mut self, purged: Purged) -> impl Iterator<Item = RegionSummary> {
         let Purged { regions, spaces } = purged;
         for space in spaces {
             self.maps.forget(space);
@@ -300,7 +309,7 @@ impl Totals {
     }
 
     /// Recording has ended: returns all that is known of the regions that are there.
-    pub(super) fn live(&mut self, tasks: &Tasks) -> Vec<RegionSummary> {
+    pub(in crate::pipeline) fn live(&mut self, tasks: &Tasks) -> Vec<RegionSummary> {
         let mut live = Vec::new();
         for (space, process, regions) in tasks.spaces() {
             let Some(process) = process else { continue };
@@ -350,7 +359,7 @@ impl Totals {
         }
     }
 
-    pub(super) fn summary(self, tasks: &Tasks) -> Summary {
+    pub(in crate::pipeline) fn summary(self, tasks: &Tasks) -> Summary {
         let mut regions = self.gone;
         regions.sort_unstable_by_key(hotness);
         let mut total = None;

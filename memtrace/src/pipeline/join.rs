@@ -1,0 +1,10 @@
+//! What happened, in order of time: events applied one after another, looks in their place among them.
+
+pub(super) mod forks;
+pub(super) mod intervals;
+pub(super) mod maps;
+pub(super) mod pages;
+pub(super) mod processes;
+pub(super) mod reclaims;
+pub(super) mod tasks;
+pub(super) mod totals;
