@@ -25,11 +25,10 @@ use memtrace::{
     units::FilePage,
 };
 use memtrace_tests::{
-    directory, file_on_disk,
-    look::{EVERYTHING, FILE, Page, expect_each, has_scan, look, page_size},
-    made,
+    directory, file_on_disk, made,
     memory::{Mapping, Sharing, drain_batches, page_bytes, peak_growth},
     require,
+    scan::{EVERYTHING, FILE, Page, expect_each, has_scan, page_size, scan},
     swap::Swap,
     task::without,
     turn,
@@ -74,18 +73,18 @@ fn runs(reader: &mut CachedReader, object: &MemoryObject, pages: Range<usize>) -
 }
 
 /// What is told of each of the first `pages` pages of `file` that is told of.
-fn told(file: &File, pages: usize) -> BTreeMap<usize, Page> {
-    let mut told = BTreeMap::new();
+fn known(file: &File, pages: usize) -> BTreeMap<usize, Page> {
+    let mut known = BTreeMap::new();
     for run in runs(&mut reader(EVERYTHING), &object(file), 0..pages) {
         let CachedRun { first, pages, entry, categories, frame } = run;
         for page in 0..pages.get() {
             let entry = entry.advanced(page).expect("frames follow one another");
             let number = usize::try_from(first.as_raw() + page).expect("small");
-            let earlier = told.insert(number, Page { entry, categories, frame });
+            let earlier = known.insert(number, Page { entry, categories, frame });
             assert!(earlier.is_none(), "page {number} is told twice");
         }
     }
-    told
+    known
 }
 
 /// The first `pages` pages of `file` that are in memory, by another way.
@@ -95,11 +94,11 @@ fn resident(file: &File, pages: usize) -> BTreeSet<usize> {
     (0..pages).filter(|page| resident[*page]).collect()
 }
 
-/// What `look` sees while of the first `pages` pages of `file`, on a disk, just those of `ledger` are in memory.
+/// What `scan` sees while of the first `pages` pages of `file`, on a disk, just those of `ledger` are in memory.
 ///
 /// Other pages may stay in the cache for a while, and others of this machine may drop all that are in it.
 #[track_caller]
-fn with_cached<T>(file: &File, pages: usize, ledger: &BTreeSet<usize>, mut look: impl FnMut() -> T) -> T {
+fn with_cached<T>(file: &File, pages: usize, ledger: &BTreeSet<usize>, mut scan: impl FnMut() -> T) -> T {
     for _ in 0..ATTEMPTS {
         // Dirty pages stay.
         file.sync_all().expect("a disk");
@@ -110,7 +109,7 @@ fn with_cached<T>(file: &File, pages: usize, ledger: &BTreeSet<usize>, mut look:
             file.read_exact_at(&mut [0], offset(*page)).expect("it is there");
         }
         if resident(file, pages) == *ledger {
-            let seen = look();
+            let seen = scan();
             if resident(file, pages) == *ledger {
                 return seen;
             }
@@ -130,12 +129,13 @@ fn pages_that_were_read_are_told_and_no_others() {
     file.set_len(offset(pages)).expect("a file system with holes");
     let ledger: BTreeSet<_> = (0..pages).filter(|page| page % 3 == 1).collect();
 
-    let told = with_cached(file, pages, &ledger, || told(file, pages));
+    let known = with_cached(file, pages, &ledger, || known(file, pages));
 
-    assert!(told.keys().eq(&ledger), "{} of {} pages", told.len(), ledger.len());
-    let frames: BTreeSet<_> = told.values().map(|page| page.entry.pfn().expect("present").as_raw()).collect();
-    assert_eq!(frames.len(), told.len());
-    let pages: Vec<_> = told.into_values().collect();
+    assert!(known.keys().eq(&ledger), "{} of {} pages", known.len(), ledger.len());
+    let frames: BTreeSet<_> =
+        known.values().map(|page| page.entry.pfn().expect("present").as_raw()).collect();
+    assert_eq!(frames.len(), known.len());
+    let pages: Vec<_> = known.into_values().collect();
     expect_each(&pages, "of a file, and mapped by nobody", |page| {
         page.word() & FILE != 0 && page.frame.mapcount == Some(0) && page.lacks(PageFlags::MMAP)
     });
@@ -176,14 +176,14 @@ fn frames_are_those_of_whoever_else_maps_the_file() {
         pages.map(|page| page.entry.pfn().expect("present")).collect()
     };
 
-    // Pages may move to other frames between two looks.
+    // Pages may move to other frames between two scans.
     let shared = (0..ATTEMPTS).find_map(|_| {
-        let before = look(&mapping);
-        let told = told(&file, 300);
-        (frames(&mut told.values()) == frames(&mut before.iter())).then_some(told)
+        let before = scan(&mapping);
+        let known = known(&file, 300);
+        (frames(&mut known.values()) == frames(&mut before.iter())).then_some(known)
     });
     drop(mapping);
-    let alone = told(&file, 300);
+    let alone = known(&file, 300);
 
     let shared: Vec<_> = shared.expect("pages stay for a moment").into_values().collect();
     expect_each(&shared, "mapped once", |page| page.frame.mapcount == Some(1) && page.has(PageFlags::MMAP));
@@ -201,29 +201,29 @@ fn pages_that_were_written_are_dirty() {
     named.write_all(&vec![1; pages * page_bytes()]).expect("room");
     let file = named.as_file();
     let written = BTreeSet::from([2, 3, 63]);
-    let dirty = |told: BTreeMap<usize, Page>| -> BTreeSet<usize> {
+    let dirty = |known: BTreeMap<usize, Page>| -> BTreeSet<usize> {
         let is_dirty = |page: &Page| page.frame.flags.is_some_and(|flags| flags.contains(PageFlags::DIRTY));
-        told.into_iter().filter(|(_, page)| is_dirty(page)).map(|(page, _)| page).collect()
+        known.into_iter().filter(|(_, page)| is_dirty(page)).map(|(page, _)| page).collect()
     };
 
     // Page by page, since larger folios are dirty as a whole. Somebody may write all back meanwhile.
     let all = (0..pages).collect();
-    let mut looks = (0..ATTEMPTS).map(|_| {
+    let mut scans = (0..ATTEMPTS).map(|_| {
         with_cached(file, pages, &all, || {
-            let before = dirty(told(file, pages));
+            let before = dirty(known(file, pages));
             for page in &written {
                 file.write_all_at(&[2], offset(*page)).expect("room");
             }
-            (before, dirty(told(file, pages)))
+            (before, dirty(known(file, pages)))
         })
     });
-    let seen = looks.find(|(_, after)| *after == written);
+    let seen = scans.find(|(_, after)| *after == written);
 
     assert_eq!(seen.map(|(before, _)| before), Some(BTreeSet::new()));
 }
 
 #[test]
-fn looks_do_not_make_pages_look_used() {
+fn scans_do_not_make_pages_look_used() {
     require!(root);
     let _turn = turn();
     let named = made!(file_on_disk());
@@ -232,17 +232,17 @@ fn looks_do_not_make_pages_look_used() {
     file.set_len(offset(pages)).expect("a file system with holes");
     let ledger: BTreeSet<_> = (0..pages).step_by(2).collect();
     let is_active = |page: &Page| page.frame.flags.is_some_and(|flags| flags.contains(PageFlags::ACTIVE));
-    let active = || told(file, pages).values().filter(|page| is_active(page)).count();
+    let active = || known(file, pages).values().filter(|page| is_active(page)).count();
 
     // A page that is used twice is active. This one may stay in the cache from one attempt to the next.
-    let mut looks = (0..ATTEMPTS).map(|_| {
+    let mut scans = (0..ATTEMPTS).map(|_| {
         with_cached(file, pages, &ledger, || {
             drain_batches();
             [active(), active(), active()]
         })
     });
 
-    assert!(looks.any(|active| active == [0, 0, 0]));
+    assert!(scans.any(|active| active == [0, 0, 0]));
 }
 
 #[test]
@@ -258,11 +258,11 @@ fn shared_memory_has_its_resident_pages_and_gets_no_others() {
     assert!(mapping.page_out(4).expect("since 5.4"), "it stays");
     drop(mapping);
 
-    let told = told(&file, 64);
+    let known = known(&file, 64);
 
-    assert_eq!(told.keys().copied().collect::<Vec<_>>(), [3, 10, 63]);
+    assert_eq!(known.keys().copied().collect::<Vec<_>>(), [3, 10, 63]);
     assert_eq!(resident(&file, 64), BTreeSet::from([3, 10, 63]));
-    let pages: Vec<_> = told.into_values().collect();
+    let pages: Vec<_> = known.into_values().collect();
     let is_swap_backed =
         |page: &Page| page.frame.flags.is_some_and(|flags| flags.contains(PageFlags::SWAPBACKED));
     expect_each(&pages, "for swap", is_swap_backed);
@@ -273,8 +273,8 @@ fn file_without_pages_has_none() {
     require!(root);
     let _turn = turn();
 
-    assert!(told(&memory(0), 100).is_empty());
-    assert!(told(&memory(1 << 30), 1 << 30).is_empty());
+    assert!(known(&memory(0), 100).is_empty());
+    assert!(known(&memory(1 << 30), 1 << 30).is_empty());
 }
 
 #[test]
@@ -294,14 +294,14 @@ fn file_may_shrink_meanwhile() {
             }
         });
         let (mut reader, object) = (reader(EVERYTHING), object(&file));
-        let mut looks = 0;
+        let mut scans = 0;
         while Instant::now() < end {
             let runs = runs(&mut reader, &object, 0..pages);
             assert!(runs.iter().all(|run| run.first.as_raw() + run.pages.get() <= pages as u64));
-            looks += 1;
+            scans += 1;
         }
         is_over.store(true, Ordering::Relaxed);
-        eprintln!("{looks} looks");
+        eprintln!("{scans} scans");
     });
 }
 

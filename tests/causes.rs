@@ -171,7 +171,7 @@ fn advice_by_io_uring_has_a_row_that_tells_what_came_of_it() {
 
     let maps = recording.maps();
     let of_it = |row: &&MapRow| row.tgid == vanishing.pid;
-    let told: Vec<_> = maps
+    let known: Vec<_> = maps
         .iter()
         .filter(of_it)
         .filter(|row| row.action == "madvise")
@@ -181,7 +181,7 @@ fn advice_by_io_uring_has_a_row_that_tells_what_came_of_it() {
     let results = ["0", "0", "0", "-12"];
     for ((advised, name), result) in advised.iter().zip(names).zip(results) {
         let Stretch { start, end } = advised.stretch;
-        assert!(told.contains(&(Some(start), Some(end), name, result)), "{name} in {told:x?}");
+        assert!(known.contains(&(Some(start), Some(end), name, result)), "{name} in {known:x?}");
     }
     // What a fork copies depends on the third, whose completion may come after a fork: the maps are read anew.
     let unexplained = maps.iter().filter(of_it).filter(|row| row.action == "unexplained").count();

@@ -1,4 +1,4 @@
-//! What is looked at while a trace runs: what happens, what the user names, and in the end everything.
+//! What is scanned while a trace runs: what happens, what the user names, and in the end everything.
 
 use std::{fs::File, os::unix::fs::FileExt as _, thread, time::Duration};
 
@@ -39,13 +39,13 @@ fn process_that_does_nothing_is_seen_as_smaps_counts_it() {
         let report = recording.report();
         for pid in frozen.pids() {
             let process = report.processes().into_iter().find(|process| process.tgid == pid);
-            let pages = process.and_then(|process| process.pages).expect("it was looked at");
+            let pages = process.and_then(|process| process.pages).expect("it was scanned");
             let resident = pages.resident_kib();
             require!(@ resident.is_none().then(|| "needs Linux 6.7 (PAGEMAP_SCAN)".to_owned()));
             assert_eq!(resident, Some(Rollup::of(pid).rss), "{kind}: {pages:?}");
         }
         assert_eq!(report.number("/faults/minor"), 0, "{kind}");
-        assert!(report.number("/looks/by/full/looks") > 0, "{}", report.at("/looks"));
+        assert!(report.number("/scans/by/full/scans") > 0, "{}", report.at("/scans"));
     }
 }
 
@@ -66,8 +66,8 @@ fn memory_that_a_call_populates_is_seen_without_a_fault() {
     let present = rows.iter().filter_map(|row| row.present_pages).max().unwrap_or_default();
     // The kernel may have merged it with a neighbour, which has some pages too.
     assert!((layout.touched_pages..layout.touched_pages + 64).contains(&present), "{rows:#?}");
-    let looks = recording.report().number("/looks/by/call/looks");
-    assert!(looks > 0, "the call that mapped it asked for a look");
+    let scans = recording.report().number("/scans/by/call/scans");
+    assert!(scans > 0, "the call that mapped it asked for a scan");
 }
 
 #[test]
@@ -92,13 +92,13 @@ fn memory_that_another_process_populates_is_found() {
     let rows = rows_of(&recording, stretch);
     let found = rows.iter().find(|row| row.present_pages == Some(pages)).expect("it is there");
     assert_eq!(rows.iter().map(|row| row.minor_faults).sum::<u64>(), 0, "{rows:#?}");
-    // Not by the look at the end.
+    // Not by the scan at the end.
     assert!(found.end_ns < 5_900_000_000, "{rows:#?}");
-    assert!(recording.report().number("/looks/by/population/looks") > 1);
+    assert!(recording.report().number("/scans/by/population/scans") > 1);
 }
 
 #[test]
-fn what_the_user_names_is_looked_at_in_each_interval() {
+fn what_the_user_names_is_scanned_in_each_interval() {
     require!(root);
     require!(bpf);
     let _turn = turn();
@@ -109,7 +109,7 @@ fn what_the_user_names_is_looked_at_in_each_interval() {
         let options = [&["-p", &pid, "--interval", "50ms", "--duration", "1s", "--max-cpu", "100%"], focus];
         memtrace!().record(&options.concat(), &[]).expect_code(0)
     };
-    let looked = |recording: &Recording, backing: &str| {
+    let scanned = |recording: &Recording, backing: &str| {
         let rows = recording.timeline();
         rows.iter().filter(|row| row.backing == backing && row.present_pages.is_some()).count()
     };
@@ -118,26 +118,26 @@ fn what_the_user_names_is_looked_at_in_each_interval() {
         [&["--focus", "hot"], &["--focus", "[heap]"], &["--focus", &range]].map(|focus| watch(focus));
 
     // At first and at last at least, and in rotation.
-    assert!((1..=4).contains(&looked(&hot, "heap")), "{:#?}", hot.timeline());
-    assert!(looked(&heap, "heap") > 8, "{:#?}", heap.timeline());
+    assert!((1..=4).contains(&scanned(&hot, "heap")), "{:#?}", hot.timeline());
+    assert!(scanned(&heap, "heap") > 8, "{:#?}", heap.timeline());
     assert!(rows_of(&heap, stretch).len() <= 4, "{:#?}", heap.timeline());
     assert!(rows_of(&some, stretch).len() > 8, "{:#?}", some.timeline());
-    assert!(looked(&some, "heap") <= 4, "{:#?}", some.timeline());
-    assert!(heap.report().number("/looks/by/asked/looks") > 8);
+    assert!(scanned(&some, "heap") <= 4, "{:#?}", some.timeline());
+    assert!(heap.report().number("/scans/by/asked/scans") > 8);
 }
 
 #[test]
-fn last_look_before_an_exit_sees_what_the_process_had() {
+fn last_scan_before_an_exit_sees_what_the_process_had() {
     require!(root);
     require!(bpf);
     let command = ["cat", "/proc/self/smaps_rollup"];
     let recording = memtrace!().record(&["--verify"], &command).expect_code(0);
 
     let process = &recording.report().processes()[0];
-    let pages = process.pages.as_ref().expect("it was looked at");
+    let pages = process.pages.as_ref().expect("it was scanned");
     let resident = pages.resident_kib();
     require!(@ resident.is_none().then(|| "needs Linux 6.7 (PAGEMAP_SCAN)".to_owned()));
-    let told = Rollup::parse(&recording.run.stdout).rss;
-    let difference = resident.map(|resident| resident.abs_diff(told));
-    assert!(difference.is_some_and(|kib| kib <= 256), "{told} KiB, but for printing and exiting: {pages:?}");
+    let known = Rollup::parse(&recording.run.stdout).rss;
+    let difference = resident.map(|resident| resident.abs_diff(known));
+    assert!(difference.is_some_and(|kib| kib <= 256), "{known} KiB, but for printing and exiting: {pages:?}");
 }

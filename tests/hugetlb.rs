@@ -17,13 +17,12 @@ use memtrace::{
     units::{ByteSize, PageCount, PageSize},
 };
 use memtrace_tests::{
-    cgroup, directory,
-    look::page_size,
-    made,
+    cgroup, directory, made,
     memory::Mapping,
     mounted::Mounted,
     require,
     requirement::skip,
+    scan::page_size,
     setting::{HugePages, POOL, Setting, number},
     turn, wait_until,
 };

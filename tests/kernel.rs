@@ -474,9 +474,9 @@ fn areas_of_a_ledger_need_all_their_faults() {
         latency_ns: None,
         region: None,
         offset_bytes: None,
-        gave: None,
-        gave_pages: None,
-        gave_lag_ns: None,
+        outcome: None,
+        outcome_pages: None,
+        outcome_lag_ns: None,
     };
 
     assert_eq!(area.found_in(&[row(7, 0x1fff), row(8, 0x1000), row(7, 0x3000)]), area);

@@ -168,12 +168,12 @@ fn rare_calls_are_rows_and_leave_the_map_equal_to_the_kernels() {
     recording.expect_map_identity(1);
     let rows = recording.maps();
     let found = successful_calls(&rows);
-    let mut told: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut known: BTreeMap<&str, u64> = BTreeMap::new();
     for name in recording.run.stdout.lines() {
-        *told.entry(name).or_default() += 1;
+        *known.entry(name).or_default() += 1;
     }
-    assert!(told["shmat"] == 3 && told.len() > 6, "{told:?}");
-    for (name, count) in told {
+    assert!(known["shmat"] == 3 && known.len() > 6, "{known:?}");
+    for (name, count) in known {
         assert_eq!(found.get(name), Some(&count), "{name}: {found:?}");
     }
     // The kernel unmaps the ring of io_setup(2) with no call of munmap.

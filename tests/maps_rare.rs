@@ -104,7 +104,7 @@ fn every_piece_of_the_heap_of_a_running_process_is_heap() {
     let mut target = Run::new(program!("spaces")).arg("heap-in-pieces").with_stdin().start();
     let before: Spaces = serde_json::from_str(&target.first_line()).expect("the workload says where");
     let mut recording = memtrace!().start(&["--verify", "-p", &before.pid.to_string()], &[]);
-    recording.wait_for_report("/map_identity/learnt", 1);
+    recording.wait_for_report("/map_identity/resyncs", 1);
     target.send("\n");
     let after: Spaces = target.finish().expect_code(0).last_line();
     let recording = recording.finish().expect_code(0);

@@ -42,13 +42,13 @@ fn expect_equal(command: &[&str]) {
 
     let recording = memtrace!().record(&[], &fixed).expect_code(0);
 
-    let told = successes(&text);
+    let known = successes(&text);
     let rows = recording.maps();
     let mut found = successful_calls(&rows);
     found.retain(|kind, _| KINDS.contains(kind));
-    assert!(told["mmap"] > 0, "{text}");
+    assert!(known["mmap"] > 0, "{text}");
     // memtrace begins at the execve of the command, as strace does.
-    assert_eq!(found, told, "{command:?}");
+    assert_eq!(found, known, "{command:?}");
 }
 
 #[test]

@@ -16,8 +16,8 @@ use memtrace_tests::{
 };
 use rustix::process::Signal;
 
-/// Time between two requests for a full look.
-const LOOK_PERIOD: Duration = Duration::from_millis(50);
+/// Time between two requests for a full scan.
+const SCAN_PERIOD: Duration = Duration::from_millis(50);
 
 /// One at a time: each takes all CPUs.
 static TURN: Mutex<()> = Mutex::new(());
@@ -52,7 +52,7 @@ fn is_slow() -> bool {
     (0..5).map(|_| fight()).all(|took| took > SLOW)
 }
 
-/// Records a fight, and asks for full looks all the while.
+/// Records a fight, of which maps are read all the while.
 #[track_caller]
 fn stressed(memtrace: Memtrace, options: &[&str], fight: &Fight, args: &[&str]) -> (Recording, Stress) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -60,18 +60,18 @@ fn stressed(memtrace: Memtrace, options: &[&str], fight: &Fight, args: &[&str]) 
     let command = [&[program!("mapstress")], &fight.args[..], args].concat();
     let mut recording = memtrace.start(&options, &command);
     recording.wait_until_armed();
-    look_until_lines(&mut recording.running, 1);
+    scan_until_lines(&mut recording.running, 1);
     let recording = recording.finish().expect_code(0);
     let ledger = recording.run.last_line();
     (recording, ledger)
 }
 
-/// Asks for full looks until the command has written so many lines.
+/// Asks for full scans until the command has written so many lines.
 #[track_caller]
-fn look_until_lines(running: &mut Running, lines: usize) {
+fn scan_until_lines(running: &mut Running, lines: usize) {
     running.wait_for("ledger", |running| {
         running.signal(Signal::USR2);
-        thread::sleep(LOOK_PERIOD);
+        thread::sleep(SCAN_PERIOD);
         (running.stdout().matches('\n').count() == lines).then_some(())
     });
 }
@@ -147,11 +147,11 @@ fn programs_that_the_kernel_skips_are_losses() {
     let (recording, ledger) = stressed(memtrace!().without("tracepoint_records"), &[], &SHORT, &[]);
 
     recording.expect_no_contradiction();
-    let told = successful_calls(&recording.maps()).get("mremap").copied().unwrap_or(0);
+    let known = successful_calls(&recording.maps()).get("mremap").copied().unwrap_or(0);
     let losses = recording.losses();
     let skipped: u64 =
         losses.iter().filter(|loss| loss.cause == "skipped").filter_map(|loss| loss.count).sum();
-    assert!(told + skipped >= ledger.calls["mremap"].successes, "{told}: {losses:?}");
+    assert!(known + skipped >= ledger.calls["mremap"].successes, "{known}: {losses:?}");
 }
 
 #[test]
@@ -183,11 +183,11 @@ fn regions_are_learnt_anew_after_a_loss_of_map_events() {
     recording.running.signal(Signal::STOP);
     recording.running.wait_for("ledger", |running| (running.stdout().lines().count() > 1).then_some(()));
     recording.running.signal(Signal::CONT);
-    look_until_lines(&mut recording.running, 3);
-    // However busy all was before, a look at a shell that waits for its input is conclusive.
+    scan_until_lines(&mut recording.running, 3);
+    // However busy all was before, a scan of a shell that waits for its input is conclusive.
     for _ in 0..20 {
         recording.running.signal(Signal::USR2);
-        thread::sleep(LOOK_PERIOD);
+        thread::sleep(SCAN_PERIOD);
     }
     let recording = recording.finish().expect_code(0);
 
@@ -195,7 +195,7 @@ fn regions_are_learnt_anew_after_a_loss_of_map_events() {
     assert!(losses.iter().any(|loss| loss.cause == "control_ring"), "{losses:?}");
     let report = recording.report();
     assert_eq!(report.number("/map_identity/contradictions"), 0, "{}", report.at("/map_identity"));
-    assert!(report.number("/map_identity/learnt") > 0, "{}", report.at("/map_identity"));
+    assert!(report.number("/map_identity/resyncs") > 0, "{}", report.at("/map_identity"));
     assert!(report.number("/map_identity/checks") > 0, "known again: {}", report.at("/map_identity"));
     assert_eq!(report.at("/complete"), &serde_json::Value::Bool(false));
 }

@@ -17,9 +17,9 @@ use memtrace::{
     units::VirtRange,
 };
 use memtrace_tests::{
-    look::{EVERYTHING, LOW, has_scan, own_pagemap, page_size, range, span, walk, word},
     memory::{Mapping, Sharing, page_bytes},
     require,
+    scan::{EVERYTHING, LOW, has_scan, own_pagemap, page_size, range, span, walk, word},
 };
 use rustix::mm::Advice;
 
@@ -121,7 +121,7 @@ fn huge_pages_behind_many_small_ones() {
     expect_same(&mapping);
     let range = range(&mapping);
     let is_huge = |categories: PageCategories| categories.contains(PageCategories::HUGE);
-    let told: Vec<u64> = walk_own(range, true, EVERYTHING)
+    let known: Vec<u64> = walk_own(range, true, EVERYTHING)
         .iter()
         .filter(|run| is_huge(run.categories))
         .flat_map(|run| run.entries.first.as_raw()..run.entries.first.as_raw() + run.entries.pages.get())
@@ -134,7 +134,7 @@ fn huge_pages_behind_many_small_ones() {
         .flat_map(|run| run.range.vpns(page_size()))
         .collect();
     assert!(!scanned.is_empty(), "none of {} huge pages was given", huge.len());
-    assert!(told == scanned, "{} pages of huge ones, the scan has {}", told.len(), scanned.len());
+    assert!(known == scanned, "{} pages of huge ones, the scan has {}", known.len(), scanned.len());
 }
 
 #[test]

@@ -19,14 +19,14 @@ use memtrace::{
     },
 };
 use memtrace_tests::{
-    look::{
-        EXCLUSIVE, FILE, GUARD, PRESENT, Page, SWAPPED, UFFD_WP, expect_each, first_page, grow_by, look,
-        look_through, own_pagemap, own_pagemap_without_rights, page_size, range, word,
-    },
     made,
     memory::{Mapping, drain_batches, page_bytes},
     require,
     requirement::{self, since},
+    scan::{
+        EXCLUSIVE, FILE, GUARD, PRESENT, Page, SWAPPED, UFFD_WP, expect_each, first_page, grow_by,
+        own_pagemap, own_pagemap_without_rights, page_size, range, scan, scan_through, word,
+    },
     setting::{Setting, transparent_huge_pages},
     swap::Swap,
     turn,
@@ -132,7 +132,7 @@ fn entries_of_guard_pages() {
     made!(mapping.guard(2..6).map_err(|_| "needs Linux 6.13 (MADV_GUARD_INSTALL)"));
     let bit = if since("6.15") { GUARD } else { 0 };
 
-    let pages = look(&mapping);
+    let pages = scan(&mapping);
 
     for index in [0, 1, 6, 7] {
         assert_eq!(pages[index].bits(), PRESENT | EXCLUSIVE, "{index}");
@@ -143,14 +143,14 @@ fn entries_of_guard_pages() {
     expect_residence(&pages[2..6], guard);
     expect_each(&pages[2..6], "in no frame", |page| page.frame == Frame::default());
 
-    let hidden = look_through(&own_pagemap_without_rights(), range(&mapping));
+    let hidden = scan_through(&own_pagemap_without_rights(), range(&mapping));
     expect_each(&hidden[2..6], "hidden but for the bit", |page| page.word() == SWAPPED | bit);
     let known = if bit == 0 { Residence::NotPresent(NotPresent::Hidden) } else { guard };
     expect_residence(&hidden[2..6], known);
 
     mapping.unguard(2..6).expect("they are guards");
 
-    expect_residence(&look(&mapping)[2..6], Residence::Absent);
+    expect_residence(&scan(&mapping)[2..6], Residence::Absent);
 }
 
 #[test]
@@ -168,13 +168,13 @@ fn entries_of_a_page_under_write_protection() {
     uffd.protect(&mapping, 2..4).expect("they are registered");
     let bit = if since("5.14") { UFFD_WP } else { 0 };
 
-    let pages = look(&mapping);
+    let pages = scan(&mapping);
 
     expect_each(&pages[2..4], "protected", |page| page.bits() == PRESENT | EXCLUSIVE | bit);
     expect_each(&pages[4..], "not protected", |page| page.bits() == PRESENT | EXCLUSIVE);
 
     drop(uffd);
-    expect_each(&look(&mapping), "not protected any more", |page| page.bits() == PRESENT | EXCLUSIVE);
+    expect_each(&scan(&mapping), "not protected any more", |page| page.bits() == PRESENT | EXCLUSIVE);
 }
 
 /// The word of a marker of offset 1. Its type is 31, and was 30 in the kernels with a type more above it.
@@ -190,7 +190,7 @@ fn expect_protected_by_marker(mapping: &Mapping, uffd: &Uffd, bits: u64) {
     uffd.register(mapping, Mode::WriteProtect).expect("the feature is there");
     uffd.protect(mapping, 1..4).expect("they are registered");
 
-    let pages = look(mapping);
+    let pages = scan(mapping);
 
     assert_eq!(pages[0].bits(), bits, "{:x?}", pages[0]);
     assert_eq!(pages[1].bits(), bits | UFFD_WP, "{:x?}", pages[1]);
@@ -199,7 +199,7 @@ fn expect_protected_by_marker(mapping: &Mapping, uffd: &Uffd, bits: u64) {
     expect_residence(&pages[2..4], marker);
     expect_each(&pages[4..], "absent", |page| page.word() == 0);
 
-    let hidden = look_through(&own_pagemap_without_rights(), range(mapping));
+    let hidden = scan_through(&own_pagemap_without_rights(), range(mapping));
     expect_each(&hidden[2..4], "hidden but for the bit", |page| page.word() == SWAPPED | UFFD_WP);
 }
 
@@ -217,7 +217,7 @@ fn entries_of_shared_memory_protected_before_it_is_there() {
 
     // The marker takes the place of a page that is thrown away, too.
     mapping.advise_part(1..2, Advice::LinuxDontNeed).expect("own memory");
-    assert_eq!(look(&mapping)[1].word(), protected_by_marker());
+    assert_eq!(scan(&mapping)[1].word(), protected_by_marker());
 }
 
 #[test]
@@ -241,7 +241,7 @@ fn entries_of_poison() {
     uffd.register(&mapping, Mode::Missing).expect("own memory");
     uffd.poison(&mapping, 2..5).expect("nothing is there");
 
-    let pages = look(&mapping);
+    let pages = scan(&mapping);
 
     // Type 31, offset 2.
     expect_each(&pages[2..5], "poison", |page| page.word() == SWAPPED | 2 << 5 | 31);
@@ -256,7 +256,7 @@ fn is_swapped_out(mapping: &Mapping) -> bool {
         // Pages that wait in the batch of another processor are left out.
         drain_batches();
         mapping.advise(Advice::LinuxPageOut).expect("Linux 5.4");
-        look(mapping).iter().all(|page| page.bits() & !UFFD_WP == SWAPPED)
+        scan(mapping).iter().all(|page| page.bits() & !UFFD_WP == SWAPPED)
     })
 }
 
@@ -274,9 +274,9 @@ fn entries_of_swapped_pages() {
     let swap = made!(Swap::on(area_bytes));
     let mapping = Mapping::anonymous(256).expect("room");
     mapping.write_all();
-    assert!(is_swapped_out(&mapping), "{:x?}", look(&mapping));
+    assert!(is_swapped_out(&mapping), "{:x?}", scan(&mapping));
 
-    let pages = look(&mapping);
+    let pages = scan(&mapping);
 
     expect_each(&pages, "in swap", |page| page.bits() == SWAPPED);
     let slots: Vec<SwapSlot> = pages.iter().map(swap_slot).collect();
@@ -290,13 +290,13 @@ fn entries_of_swapped_pages() {
     assert!(swap.used_bytes() >= range(&mapping).bytes(), "{}", swap.used_bytes());
     expect_each(&pages, "in no frame", |page| page.frame == Frame::default());
 
-    let hidden = look_through(&own_pagemap_without_rights(), range(&mapping));
+    let hidden = scan_through(&own_pagemap_without_rights(), range(&mapping));
     expect_each(&hidden, "hidden", |page| page.word() == SWAPPED);
     let nowhere = Residence::NotPresent(NotPresent::Hidden);
     expect_residence(&hidden, nowhere);
 
     mapping.write_all();
-    expect_each(&look(&mapping), "back", |page| page.bits() == PRESENT | EXCLUSIVE);
+    expect_each(&scan(&mapping), "back", |page| page.bits() == PRESENT | EXCLUSIVE);
 }
 
 #[test]
@@ -310,7 +310,7 @@ fn entries_of_two_swap_areas() {
     mapping.write_all();
     assert!(is_swapped_out(&mapping), "not all is in swap");
 
-    let slots: Vec<SwapSlot> = look(&mapping).iter().map(swap_slot).collect();
+    let slots: Vec<SwapSlot> = scan(&mapping).iter().map(swap_slot).collect();
 
     let kinds: BTreeSet<u8> = slots.iter().map(|slot| slot.kind).collect();
     assert_eq!(kinds.len(), 2, "{kinds:?}");
@@ -329,7 +329,7 @@ fn written_huge_page() -> Result<(Setting, Mapping), String> {
     let setting = transparent_huge_pages("enabled")?;
     let mapping = Mapping::huge(1).map_err(|error| format!("needs room: {error}"))?;
     mapping.write(0);
-    if look(&mapping).iter().all(|page| page.has(PageFlags::THP)) {
+    if scan(&mapping).iter().all(|page| page.has(PageFlags::THP)) {
         Ok((setting, mapping))
     } else {
         Err("needs 2 MiB of memory in one piece".to_owned())
@@ -353,7 +353,7 @@ fn entries_of_a_huge_page_swapped_as_a_whole() {
         return requirement::skip("needs huge pages that are swapped as a whole (CONFIG_THP_SWAP)");
     }
 
-    let pages = look(&mapping);
+    let pages = scan(&mapping);
 
     expect_each(&pages, "in swap", |page| page.bits() == SWAPPED);
     assert!(grow_by(&pages, 1 << 5), "{pages:x?}");
@@ -370,14 +370,14 @@ fn entries_of_damaged_memory() {
     let _turn = turn();
     let mapping = Mapping::anonymous(8).expect("room");
     mapping.write_all();
-    let before = look(&mapping);
+    let before = scan(&mapping);
     made!(
         mapping
             .advise_part(3..4, Advice::LinuxHwPoison)
             .map_err(|error| format!("needs CONFIG_MEMORY_FAILURE: {error}"))
     );
 
-    let pages = look(&mapping);
+    let pages = scan(&mapping);
 
     let frame = before[3].entry.pfn().expect("root sees frames");
     assert_eq!(pages[3].bits(), SWAPPED, "{:x?}", pages[3]);

@@ -11,14 +11,14 @@ use memtrace::{
     units::VirtRange,
 };
 use memtrace_tests::{
-    look::{
-        EXCLUSIVE, FILE, PRESENT, Page, expect_each, first_page, grow_by, has_scan, look, look_through,
-        look_until, own_pagemap, span,
-    },
     made,
     memory::{Mapping, Sharing, drain_batches, page_bytes},
     require,
     requirement::{self, since},
+    scan::{
+        EXCLUSIVE, FILE, PRESENT, Page, expect_each, first_page, grow_by, has_scan, own_pagemap, scan,
+        scan_through, scan_until, span,
+    },
     setting::{HugePages, Setting, transparent_huge_pages},
     task::Sleeper,
     turn,
@@ -38,7 +38,7 @@ fn entries_of_zero_pages() {
     let mapping = Mapping::anonymous(8).expect("room");
     mapping.read_all();
 
-    let pages = look(&mapping);
+    let pages = scan(&mapping);
 
     expect_each(&pages, "just present", |page| page.bits() == PRESENT && page.low() == pages[0].low());
     expect_each(&pages, "a zero page", |page| page.has(PageFlags::ZERO_PAGE));
@@ -49,7 +49,7 @@ fn entries_of_zero_pages() {
 
     mapping.write(3);
 
-    let written = look(&mapping)[3];
+    let written = scan(&mapping)[3];
     assert_eq!(written.bits(), PRESENT | EXCLUSIVE, "{written:x?}");
     assert!(written.lacks(PageFlags::ZERO_PAGE) && !written.categories.contains(PageCategories::PFNZERO));
 }
@@ -64,7 +64,7 @@ fn entries_of_a_huge_zero_page() {
     let mapping = Mapping::huge(1).expect("room");
     mapping.read(0);
 
-    let pages = look(&mapping);
+    let pages = scan(&mapping);
 
     // Whether it counts as a page of a file depends on the kernel.
     expect_each(&pages, "present and not exclusive", |page| page.bits() & !FILE == PRESENT);
@@ -114,17 +114,17 @@ fn entries_of_hugetlb_pages() {
     let once = Mapping::of_file(&file, HUGE_PAGES, Sharing::Shared).expect("room");
     once.write(0);
 
-    let pages = look(&private);
+    let pages = scan(&private);
     expect_each(&pages[..HUGE_PAGES], "absent", |page| page.word() == 0);
     expect_hugetlb(&pages[HUGE_PAGES..], PRESENT | EXCLUSIVE, 1);
-    expect_hugetlb(&look(&once), PRESENT | FILE | EXCLUSIVE, 1);
+    expect_hugetlb(&scan(&once), PRESENT | FILE | EXCLUSIVE, 1);
 
     let twice = Mapping::of_file(&file, HUGE_PAGES, Sharing::Shared).expect("room");
     twice.read(0);
 
-    expect_hugetlb(&look(&once), PRESENT | FILE, 2);
-    expect_hugetlb(&look(&twice), PRESENT | FILE, 2);
-    assert_eq!(look(&once)[7].low(), look(&twice)[7].low(), "the same frame");
+    expect_hugetlb(&scan(&once), PRESENT | FILE, 2);
+    expect_hugetlb(&scan(&twice), PRESENT | FILE, 2);
+    assert_eq!(scan(&once)[7].low(), scan(&twice)[7].low(), "the same frame");
 }
 
 #[test]
@@ -151,10 +151,10 @@ fn entries_of_merged_pages() {
 
     for area in &areas {
         // The first of those to be merged is alone for a moment.
-        let _merged = look_until(area, |page| page.has(PageFlags::KSM) && page.bits() == PRESENT);
+        let _merged = scan_until(area, |page| page.has(PageFlags::KSM) && page.bits() == PRESENT);
     }
 
-    let pages = areas.each_ref().map(look).concat();
+    let pages = areas.each_ref().map(scan).concat();
     expect_each(&pages, "merged", |page| page.has(PageFlags::KSM | PageFlags::ANON));
     expect_each(&pages, "just present", |page| page.bits() == PRESENT);
     let of_frame = |low| pages.iter().filter(|page| page.low() == low).count() as u64;
@@ -163,7 +163,7 @@ fn entries_of_merged_pages() {
 
     areas[1].write(3);
 
-    let written = look(&areas[1])[3];
+    let written = scan(&areas[1])[3];
     assert_eq!(written.bits(), PRESENT | EXCLUSIVE, "{written:x?}");
     // From Linux 6.10 on, and still in 6.12, all anonymous pages have this flag by a mistake.
     if !since("6.10") || since("6.18") {
@@ -184,7 +184,7 @@ fn entries_of_a_folio_of_64_kb() {
         (0..2 * FOLIO).find(|index| (first + *index as u64).is_multiple_of(FOLIO as u64)).expect("one of 16");
     mapping.write(start + 5);
 
-    let pages = look(&mapping);
+    let pages = scan(&mapping);
 
     let folio = &pages[start..start + FOLIO];
     expect_each(folio, "written", |page| page.bits() == PRESENT | EXCLUSIVE);
@@ -204,15 +204,15 @@ fn entries_of_pages_that_a_fork_shares() {
     let mapping = Mapping::anonymous(8).expect("room");
     mapping.write_all();
     let owned = PageFlags::OWNER_2;
-    let before = look(&mapping);
+    let before = scan(&mapping);
     expect_each(&before, "exclusive", |page| page.bits() == PRESENT | EXCLUSIVE);
 
     let child = Sleeper::fork().expect("room for a process");
-    let shared = look(&mapping);
+    let shared = scan(&mapping);
     mapping.write(0);
-    let written = look(&mapping)[0];
+    let written = scan(&mapping)[0];
     drop(child);
-    let after = look(&mapping);
+    let after = scan(&mapping);
 
     expect_each(&shared, "shared", |page| page.bits() == PRESENT && page.frame.mapcount == Some(2));
     assert_eq!(written.bits(), PRESENT | EXCLUSIVE, "{written:x?}");
@@ -234,7 +234,7 @@ fn entries_of_locked_pages() {
     drain_batches();
 
     // Those that wait in a batch are not on that list yet.
-    let pages = look_until(&mapping, |page| page.has(PageFlags::MLOCKED | PageFlags::UNEVICTABLE));
+    let pages = scan_until(&mapping, |page| page.has(PageFlags::MLOCKED | PageFlags::UNEVICTABLE));
 
     expect_each(&pages, "locked", |page| page.has(PageFlags::MLOCKED | PageFlags::UNEVICTABLE));
     expect_each(&pages, "as any other", |page| page.bits() == PRESENT | EXCLUSIVE);
@@ -246,10 +246,10 @@ fn entries_of_pages_that_may_be_freed() {
     let _turn = turn();
     let mapping = Mapping::anonymous(8).expect("room");
     mapping.write_all();
-    expect_each(&look(&mapping), "for swap", |page| page.has(PageFlags::SWAPBACKED));
+    expect_each(&scan(&mapping), "for swap", |page| page.has(PageFlags::SWAPBACKED));
 
     // Only what is on a list of reclaim is marked, and that in batches.
-    let pages = look_until(&mapping, |page| {
+    let pages = scan_until(&mapping, |page| {
         if page.has(PageFlags::SWAPBACKED) {
             drain_batches();
             mapping.advise(Advice::LinuxFree).expect("Linux 4.5");
@@ -272,7 +272,7 @@ fn entries_of_a_private_file_before_and_after_a_copy() {
     mapping.read_all();
     mapping.write(3);
 
-    let pages = look(&mapping);
+    let pages = scan(&mapping);
 
     for (index, page) in pages.iter().enumerate() {
         let (bits, is_anonymous) =
@@ -290,7 +290,7 @@ fn entries_of_pages_made_inaccessible() {
     mapping.write_all();
     mapping.forbid().expect("own memory");
 
-    expect_each(&look(&mapping), "as if written", |page| page.bits() == PRESENT | EXCLUSIVE);
+    expect_each(&scan(&mapping), "as if written", |page| page.bits() == PRESENT | EXCLUSIVE);
 }
 
 /// The range of the special VMA `name` of this process.
@@ -309,18 +309,18 @@ fn entries_of_what_the_kernel_maps() {
     // Both are in use by now.
     let _now = Instant::now();
 
-    let vdso = look_through(&own_pagemap(), special("[vdso]").expect("every process has one"));
+    let vdso = scan_through(&own_pagemap(), special("[vdso]").expect("every process has one"));
     assert!(vdso.iter().any(|page| page.word() != 0), "code that has run");
     let is_of_kernel = |page: &Page| [PRESENT | FILE, 0].contains(&(page.bits() & !EXCLUSIVE));
     expect_each(&vdso, "of the kernel's file or absent", is_of_kernel);
     if let Some(vvar) = special("[vvar]") {
         // Frames without pages until some release after Linux 6.18: pagemap tells nothing of such.
         let is_bare = !since("6.19");
-        let pages = look_through(&own_pagemap(), vvar);
+        let pages = scan_through(&own_pagemap(), vvar);
         expect_each(&pages, "told as it is", |page| is_of_kernel(page) && !(is_bare && page.word() != 0));
     }
     if let Some(vsyscall) = special("[vsyscall]") {
-        expect_each(&look_through(&own_pagemap(), vsyscall), "absent", |page| page.word() == 0);
+        expect_each(&scan_through(&own_pagemap(), vsyscall), "absent", |page| page.word() == 0);
     }
 }
 
@@ -341,6 +341,6 @@ fn entries_of_the_memory_of_a_device_are_not_told() {
     }
 
     for mapping in mappings {
-        expect_each(&look(&mapping), "absent", |page| page.word() == 0);
+        expect_each(&scan(&mapping), "absent", |page| page.word() == 0);
     }
 }

@@ -11,14 +11,14 @@ use memtrace::{
     probe::ProbeError,
 };
 use memtrace_tests::{
-    cgroup,
-    look::{
-        EVERYTHING, EXCLUSIVE, PRESENT, Page, expect_each, has_scan, look, look_through,
-        own_pagemap_without_rights, page_size, range, span, walk,
-    },
-    made,
+    cgroup, made,
     memory::Mapping,
-    require, requirement, turn, wait_until,
+    require, requirement,
+    scan::{
+        EVERYTHING, EXCLUSIVE, PRESENT, Page, expect_each, has_scan, own_pagemap_without_rights, page_size,
+        range, scan, scan_through, span, walk,
+    },
+    turn, wait_until,
 };
 
 #[test]
@@ -28,7 +28,7 @@ fn entries_without_rights_hide_frames() {
     let mapping = Mapping::anonymous(8).expect("room");
     mapping.write_all();
 
-    let pages = look_through(&own_pagemap_without_rights(), range(&mapping));
+    let pages = scan_through(&own_pagemap_without_rights(), range(&mapping));
 
     expect_each(&pages, "present and no more", |page| page.word() == PRESENT | EXCLUSIVE);
     // Present pages are told alike in all eras.
@@ -91,5 +91,5 @@ fn entries_tell_the_cgroup_of_a_page() {
     let directory = top.join(path.strip_prefix('/').expect("absolute"));
     let inode = fs::metadata(directory).expect("this process is in it").ino();
 
-    expect_each(&look(&mapping), "charged to it", |page| page.frame.cgroup == Some(inode));
+    expect_each(&scan(&mapping), "charged to it", |page| page.frame.cgroup == Some(inode));
 }

@@ -18,10 +18,10 @@ use memtrace::{
     units::FrameIndex,
 };
 use memtrace_tests::{
-    look::{EVERYTHING, look, page_size},
     made,
     memory::{Mapping, drain_batches, peak_growth},
     require,
+    scan::{EVERYTHING, page_size, scan},
     setting::HugePages,
     turn,
 };
@@ -29,7 +29,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 const FLAGS: Wanted = Wanted { flags: true, mapcount: false, cgroup: false };
 
-/// How often things are compared that may move while they are looked at.
+/// How often things are compared that may move while they are read.
 const ATTEMPTS: usize = 20;
 
 fn reader(wanted: Wanted) -> PhysicalReader {
@@ -187,9 +187,9 @@ fn frame_of_a_page_tells_of_the_page() {
     mapping.write_all();
     drain_batches();
 
-    // Pages may move to other frames between two looks.
-    let told = (0..ATTEMPTS).find_map(|_| {
-        let before = look(&mapping);
+    // Pages may move to other frames between two scans.
+    let known = (0..ATTEMPTS).find_map(|_| {
+        let before = scan(&mapping);
         let frames: Vec<_> = before
             .iter()
             .map(|page| {
@@ -201,12 +201,12 @@ fn frame_of_a_page_tells_of_the_page() {
                 run.frame
             })
             .collect();
-        let after = look(&mapping);
+        let after = scan(&mapping);
         let is_same = before.iter().zip(&after).all(|(one, other)| one.entry == other.entry);
         is_same.then_some((frames, before))
     });
 
-    let (frames, pages) = told.expect("pages stay for a moment");
+    let (frames, pages) = known.expect("pages stay for a moment");
     let expected = PageFlags::ANON | PageFlags::MMAP | PageFlags::SWAPBACKED | PageFlags::UPTODATE;
     for (frame, page) in frames.iter().zip(&pages) {
         assert!(frame.flags.is_some_and(|flags| flags.contains(expected)), "{frame:x?}");

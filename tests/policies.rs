@@ -20,12 +20,11 @@ use memtrace::{
     units::{PageCount, PageSize, Pfn},
 };
 use memtrace_tests::{
-    cgroup, directory,
-    look::{self, LOW, first_page, own_pagemap, page_size},
-    made,
+    cgroup, directory, made,
     memory::Mapping,
     require,
     requirement::skip,
+    scan::{self, LOW, first_page, own_pagemap, page_size},
     setting::{Setting, number},
     turn, wait_until,
 };
@@ -38,14 +37,14 @@ const KPF_KSM: u32 = 21;
 
 /// Word number `index` of the file `path`; `None` if there is none.
 fn word(path: &str, index: u64) -> Option<u64> {
-    look::word(&File::open(path).ok()?, index)
+    scan::word(&File::open(path).ok()?, index)
 }
 
 /// The frames of `mapping`, all of which is there.
 fn frames(mapping: &Mapping) -> Vec<u64> {
     let (pagemap, first) = (own_pagemap(), first_page(mapping));
     let pages = first..first + mapping.pages() as u64;
-    pages.map(|page| look::word(&pagemap, page).expect("own memory") & LOW).collect()
+    pages.map(|page| scan::word(&pagemap, page).expect("own memory") & LOW).collect()
 }
 
 #[test]

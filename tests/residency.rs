@@ -24,11 +24,11 @@ use memtrace::{
 use memtrace_tests::{
     cgroup, directory, file_on_disk,
     ledger::Zoo,
-    look::{own_pagemap, page_size},
     made,
     memory::{Mapping, Sharing, has_cachestat, page_bytes},
     program, require, requirement,
     run::Run,
+    scan::{own_pagemap, page_size},
     setting::Setting,
     swap::Swap,
     task::without,
@@ -182,10 +182,10 @@ fn every_page_of_several_windows_is_where_it_was_put() {
         assert!(mapping.page_out(page).expect("since 5.4"), "page {page} stays");
     }
 
-    let told = places(&object(&file), pages);
+    let known = places(&object(&file), pages);
 
     let expected = touched.map(|page| (page, if is_swapped(page) { Swapped } else { Resident }));
-    assert_eq!(told, expected.collect());
+    assert_eq!(known, expected.collect());
 }
 
 #[test]
@@ -250,9 +250,9 @@ fn three_pages_of_a_terabyte_of_shared_memory() {
         file.write_all_at(&[1], offset(page)).expect("room");
     }
 
-    let told = places(&object(&file), pages);
+    let known = places(&object(&file), pages);
 
-    assert_eq!(told, [0, 123_456_789, pages - 1].map(|page| (page, Resident)).into());
+    assert_eq!(known, [0, 123_456_789, pages - 1].map(|page| (page, Resident)).into());
 }
 
 #[test]
@@ -272,11 +272,11 @@ fn file_has_the_pages_that_were_read() {
         file.read_exact_at(&mut [0], offset(page)).expect("it is there");
     }
 
-    let told = places(&object, pages);
+    let known = places(&object, pages);
 
     assert_eq!(dropped, []);
     assert!(!object.is_shared_memory());
-    assert_eq!(told, read.map(|page| (page, Resident)).into());
+    assert_eq!(known, read.map(|page| (page, Resident)).into());
     let resident = Mapping::of_file(named.as_file(), pages, Sharing::Private).expect("room").resident();
     let resident = resident.expect("our own");
     assert_eq!((0..pages).filter(|page| resident[*page]).collect::<Vec<_>>(), read);
@@ -302,9 +302,9 @@ fn cached_holes_of_a_sparse_file_are_found_in_a_terabyte() {
     file.write_all_at(&vec![1; page_bytes()], offset(1000)).expect("room");
     file.read_exact_at(&mut [0], offset(pages - 1)).expect("a hole");
 
-    let told = places(&object(file), pages);
+    let known = places(&object(file), pages);
 
-    assert_eq!(told, [1000, pages - 1].map(|page| (page, Resident)).into());
+    assert_eq!(known, [1000, pages - 1].map(|page| (page, Resident)).into());
 }
 
 #[test]
@@ -315,15 +315,15 @@ fn file_may_shrink() {
     }
     let object = object(&file);
 
-    let mut told = Vec::new();
+    let mut known = Vec::new();
     let result = object.walk(file_pages(0..50_000), |run| {
         file.set_len(offset(6)).expect("ours");
-        told.push(run.first.as_raw());
+        known.push(run.first.as_raw());
     });
 
     // The first run is told once the second is known.
     assert!(result.is_ok(), "{result:?}");
-    assert_eq!(told, [5, 20_000]);
+    assert_eq!(known, [5, 20_000]);
     assert_eq!(runs(&object, 0..50_000), [(5, 1, Resident)]);
 }
 
@@ -349,9 +349,9 @@ fn shared_memory_of_another_process() {
     // The kernel has written it, and nobody has touched the mapping, which begins at the page 3 of 32.
     let file = vma(pid, things["file"].start);
     let object = object_at(pid, things["file"].start).expect("root may").expect("it is a file");
-    let mut told = Vec::new();
-    object.walk_untold(&file, &[], |range, place| told.push((range, place))).expect("it can be mapped");
-    assert_eq!(told, [(file.range, Resident)]);
+    let mut known = Vec::new();
+    object.walk_untold(&file, &[], |range, place| known.push((range, place))).expect("it can be mapped");
+    assert_eq!(known, [(file.range, Resident)]);
     // Objects stay what they are when the process ends.
     zoo.send("\n");
     let _end = zoo.finish().expect_code(0);
@@ -391,13 +391,13 @@ fn pages_that_page_tables_do_not_tell() {
     }
     mapping.write(22);
     let vma = vma(std::process::id(), mapping.area(0).start);
-    let told = PageReader::new(page_size(), PageCategories::empty(), Duration::MAX)
+    let known = PageReader::new(page_size(), PageCategories::empty(), Duration::MAX)
         .read(&own_pagemap(), vma.range)
         .expect("this process lives");
 
     let mut untold = Vec::new();
     object(&file)
-        .walk_untold(&vma, &told, |range, place| {
+        .walk_untold(&vma, &known, |range, place| {
             let first = range.start().as_raw() - vma.range.start().as_raw();
             untold.push((first / page_size().bytes(), range.pages(page_size()).get(), place));
         })
@@ -449,12 +449,12 @@ fn pages_of_a_file_of_an_overlay_are_told_though_its_cache_is_another_files() {
     }
 
     let file = File::open(path("merged/file")).expect("it is below");
-    let told = runs(&object(&file), 0..16);
+    let known = runs(&object(&file), 0..16);
     let totals = object(&file).totals(file_pages(0..16)).expect("a file");
 
     drop(file);
     unmount(path("merged"), UnmountFlags::empty()).expect("nothing is open in it");
-    assert_eq!(told, [(0, 16, Resident)]);
+    assert_eq!(known, [(0, 16, Resident)]);
     assert_eq!(totals, None);
 }
 
@@ -495,10 +495,10 @@ fn missing_privileges_are_named() {
     let open = || File::open(foreign.path()).expect("all may read it");
     // Known since 5.9; older kernels do not have it to take.
     let open_objects = CapabilitySet::SYS_ADMIN | CapabilitySet::CHECKPOINT_RESTORE;
-    let look_at_caches = CapabilitySet::FOWNER | CapabilitySet::DAC_OVERRIDE;
+    let scan_caches = CapabilitySet::FOWNER | CapabilitySet::DAC_OVERRIDE;
 
     let closed = without(open_objects, || object_at(std::process::id(), start));
-    let hidden = without(look_at_caches, || MemoryObject::of_file(open(), "it", page_size()));
+    let hidden = without(scan_caches, || MemoryObject::of_file(open(), "it", page_size()));
 
     assert!(matches!(closed, Err(ObjectError::Forbidden { .. })), "{closed:?}");
     assert!(matches!(hidden, Err(ObjectError::Hidden { .. })), "{hidden:?}");

@@ -5,11 +5,11 @@ use std::io::Write as _;
 use memtrace::pagemap::PageFlags;
 use memtrace_tests::{
     census::expect_sums,
-    look::{has_scan, look},
     made,
     memory::{Mapping, Sharing, drain_batches, page_bytes},
     memtrace, require,
     requirement::{self, since},
+    scan::{has_scan, scan},
     setting::{HugePages, transparent_huge_pages},
     swap::Swap,
     turn,
@@ -110,7 +110,7 @@ fn transparent_huge_page_is_one_folio_mapped_by_one_entry() {
     let _enabled = made!(transparent_huge_pages("enabled"));
     let mapping = Mapping::huge(1).expect("room");
     mapping.write(0);
-    if !look(&mapping).iter().all(|page| page.has(PageFlags::THP)) {
+    if !scan(&mapping).iter().all(|page| page.has(PageFlags::THP)) {
         return requirement::skip("needs 2 MiB of memory in one piece");
     }
 
@@ -119,8 +119,8 @@ fn transparent_huge_page_is_one_folio_mapped_by_one_entry() {
     let each = pages_per_huge();
     expect_sums(&json, &[("rss_pages", each), ("anon_pages", each), ("uss_pages", each)]);
     // Words of pagemap do not tell of it.
-    let told = if since("6.7") { json!(each) } else { Value::Null };
-    assert_eq!(json["huge_pages"], told, "{json:#}");
+    let known = if since("6.7") { json!(each) } else { Value::Null };
+    assert_eq!(json["huge_pages"], known, "{json:#}");
     let folios = json["folios"]["anon"].as_object().expect("folios of anonymous memory");
     let order = each.ilog2().to_string();
     assert_eq!(folios.keys().collect::<Vec<_>>(), [&order]);

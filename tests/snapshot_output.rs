@@ -1,4 +1,4 @@
-//! What `memtrace snapshot` prints: formats and their keys, looks one after the other, targets that it refuses or takes once.
+//! What `memtrace snapshot` prints: formats and their keys, scans one after the other, targets that it refuses or takes once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,7 +29,7 @@ fn csv_has_a_row_for_each_row_of_maps() {
     let mut running = Run::new(program!("layout")).args(["small", "--mib", "1"]).with_stdin().start();
     let _ready = running.first_line();
     let pid = running.pid().to_string();
-    let look = || {
+    let scan = || {
         let run = memtrace!().snapshot(&["-p", &pid, "--csv"]).finish().expect_code(0);
         assert_eq!(run.stderr, "");
         let rows: Result<Vec<BTreeMap<String, String>>, _> =
@@ -38,7 +38,7 @@ fn csv_has_a_row_for_each_row_of_maps() {
     };
     let seen = fs::read_to_string(format!("/proc/{pid}/maps")).expect("it lives");
 
-    let rows = look();
+    let rows = scan();
 
     let place = |line: &str| {
         let mut words = line.split_whitespace();
@@ -234,7 +234,7 @@ fn reader_that_has_seen_enough_ends_the_intervals() {
 }
 
 #[test]
-fn process_that_ends_between_two_looks_is_a_failure() {
+fn process_that_ends_between_two_scans_is_a_failure() {
     require!(root);
     let sleeper = Run::new("sleep").arg("1000").start();
     let pid = sleeper.pid().to_string();

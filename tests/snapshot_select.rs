@@ -4,12 +4,12 @@ use std::fs;
 
 use memtrace_tests::{
     census::only,
-    look::{SOFT_DIRTY, first_page, has_scan, own_pagemap, word},
     made,
     memory::Mapping,
     memtrace, require,
     requirement::{self, since},
     run::Finished,
+    scan::{SOFT_DIRTY, first_page, has_scan, own_pagemap, word},
     turn,
     uffd::{Mode, Uffd},
 };

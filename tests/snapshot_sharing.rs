@@ -42,7 +42,7 @@ fn processes_share_the_pages_that_none_wrote_to_after_the_fork() {
     mapping.write_all();
     let first = Sleeper::fork_that_writes(&mapping, 0..32).expect("a child");
     let [_, own, _, pages] = only(&mapping);
-    let look = |pids: &[u32]| {
+    let scan = |pids: &[u32]| {
         let pids: Vec<_> = pids.iter().map(u32::to_string).collect();
         memtrace!().census(&["-p", &own, "-p", &pids.join(","), "-a", &pages])
     };
@@ -51,7 +51,7 @@ fn processes_share_the_pages_that_none_wrote_to_after_the_fork() {
         children.iter().map(|child| u64::from(child.pid())).chain([this]).collect()
     };
 
-    let two = look(&[first.pid()]);
+    let two = scan(&[first.pid()]);
 
     assert_eq!(shared_sets(&two), BTreeMap::from([((set(&[&first]), false), 64)]));
     // Each of the shared ones counts half, twice.
@@ -60,8 +60,8 @@ fn processes_share_the_pages_that_none_wrote_to_after_the_fork() {
     assert_eq!(two["pid"], Value::Null);
 
     let second = Sleeper::fork_that_writes(&mapping, 32..48).expect("a child");
-    let three = look(&[first.pid(), second.pid()]);
-    let without_the_second = look(&[first.pid()]);
+    let three = scan(&[first.pid(), second.pid()]);
+    let without_the_second = scan(&[first.pid()]);
 
     let expected = [
         // What the first wrote to.
@@ -163,8 +163,8 @@ fn cgroup_is_all_processes_below_it_that_live() {
 }
 
 #[test]
-fn member_that_may_not_be_looked_at_is_told_and_passed_over() {
-    // Without these even root may not look at what has a capability more.
+fn member_that_may_not_be_scanned_is_told_and_passed_over() {
+    // Without these even root may not read what has a capability more.
     const TAKEN: &str = "-sys_ptrace,-perfmon,-sys_admin";
     require!(root);
     require!(program "setpriv" of "util-linux");
@@ -178,12 +178,12 @@ fn member_that_may_not_be_looked_at_is_told_and_passed_over() {
     let comm =
         |running: &Running| fs::read_to_string(format!("/proc/{}/comm", running.pid())).expect("it lives");
     assert!(wait_until(|| comm(&open) == "sleep\n" && comm(&closed) == "sleep\n"));
-    let look = |target: &[&str]| {
+    let scan = |target: &[&str]| {
         lesser().arg(memtrace!().program()).args(["snapshot", "--rollup", "--json"]).args(target).finish()
     };
 
-    let found = look(&["--cgroup", cgroup.path()]).expect_code(0);
-    let named = look(&["-p", &closed.pid().to_string()]);
+    let found = scan(&["--cgroup", cgroup.path()]).expect_code(0);
+    let named = scan(&["-p", &closed.pid().to_string()]);
 
     let json: Value = serde_json::from_str(&found.stdout).expect("JSON");
     assert_eq!(json["pid"], open.pid());

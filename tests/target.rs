@@ -242,7 +242,7 @@ fn resident_stack_pages(pid: u32) -> u64 {
 }
 
 #[test]
-fn look_at_everything_sees_what_has_not_faulted_for_long() {
+fn scan_at_everything_sees_what_has_not_faulted_for_long() {
     require!(root);
     require!(bpf);
     for memtrace in [memtrace!(), memtrace!().without("pagemap_scan")] {
@@ -259,7 +259,7 @@ fn look_at_everything_sees_what_has_not_faulted_for_long() {
         touch.finish().expect_code(0);
 
         let stack = recording.timeline().into_iter().find(|row| row.backing == "stack");
-        assert_eq!(stack.expect("the stack was looked at").present_pages, Some(resident));
+        assert_eq!(stack.expect("the stack was scanned").present_pages, Some(resident));
     }
 }
 

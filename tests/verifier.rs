@@ -73,12 +73,12 @@ fn programs_stay_within_the_verifier_budget() {
         }
     }
 
-    let told: Vec<_> = dearest.iter().map(|(name, most)| format!("{name} {most}")).collect();
+    let known: Vec<_> = dearest.iter().map(|(name, most)| format!("{name} {most}")).collect();
     if let Some(path) = env::var_os("MEMTRACE_VERIFIED") {
-        fs::write(path, told.join("\n")).expect("the file named by MEMTRACE_VERIFIED can be written");
+        fs::write(path, known.join("\n")).expect("the file named by MEMTRACE_VERIFIED can be written");
     }
     require!(kernel "5.16");
     assert!(!dearest.is_empty());
     let beyond: Vec<_> = dearest.iter().filter(|(_, most)| **most > BUDGET || **most == 0).collect();
-    assert!(beyond.is_empty(), "not within {BUDGET}: {beyond:?} of {told:#?}");
+    assert!(beyond.is_empty(), "not within {BUDGET}: {beyond:?} of {known:#?}");
 }

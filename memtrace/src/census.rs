@@ -380,7 +380,7 @@ pub struct ProcessCensus {
     pub regions: Vec<RegionCensus>,
     /// Their sums.
     pub total: Tally,
-    /// Its pages in swap, each divided by how many of the processes that were looked at have it; of private memory alone.
+    /// Its pages in swap, each divided by how many of the processes that were scanned have it; of private memory alone.
     pub swap_share: Share,
     /// Whether it was there all the while.
     pub is_complete: bool,

@@ -136,7 +136,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().filter_map(|cause| cause.downcast_ref()).any(is_it)
 }
 
-/// Decides on colour, and sends what parts of memtrace log to stderr in the form of its other lines.
+/// Decides on colour, and on what is logged.
 fn start_output(global: GlobalArgs) {
     let color = match global.color {
         ColorChoice::Auto => anstream::ColorChoice::Auto,

@@ -36,7 +36,7 @@ pub enum Frame {
     Heat(HeatReading),
     /// The kernel's counters of reclaim were read.
     Reclaim(ReclaimReading),
-    /// A look at a traced process.
+    /// A scan of a traced process.
     Observation(Observation),
     /// Records are missing here.
     Loss(Loss),

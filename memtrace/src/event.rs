@@ -8,20 +8,20 @@
 use std::fmt;
 
 mod file;
-mod look;
 mod loss;
 mod map;
+mod scan;
 
 use serde::{Deserialize, Serialize};
 
 use crate::units::{Nanos, PageCount, PageSize, Timestamp, VirtAddr, VirtRange};
 
 pub use file::{Device, FileKind, MappedFile};
-pub use look::{
-    LookDepth, LookReason, MapsLook, Observation, PageLook, ProbeRequest, ProbeTarget, Seen, Vma,
-};
 pub use loss::{Loss, LossCause};
-pub use map::{CallKind, MapAction, MapCall, MapEvent, MapRequest, OUT_OF_MEMORY, ShownVma, flags};
+pub use map::{CallKind, MapAction, MapCall, MapEvent, MapRequest, OUT_OF_MEMORY, ReportedVma, flags};
+pub use scan::{
+    MapsReading, Observation, PageScan, ProbeRequest, ProbeTarget, ScanDepth, ScanReason, Seen, Vma,
+};
 
 /// A thread-group ID in the recorder's PID namespace: what the command line calls a PID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -100,7 +100,7 @@ pub enum Record {
     Heat(HeatReading),
     /// The kernel's counters of reclaim were read.
     Reclaim(ReclaimReading),
-    /// A look at a traced process.
+    /// A scan of a traced process.
     Observation(Observation),
     /// Records are missing here.
     Loss(Loss),

@@ -36,9 +36,9 @@ pub trait Table: Sized + 'static {
 /// One column of the table `R`.
 #[derive(Debug)]
 pub struct Column<R> {
-    /// Its name, which ends in the unit.
+    /// Its name.
     pub name: &'static str,
-    /// What it says, in one line.
+    /// What its rows are, in one line.
     pub doc: &'static str,
     /// Its value in a row, with times counted from the given start.
     pub value: fn(&R, Timestamp) -> Value<'_>,

@@ -1,7 +1,7 @@
 //! memtrace: what a program did to memory, when, and what the kernel gave it.
 //!
 //! eBPF programs see every page fault of the traced tasks and count them per region of the address space;
-//! user space looks at the page tables of just the busy regions; one pipeline joins both into timelines.
+//! user space scans the page tables of just the busy regions; one pipeline joins both into timelines.
 //! The same pipeline runs live and over a recording.
 //!
 //! Modules stand in layers, and a module uses its own layer or lower ones:

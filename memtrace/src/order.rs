@@ -39,8 +39,8 @@ pub enum Event {
     Uncounted(Uncounted),
     /// The kernel's counters of reclaim were read.
     Reclaim(ReclaimReading),
-    /// A look at a process; its time is when it ended.
-    Look(Box<Observation>),
+    /// An observation of a process; its time is when it ended.
+    Scan(Box<Observation>),
 }
 
 // A quarter of a million of them wait, most of them faults: what is larger and rarer is boxed.
@@ -56,7 +56,7 @@ impl Event {
             Self::Map(map) => map.time,
             Self::Uncounted(uncounted) => uncounted.time,
             Self::Reclaim(reading) => reading.time,
-            Self::Look(look) => look.time,
+            Self::Scan(scan) => scan.time,
         }
     }
 
@@ -85,7 +85,7 @@ impl Event {
             Self::Fault(fault) => (9, fault.tid, fault.addr.as_raw()),
             Self::Uncounted(uncounted) => (10, uncounted.tid, uncounted.faults.total()),
             Self::Reclaim(_) => (15, Tid(0), 0),
-            Self::Look(look) => (16, Tid(look.tgid.0), look.space.0),
+            Self::Scan(scan) => (16, Tid(scan.tgid.0), scan.space.0),
         };
         (self.time(), rank, tid, detail)
     }
@@ -164,7 +164,7 @@ impl Reorder {
 mod tests {
     use super::*;
     use crate::{
-        event::{Comm, MapCall, MapRequest, Seen, ShownVma, SpaceId, Tgid, Vma},
+        event::{Comm, MapCall, MapRequest, ReportedVma, Seen, SpaceId, Tgid, Vma},
         units::{Nanos, VirtAddr, VirtRange},
     };
 
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn at_one_time_a_copy_comes_before_the_birth_a_vma_before_its_call_and_a_look_after_all() {
+    fn at_one_time_a_copy_comes_before_the_birth_a_vma_before_its_call_and_a_scan_after_all() {
         let (time, tgid, space) = (Timestamp::from_nanos(MS), Tgid(1), SpaceId(7));
         let map = |action| Event::Map(Box::new(MapEvent { time, tgid, tid: Tid(1), action }));
         let range =
@@ -250,9 +250,9 @@ mod tests {
         let in_order = [
             map(MapAction::Copied { parent: space, child: SpaceId(8), brk: None, total_vm: None }),
             Event::Task(Box::new(TaskEvent { time, tgid, tid: Tid(1), action: fork })),
-            map(MapAction::Shown(ShownVma { vma, kind: None })),
+            map(MapAction::Shown(ReportedVma { vma, kind: None })),
             map(MapAction::Call { space, call }),
-            Event::Look(Box::new(Observation { time, tgid, space, seen: Seen::Nothing })),
+            Event::Scan(Box::new(Observation { time, tgid, space, seen: Seen::Nothing })),
         ];
 
         let mut order = Reorder::default();

@@ -1,7 +1,7 @@
-//! The one state machine: records in, rows and requests for looks out.
+//! The one state machine: records in, rows and requests for scans out.
 //!
 //! Layer: core. Input: [`Record`]s in arrival order. Output: [`Row`]s in time order, [`ProbeRequest`]s, a [`Summary`].
-//! Keeps: no clock, no I/O: the same records give the same rows, live or replayed. Events and looks act in the order
+//! Keeps: no clock, no I/O: the same records give the same rows, live or replayed. Events and scans act in the order
 //! of their times; readings and losses act on arrival.
 //! Not here: where records come from (`session`, `record`), where rows go (`export`, `report`).
 #![forbid(unsafe_code)]
@@ -46,18 +46,18 @@ pub struct Options {
     pub interval: Nanos,
     /// What was recorded.
     pub detail: Detail,
-    /// Whether events tell of every change of an address space; else readings of maps do, again and again.
+    /// Whether events report every change of an address space; else it is read from maps, again and again.
     pub follows_maps: bool,
     /// Whether each fault and each change of an address space gives a row.
     pub event_rows: bool,
-    /// What is looked at.
+    /// What is scanned.
     pub focus: FocusOptions,
 }
 
 /// Later than anything.
 const END_OF_TIME: Timestamp = Timestamp::from_nanos(u64::MAX);
 
-/// Joins events, looks and losses into rows.
+/// Joins events, scans and losses into rows.
 #[derive(Debug)]
 pub struct Pipeline {
     order: Reorder,
@@ -89,7 +89,7 @@ impl Pipeline {
         }
     }
 
-    /// Takes one record. Rows that can no longer change go to `rows`; looks that would help go to
+    /// Takes one record. Rows that can no longer change go to `rows`; scans that would help go to
     /// `requests`, which a replay ignores, because the answers are in the recording.
     pub fn push(&mut self, record: Record, rows: &mut Vec<Row>, requests: &mut Vec<ProbeRequest>) {
         match record {
@@ -138,7 +138,7 @@ impl Pipeline {
         self.totals.summary(&self.tasks)
     }
 
-    /// Lets a task event wait for its turn. One that tells of a task which was there before acts at once:
+    /// Lets a task event wait for its turn. One that reports a task which was there before acts at once:
     /// faults that precede it are of that task too.
     fn take_task(&mut self, task: TaskEvent) {
         if matches!(task.action, TaskAction::Join { .. }) && !self.tasks.knows(task.tid) {
@@ -215,20 +215,20 @@ impl Pipeline {
                     intervals.uncounted(&uncounted, process);
                 }
                 Event::Reclaim(reading) => intervals.reclaim(reading),
-                Event::Look(look) => {
-                    let Observation { time, tgid, space, seen } = *look;
+                Event::Scan(scan) => {
+                    let Observation { time, tgid, space, seen } = *scan;
                     match seen {
-                        Seen::Maps(look) => {
-                            let compared = tasks.compare(time, (tgid, space), &look);
-                            checks.compared(time, &look, compared.as_ref());
+                        Seen::Maps(scan) => {
+                            let compared = tasks.compare(time, (tgid, space), &scan);
+                            checks.compared(time, &scan, compared.as_ref());
                             if let Some((_, compared)) = compared {
                                 rows.extend(totals.compared(time, tgid, compared).into_iter().map(Row::Map));
                             }
                         }
-                        Seen::Pages(look) => {
+                        Seen::Pages(scan) => {
                             let space = tasks.settle_space(tgid, space);
                             let process = tasks.process(time, tgid, Tid(tgid.0));
-                            intervals.look(time, (process, space), &look, tasks, totals, rows);
+                            intervals.scan(time, (process, space), &scan, tasks, totals, rows);
                         }
                         Seen::Resident(_) | Seen::Nothing => {}
                     }
@@ -241,7 +241,7 @@ impl Pipeline {
         }
     }
 
-    /// Notes how hot slots are, and asks for looks.
+    /// Notes how hot slots are, and asks for scans.
     fn heat(&mut self, reading: &HeatReading, requests: &mut Vec<ProbeRequest>) {
         self.totals.heat(reading, |space| self.directory.process_of(space).is_some());
         self.intervals.read(reading);
@@ -249,18 +249,18 @@ impl Pipeline {
         self.focus.plan(reading.time, &self.directory, &self.tasks, requests);
     }
 
-    /// Lets a look wait for its turn: the events before it are still on their way.
+    /// Lets a scan wait for its turn: the events before it are still on their way.
     fn observe(&mut self, observation: Observation) {
         match &observation.seen {
-            Seen::Pages(look) => {
-                self.intervals.expect_look(observation.time);
-                self.totals.look(observation.space, look);
-                self.focus.learn(observation.time, observation.space, look);
+            Seen::Pages(scan) => {
+                self.intervals.expect_scan(observation.time);
+                self.totals.scan(observation.space, scan);
+                self.focus.learn(observation.time, observation.space, scan);
             }
             Seen::Resident(pages) => self.focus.count(observation.space, *pages),
             Seen::Maps(_) | Seen::Nothing => {}
         }
-        self.hold_back(Event::Look(Box::new(observation)));
+        self.hold_back(Event::Scan(Box::new(observation)));
     }
 
     /// Notes that records are missing.

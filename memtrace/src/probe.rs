@@ -1,10 +1,10 @@
-//! Takes the looks at traced processes that the core asks for.
+//! Takes the scans of traced processes that the core asks for.
 //!
 //! Layer: shell. Input: [`ProbeRequest`]s. Output: [`Observation`]s, and what taking them cost.
 //! Source: `proc(5)` for maps, `Documentation/admin-guide/mm/pagemap.rst` for page state.
 //! Keeps: a process that died is an answer, not an error; a reading of maps is whole, or there is none; nothing is written
 //! to the target; no smaps.
-//! Not here: what to look at and when (`pipeline`).
+//! Not here: what to scan and when (`pipeline`).
 
 pub mod budget;
 pub mod cached;
@@ -49,8 +49,8 @@ use self::{
 };
 use crate::{
     event::{
-        Landmarks, LookDepth, LookReason, MapsLook, Observation, PageLook, ProbeRequest, ProbeTarget, Seen,
-        SpaceId, Tgid, Tid,
+        Landmarks, MapsReading, Observation, PageScan, ProbeRequest, ProbeTarget, ScanDepth, ScanReason,
+        Seen, SpaceId, Tgid, Tid,
     },
     pagemap::PageCategories,
     record::Cost,
@@ -58,12 +58,12 @@ use crate::{
     units::{Nanos, PageCount, PageSize, VirtAddr, VirtRange},
 };
 
-/// Why a look was not possible.
+/// Why a scan was not possible.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProbeError {
     /// The process is gone. Expected; the session goes on.
-    #[error("the process exited while being looked at")]
+    #[error("the process exited while being scanned")]
     Gone,
     /// Its maps make no sense.
     #[error("cannot understand its maps")]
@@ -103,13 +103,13 @@ pub struct Prober {
     reader: PageReader,
     /// Reads each page, and how much of it.
     walker: PageWalker,
-    depth: LookDepth,
+    depth: ScanDepth,
     devices: Devices,
     cost: Cost,
 }
 
 impl Prober {
-    /// A prober on a host with base pages of size `page`, whose looks hold the lock of a memory map for about `max_lock` at most;
+    /// A prober on a host with base pages of size `page`, whose scans hold the lock of a memory map for about `max_lock` at most;
     /// `scan` is what the host's `PAGEMAP_SCAN` can tell, nothing where there is none, and `depth` how much can be read of a page.
     ///
     /// Fails if `depth` asks for the flags of frames and they cannot be read.
@@ -117,17 +117,17 @@ impl Prober {
         page: PageSize,
         scan: PageCategories,
         max_lock: Nanos,
-        depth: LookDepth,
+        depth: ScanDepth,
     ) -> Result<Self, FileError> {
         let max_lock = Duration::from_nanos(max_lock.get());
-        let wanted = Wanted { flags: depth >= LookDepth::Frames, ..Wanted::default() };
+        let wanted = Wanted { flags: depth >= ScanDepth::Frames, ..Wanted::default() };
         let can_scan = scan.contains(PageWalker::TELLS);
         let walker = PageWalker::new(page, can_scan, wanted, Budget { max_lock, ..Budget::default() })?;
         Ok(Self {
             page,
             reader: PageReader::new(page, scan, max_lock),
             walker,
-            depth: depth.max(LookDepth::Words),
+            depth: depth.max(ScanDepth::Words),
             devices: Devices::new(),
             cost: Cost::default(),
         })
@@ -139,7 +139,7 @@ impl Prober {
         Cost { cpu_ns: cpu.get(), ..self.cost }
     }
 
-    /// Takes the looks that `request` asks for.
+    /// Takes the scans that `request` asks for.
     pub fn answer(&mut self, request: &ProbeRequest) -> Vec<Observation> {
         let ProbeRequest { tgid, space, target } = request;
         let mut observations = Vec::new();
@@ -147,19 +147,19 @@ impl Prober {
             observations.push(Observation { time: clock::boottime(), tgid: *tgid, space: *space, seen });
         };
         let result = match target {
-            ProbeTarget::Maps => self.look_at_maps_of(*tgid).map(|look| observe(Seen::Maps(look))),
-            ProbeTarget::Pages(ranges) => self.look_at_pages(Tid(tgid.0), ranges, observe),
+            ProbeTarget::Maps => self.read_maps_of(*tgid).map(|scan| observe(Seen::Maps(scan))),
+            ProbeTarget::Pages(ranges) => self.scan_pages(Tid(tgid.0), ranges, observe),
             ProbeTarget::Resident => resident_pages(*tgid).map(|pages| observe(Seen::Resident(pages))),
             ProbeTarget::Everything => {
-                self.look_at_maps_of(*tgid).and_then(|maps| self.look_at_all(Tid(tgid.0), maps, observe))
+                self.read_maps_of(*tgid).and_then(|maps| self.scan_all(Tid(tgid.0), maps, observe))
             }
             ProbeTarget::AllPages => self
-                .look_at_maps_of(*tgid)
-                .and_then(|maps| self.look_at_pages(Tid(tgid.0), &accessible(&maps), observe)),
+                .read_maps_of(*tgid)
+                .and_then(|maps| self.scan_pages(Tid(tgid.0), &accessible(&maps), observe)),
         };
         if let Err(error) = result {
             if !matches!(error, ProbeError::Gone) {
-                log::warn!("cannot look at process {}: {error}", tgid.0);
+                log::warn!("cannot scan process {}: {error}", tgid.0);
             }
             observations.push(Observation {
                 time: clock::boottime(),
@@ -171,57 +171,56 @@ impl Prober {
         observations
     }
 
-    /// Looks at all of `process` by its thread `thread`.
+    /// Scans at all of `process` by its thread `thread`.
     ///
     /// By the process it would be what its leader has, which may have gone before.
-    pub fn still_look(&mut self, process: Tgid, thread: Tid, space: SpaceId) -> Vec<Observation> {
+    pub fn stopped_scan(&mut self, process: Tgid, thread: Tid, space: SpaceId) -> Vec<Observation> {
         let mut observations = Vec::new();
         let observe = |seen| {
             observations.push(Observation { time: clock::boottime(), tgid: process, space, seen });
         };
-        if let Err(error) = self.look_at_maps(thread).and_then(|maps| self.look_at_all(thread, maps, observe))
-        {
-            log::debug!("cannot look at process {}: {error}", process.0);
+        if let Err(error) = self.read_maps(thread).and_then(|maps| self.scan_all(thread, maps, observe)) {
+            log::debug!("cannot scan process {}: {error}", process.0);
         }
         observations
     }
 
     /// The maps of a process by its leader, or by another thread if that has ended before.
-    fn look_at_maps_of(&mut self, tgid: Tgid) -> Result<MapsLook, ProbeError> {
-        let by_leader = self.look_at_maps(Tid(tgid.0));
+    fn read_maps_of(&mut self, tgid: Tgid) -> Result<MapsReading, ProbeError> {
+        let by_leader = self.read_maps(Tid(tgid.0));
         if !matches!(by_leader, Err(ProbeError::Gone)) {
             return by_leader;
         }
         let threads = fs::read_dir(format!("/proc/{}/task", tgid.0))?;
         let mut tids = threads.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        tids.find_map(|tid| self.look_at_maps(Tid(tid)).ok()).ok_or(ProbeError::Gone)
+        tids.find_map(|tid| self.read_maps(Tid(tid)).ok()).ok_or(ProbeError::Gone)
     }
 
-    fn look_at_maps(&mut self, tid: Tid) -> Result<MapsLook, ProbeError> {
+    fn read_maps(&mut self, tid: Tid) -> Result<MapsReading, ProbeError> {
         let began = clock::boottime();
         let text = timed(&mut self.cost, || read_maps(tid))?;
         let landmarks = landmarks(tid).ok_or(ProbeError::Gone)?;
         let vmas = maps::parse(&text)?;
         let devices = self.devices.kinds(tid, &vmas).into_iter().collect();
-        Ok(MapsLook { began, vmas, landmarks, devices })
+        Ok(MapsReading { began, vmas, landmarks, devices })
     }
 
-    /// The VMAs in `look`, and the pages of those that some access is allowed to.
-    fn look_at_all(
+    /// The VMAs in `scan`, and the pages of those that some access is allowed to.
+    fn scan_all(
         &mut self,
         tid: Tid,
-        look: MapsLook,
+        scan: MapsReading,
         mut observe: impl FnMut(Seen),
     ) -> Result<(), ProbeError> {
-        let ranges = accessible(&look);
-        observe(Seen::Maps(look));
-        self.look_at_pages(tid, &ranges, observe)
+        let ranges = accessible(&scan);
+        observe(Seen::Maps(scan));
+        self.scan_pages(tid, &ranges, observe)
     }
 
-    fn look_at_pages(
+    fn scan_pages(
         &mut self,
         tid: Tid,
-        ranges: &[(VirtRange, LookReason)],
+        ranges: &[(VirtRange, ScanReason)],
         mut observe: impl FnMut(Seen),
     ) -> Result<(), ProbeError> {
         let Self { page, reader, walker, depth, devices: _, cost } = self;
@@ -229,26 +228,26 @@ impl Prober {
         let mut close_runs = 0;
         for (range, reason) in ranges.iter().flat_map(|(range, reason)| pieces(*range, *reason)) {
             let began = clock::boottime();
-            let (runs, told, depth) = if reason.is_close() && close_runs < MAX_CLOSE_RUNS {
+            let (runs, known, depth) = if reason.is_close() && close_runs < MAX_CLOSE_RUNS {
                 let mut runs = Vec::new();
                 timed(cost, || walker.walk(&pagemap, range, |run| runs.extend(run.to_state(*page))))?;
                 close_runs += runs.len();
                 (runs, walker.tells(), *depth)
             } else {
-                (timed(cost, || reader.read(&pagemap, range))?, reader.tells(), LookDepth::Categories)
+                (timed(cost, || reader.read(&pagemap, range))?, reader.tells(), ScanDepth::Categories)
             };
-            cost.looks += 1;
-            cost.looked_pages += range.pages(*page).get();
-            observe(Seen::Pages(PageLook { began, reason, range, told, depth, runs }));
+            cost.scans += 1;
+            cost.scanned_pages += range.pages(*page).get();
+            observe(Seen::Pages(PageScan { began, reason, range, known, depth, runs }));
         }
         Ok(())
     }
 }
 
-/// Adds the time that `look` takes to the cost.
-fn timed<T>(cost: &mut Cost, look: impl FnOnce() -> T) -> T {
+/// Adds the time that `scan` takes to the cost.
+fn timed<T>(cost: &mut Cost, scan: impl FnOnce() -> T) -> T {
     let began = Instant::now();
-    let result = look();
+    let result = scan();
     let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
     cost.lock_ns = cost.lock_ns.saturating_add(nanos);
     result
@@ -274,13 +273,13 @@ fn resident_pages(tgid: Tgid) -> Result<PageCount, ProbeError> {
     pages.map(PageCount::new).ok_or(ProbeError::Gone)
 }
 
-/// Whole slots around the VMAs in `look` that some access is allowed to.
-fn accessible(look: &MapsLook) -> Vec<(VirtRange, LookReason)> {
-    let open = look.vmas.iter().filter(|vma| !vma.perms.starts_with(b"---") && vma.name != b"[vsyscall]");
-    whole_slots(open.map(|vma| vma.range)).map(|range| (range, LookReason::Full)).collect()
+/// Whole slots around the VMAs in `scan` that some access is allowed to.
+fn accessible(scan: &MapsReading) -> Vec<(VirtRange, ScanReason)> {
+    let open = scan.vmas.iter().filter(|vma| !vma.perms.starts_with(b"---") && vma.name != b"[vsyscall]");
+    whole_slots(open.map(|vma| vma.range)).map(|range| (range, ScanReason::Full)).collect()
 }
 
-/// Whole slots around `ranges`, which ascend: looks at the same memory begin and end at the same places.
+/// Whole slots around `ranges`, which ascend: scans of the same memory begin and end at the same places.
 fn whole_slots(ranges: impl Iterator<Item = VirtRange>) -> impl Iterator<Item = VirtRange> {
     let mut end = VirtAddr::from_raw(0);
     ranges.filter_map(move |range| {
@@ -291,8 +290,8 @@ fn whole_slots(ranges: impl Iterator<Item = VirtRange>) -> impl Iterator<Item = 
     })
 }
 
-/// `range`, looked at for `reason`; in pieces if each page is looked at.
-fn pieces(range: VirtRange, reason: LookReason) -> impl Iterator<Item = (VirtRange, LookReason)> {
+/// `range`, scanned for `reason`; in pieces if each page is scanned.
+fn pieces(range: VirtRange, reason: ScanReason) -> impl Iterator<Item = (VirtRange, ScanReason)> {
     let mut next = range.start();
     std::iter::from_fn(move || {
         let border = VirtAddr::from_raw((next.as_raw() / CLOSE_BYTES + 1).saturating_mul(CLOSE_BYTES));
@@ -303,10 +302,10 @@ fn pieces(range: VirtRange, reason: LookReason) -> impl Iterator<Item = (VirtRan
     })
 }
 
-/// Address space of one look at each page; less than the file takes in one go, wherever the frames of the pages are.
+/// Address space of one scan each page; less than the file takes in one go, wherever the frames of the pages are.
 const CLOSE_BYTES: u64 = 64 << 20;
 
-/// Runs that the looks of one answer may find in all before they no longer look at each page: they are kept until all are taken.
+/// Runs that the scans of one answer may find in all before they no longer scan each page: they are kept until all are taken.
 const MAX_CLOSE_RUNS: usize = 1 << 17;
 
 /// Bytes of the maps of most processes.
@@ -340,7 +339,7 @@ mod tests {
             PageSize::from_bytes(page).expect("a power of two"),
             PageCategories::all(),
             Nanos::new(2_000_000),
-            LookDepth::Words,
+            ScanDepth::Words,
         )
         .expect("words need no file but pagemap")
     }
@@ -364,13 +363,13 @@ mod tests {
         let rows = fs::read_to_string(format!("/proc/{}/maps", child.id())).expect("it runs").lines().count();
         child.kill().expect("it runs");
         child.wait().expect("it is ours");
-        let [Observation { time, seen: Seen::Maps(look), .. }] = &seen[..] else {
+        let [Observation { time, seen: Seen::Maps(scan), .. }] = &seen[..] else {
             panic!("{seen:?}");
         };
-        assert_eq!(look.vmas.len(), rows);
-        assert!(before <= look.began && look.began < *time);
-        let stack = look.landmarks.start_stack.expect("one's own child tells");
-        let stack = look.vmas.iter().find(|vma| vma.range.contains(stack)).expect("it lies in a VMA");
+        assert_eq!(scan.vmas.len(), rows);
+        assert!(before <= scan.began && scan.began < *time);
+        let stack = scan.landmarks.start_stack.expect("one's own child tells");
+        let stack = scan.vmas.iter().find(|vma| vma.range.contains(stack)).expect("it lies in a VMA");
         assert_eq!(stack.name, b"[stack]");
     }
 
@@ -382,14 +381,14 @@ mod tests {
         let mut prober = prober();
 
         for target in
-            [ProbeTarget::Maps, ProbeTarget::Pages(vec![(range.expect("not empty"), LookReason::Heat)])]
+            [ProbeTarget::Maps, ProbeTarget::Pages(vec![(range.expect("not empty"), ScanReason::Heat)])]
         {
             let seen = prober.answer(&ask(child.id(), target));
 
             assert_eq!(seen.len(), 1);
             assert_eq!(seen[0].seen, Seen::Nothing);
         }
-        assert_eq!(prober.cost(Nanos::new(0)).looks, 0);
+        assert_eq!(prober.cost(Nanos::new(0)).scans, 0);
     }
 
     #[test]
@@ -403,21 +402,21 @@ mod tests {
         let seen = prober().answer(&ask(child.id(), ProbeTarget::Maps));
 
         child.wait().expect("it is ours");
-        assert_eq!(seen.iter().map(|look| &look.seen).collect::<Vec<_>>(), [&Seen::Nothing]);
+        assert_eq!(seen.iter().map(|scan| &scan.seen).collect::<Vec<_>>(), [&Seen::Nothing]);
     }
 
     #[test]
-    fn looked_pages_are_counted() {
+    fn scanned_pages_are_counted() {
         let mut prober = prober();
         let here = std::ptr::from_ref(&prober).addr() as u64 & !0xffff;
         let range =
             VirtRange::new(VirtAddr::from_raw(here), VirtAddr::from_raw(here + 0x10000)).expect("not empty");
 
-        prober.answer(&ask(std::process::id(), ProbeTarget::Pages(vec![(range, LookReason::Heat)])));
+        prober.answer(&ask(std::process::id(), ProbeTarget::Pages(vec![(range, ScanReason::Heat)])));
 
         let cost = prober.cost(Nanos::new(5));
-        assert_eq!((cost.cpu_ns, cost.looks), (5, 1));
-        assert_eq!(cost.looked_pages, range.pages(prober.page).get());
+        assert_eq!((cost.cpu_ns, cost.scans), (5, 1));
+        assert_eq!(cost.scanned_pages, range.pages(prober.page).get());
         assert!(cost.lock_ns > 0);
     }
 }

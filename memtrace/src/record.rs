@@ -75,7 +75,7 @@ pub struct Capture {
     pub follow_forks: bool,
     /// Whether changes of address spaces were followed; without it regions are those of readings of maps.
     pub follows_maps: bool,
-    /// What was looked at.
+    /// What was scanned.
     pub focus: FocusOptions,
     /// `min_flt` and `maj_flt` of the command when the probes were armed; `None` if there was no command.
     pub gate: Option<FaultCounts>,
@@ -217,12 +217,12 @@ pub struct Totals {
 pub struct Cost {
     /// CPU time of memtrace, in nanoseconds.
     pub cpu_ns: u64,
-    /// Time in kernel calls that look at a target and may hold its `mmap_lock`, in nanoseconds.
+    /// Time in kernel calls that scan a target and may hold its `mmap_lock`, in nanoseconds.
     pub lock_ns: u64,
-    /// Looks at page state.
-    pub looks: u64,
+    /// Scans at page state.
+    pub scans: u64,
     /// Base pages that they covered.
-    pub looked_pages: u64,
+    pub scanned_pages: u64,
 }
 
 /// Why a recording cannot be written or read.

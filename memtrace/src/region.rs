@@ -20,7 +20,7 @@ use std::{
 use rangemap::RangeSet;
 
 use crate::{
-    event::{Landmarks, ShownVma, Tid},
+    event::{Landmarks, ReportedVma, Tid},
     timeline::{RegionId, RegionLabel},
     units::{PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
 };
@@ -127,7 +127,7 @@ struct Change {
 struct Pending {
     time: Timestamp,
     tid: Tid,
-    shown: ShownVma,
+    shown: ReportedVma,
 }
 
 /// The regions of one address space.

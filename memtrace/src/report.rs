@@ -1,6 +1,6 @@
 //! What a recording says, for people and for programs.
 //!
-//! Layer: codec. Input: a [`Recording`] that was replayed, its [`Summary`]. Output: text, JSON.
+//! Layer: codec. Input: a [`Recording`]. Output: text, JSON.
 //! Keeps: recorded + uncounted = kernel is always shown with all three numbers; what is unknown is not a number.
 //! Not here: tables for further work (`export`).
 #![forbid(unsafe_code)]

@@ -18,7 +18,7 @@ use rustix::fs::{OFlags, fcntl_getfl};
 
 use crate::{
     decode::Frame,
-    event::{FaultCounts, LookDepth, Tgid, Tid},
+    event::{FaultCounts, ScanDepth, Tgid, Tid},
     export::{ExportError, csv::CsvTimeline},
     host::{self, Facility, Namespaces, Reach},
     live::{self, ArmError, AttachError, Batch, Drain, Entry, HeatReader, LossMeter, Plan, Probes, Target},
@@ -60,9 +60,9 @@ pub struct Options {
     pub detail: Detail,
     /// Length of a timeline interval.
     pub interval: Nanos,
-    /// What is looked at.
+    /// What is scanned.
     pub focus: FocusOptions,
-    /// Longest time for which a look at pages holds the lock of a memory map; about, as the kernel does not promise any.
+    /// Longest time for which a scan of pages holds the lock of a memory map; about, as the kernel does not promise any.
     pub max_lock: Nanos,
     /// Size of the ring of faults; `None` for a size that fits the number of CPUs.
     pub ring: Option<ByteSize>,
@@ -194,7 +194,7 @@ async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outc
     let scan =
         if features.is_usable(Facility::PagemapScan) { page_era.scan } else { PageCategories::empty() };
     let has_frames = [Facility::FrameNumbers, Facility::PageFlags].iter().all(|one| features.is_usable(*one));
-    let depth = if has_frames { LookDepth::Frames } else { LookDepth::Words };
+    let depth = if has_frames { ScanDepth::Frames } else { ScanDepth::Words };
     let csv = csv.map(empty).transpose()?;
     let taker = Recorder::new(
         Writer::new(BufWriter::new(empty(file)?), &header)?,
@@ -204,7 +204,7 @@ async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outc
         Prober::new(facts.page, scan, options.max_lock, depth)?,
         heat,
     );
-    let (look, still_looks) = (taker.look_switch(), taker.still_looks());
+    let (scan, stopped_probe) = (taker.scan_switch(), taker.stopped_probe());
     let (threads, failure) = Threads::start(taker, vec![Frame::Control(armed.joins)], |sender| {
         let ring_bytes = plan.ring_bytes as usize;
         Drain::new(armed.side_band, control, events, ring_bytes, losses, armed.cpus, sender)
@@ -212,11 +212,11 @@ async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outc
     let command = gated.as_ref().map(Gated::pid);
     if let Some(command) = command {
         // So that its first faults have regions.
-        still_looks.take(command, Tid(command.0));
+        stopped_probe.take(command, Tid(command.0));
     }
     let on_exit = {
-        let still_looks = still_looks.clone();
-        move |tgid, tid| still_looks.take(tgid, tid)
+        let stopped_probe = stopped_probe.clone();
+        move |tgid, tid| stopped_probe.take(tgid, tid)
     };
     let hold = options.verify.then(|| Hold::seize(armed.tgids.clone(), on_exit)).transpose()?;
 
@@ -224,12 +224,12 @@ async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outc
         gated.release()?;
     }
     watch.limit(options.duration);
-    let ended = watch.wait(command, &armed.tgids, failure, || look.store(true, Ordering::Relaxed)).await?;
+    let ended = watch.wait(command, &armed.tgids, failure, || scan.store(true, Ordering::Relaxed)).await?;
 
     let charges = entered.charges();
     drop(hold);
     // A last comparison, while changes are still seen.
-    still_looks.take_all_maps();
+    stopped_probe.take_all_maps();
     probes.disarm();
     watch.flush_log();
     let states = probes.states()?;

@@ -39,8 +39,8 @@ pub struct Snapshot {
     /// How words were read.
     pub rules: Rules,
     /// What was told.
-    pub told: Told,
-    /// What was looked at.
+    pub known: Known,
+    /// What was scanned.
     pub subject: Subject,
     /// The sums over all of it.
     pub total: Tally,
@@ -48,7 +48,7 @@ pub struct Snapshot {
     pub cgroup_paths: BTreeMap<u64, String>,
 }
 
-/// What was looked at.
+/// What was scanned.
 #[derive(Debug)]
 pub enum Subject {
     /// Processes.
@@ -58,14 +58,14 @@ pub enum Subject {
         /// Frames by the set of processes that share them, which are numbers of `processes`; most first. `None` if they were too
         /// many.
         sharing: Option<Vec<(Sharers, PageCount)>>,
-        /// How many that were found could not be looked at.
+        /// How many that were found could not be scanned.
         passed_over: u64,
     },
     /// Files in the page cache.
     Files {
         /// Those that have pages there.
         files: Vec<FileCensus>,
-        /// How many that were found could not be looked at.
+        /// How many that were found could not be scanned.
         passed_over: u64,
     },
     /// All physical memory.
@@ -75,7 +75,7 @@ pub enum Subject {
 /// Which numbers of a [`Tally`] mean something; others were not asked for or are for more privileged users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is told or not, whatever the others are")]
-pub struct Told {
+pub struct Known {
     /// What goes by flags, and by numbers of frames.
     pub flags: bool,
     /// What goes by counts of mappings.
@@ -89,7 +89,7 @@ pub struct Told {
 }
 
 impl Snapshot {
-    /// Whether each process was there until its last page was looked at.
+    /// Whether each process was there until its last page was scanned.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         match &self.subject {

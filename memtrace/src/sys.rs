@@ -29,11 +29,11 @@ use std::{
     os::fd::{FromRawFd, OwnedFd, RawFd},
 };
 
-/// The descriptor that a raw system call returned, or its error.
+/// The descriptor that a raw call returned, or its error.
 ///
 /// # Safety
 ///
-/// `result` is what `libc::syscall` has just returned for a call that makes a new descriptor.
+/// `result` is what libc has just returned for a call that makes a new descriptor.
 unsafe fn opened(result: libc::c_long) -> io::Result<OwnedFd> {
     match RawFd::try_from(result) {
         // SAFETY: a new descriptor belongs to nobody else; the caller vouches that it is one.

@@ -9,18 +9,20 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     event::{
-        Access, Account, Comm, Fault, FaultCounts, HostFacts, LookReason, Loss, SpaceId, Tgid, UncountedCause,
+        Access, Account, Comm, Fault, FaultCounts, HostFacts, Loss, ScanReason, SpaceId, Tgid, UncountedCause,
     },
     units::{Nanos, PageCount, Timestamp, VirtRange},
 };
 
-mod looks;
 mod maps;
 mod pages;
+mod scans;
 
-pub use looks::{LookCount, LookSummary, PageCounts, PageState, UnseenRegions};
 pub use maps::{Advised, Churn, MapFlags, MapIdentity, MapRow, MapSummary, MapTally, MappingProcess};
-pub use pages::{CopyTotals, ForkTax, Gave, GaveKind, GaveTotals, PageCause, PageKind, PageRow};
+pub use pages::{
+    CopyTotals, FaultOutcome, ForkTax, OutcomeKind, OutcomeTotals, PageCause, PageKind, PageRow,
+};
+pub use scans::{PageCounts, PageState, ScanCount, ScanSummary, UnseenRegions};
 
 /// The number of a region, unique in a recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -128,7 +130,7 @@ pub struct TimelineRow {
     pub uncounted: Option<u64>,
     /// Successful calls that changed the region, or gave advice on it.
     pub maps: MapTally,
-    /// Page state at the last look in the interval, if there was one.
+    /// Page state at the last scan in the interval, if there was one.
     pub pages: Option<PageTally>,
     /// Whether a loss touches the interval: counts are at least these.
     pub lower_bound: bool,
@@ -154,7 +156,7 @@ pub struct FaultDetail {
     pub access: AccessCounts,
     /// Completed in kernel mode.
     pub kernel: u64,
-    /// Faults on pages that had been present before (not yet told apart: always `None` for now).
+    /// Faults on pages that had been present before (not yet distinguished: always `None` for now).
     pub refaults: Option<u64>,
     /// Sum of the known latencies.
     pub latency_sum: Nanos,
@@ -207,23 +209,23 @@ impl std::ops::AddAssign for AccessCounts {
     }
 }
 
-/// What was seen at a look, in base pages.
+/// What was seen at a scan, in base pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageTally {
     /// When.
-    pub looked: Timestamp,
-    /// Pages looked at: the slots of the region that were hot.
-    pub looked_pages: PageCount,
+    pub scanned: Timestamp,
+    /// Pages scanned: the slots of the region that were hot.
+    pub scanned_pages: PageCount,
     /// What was seen of them.
     pub counts: PageCounts,
-    /// Pages that the kernel moved to other frames since they were looked at before; `None` if none of them was.
+    /// Pages that the kernel moved to other frames since they were scanned before; `None` if none of them was.
     pub migrated: Option<PageCount>,
 }
 
 impl PageTally {
-    /// Nothing seen yet, at `looked`.
-    pub(crate) fn at(looked: Timestamp) -> Self {
-        Self { looked, looked_pages: PageCount::default(), counts: PageCounts::default(), migrated: None }
+    /// Nothing seen yet, at `scanned`.
+    pub(crate) fn at(scanned: Timestamp) -> Self {
+        Self { scanned, scanned_pages: PageCount::default(), counts: PageCounts::default(), migrated: None }
     }
 }
 
@@ -238,8 +240,8 @@ pub struct FaultRow {
     pub comm: Option<Comm>,
     /// Where the address lay.
     pub place: Option<FaultPlace>,
-    /// What it brought; `None` if no look came in time to tell.
-    pub gave: Option<Gave>,
+    /// What it brought; `None` if no scan came in time.
+    pub outcome: Option<FaultOutcome>,
 }
 
 /// Where a fault was taken.
@@ -266,7 +268,7 @@ pub enum Row {
     Map(MapRow),
     /// A region that is no more, or was there at the end.
     Region(RegionSummary),
-    /// Pages changed between two looks, in the order of the looks.
+    /// Pages changed between two scans, in the order of the scans.
     Pages(PageRow),
     /// Records are missing.
     Loss(Loss),
@@ -305,13 +307,13 @@ pub struct Summary {
     pub maps: MapSummary,
     /// Completed faults at addresses that no known region held.
     pub without_region: FaultCounts,
-    /// What was looked at, and what was not.
-    pub looks: LookSummary,
+    /// What was scanned, and what was not.
+    pub scans: ScanSummary,
     /// What forks cost those who forked.
     pub fork_tax: BTreeMap<ProcessId, ForkTax>,
-    /// What faults gave: by kind, and by how many pages each, unless that differs from fault to fault. Empty where faults are not
+    /// The outcomes of faults: by kind, and by how many pages each, unless that differs from fault to fault. Empty where faults are not
     /// followed one by one.
-    pub gave: BTreeMap<(GaveKind, Option<PageCount>), GaveTotals>,
+    pub outcome: BTreeMap<(OutcomeKind, Option<PageCount>), OutcomeTotals>,
 }
 
 /// Totals of fault records.
@@ -331,11 +333,11 @@ pub struct FaultTotals {
     pub unfinished: u64,
     /// Completed in user mode.
     pub user: u64,
-    /// Completed in kernel mode.
+    /// In kernel mode.
     pub kernel: u64,
-    /// Completed, by access.
+    /// By access.
     pub access: AccessCounts,
-    /// Completed without a known latency.
+    /// Without a known latency.
     pub without_latency: u64,
     /// Largest known latency; `None` if none is known.
     pub latency_max: Option<Nanos>,
@@ -367,7 +369,7 @@ pub struct ProcessSummary {
     pub uncounted: Option<FaultCounts>,
     /// Sum of the accounts of its tasks; `None` until one ended.
     pub account: Option<Account>,
-    /// Pages of the regions that it had at its end, or that of the recording, as last seen; `None` if no look saw any.
+    /// Pages of the regions that it had at its end, or that of the recording, as last seen; `None` if no scan saw any.
     pub pages: Option<PageState>,
 }
 
@@ -390,12 +392,12 @@ pub struct RegionSummary {
     pub faults: FaultCounts,
     /// Sum of their known latencies.
     pub latency_sum: Nanos,
-    /// Most present pages that looks tell of: each 2 MiB slot counts as last seen. `None` if there was no look.
+    /// Most pages that were present at one time, as far as scans saw: each counts as last seen. `None` if no scan saw any of it.
     pub peak_present: Option<PageCount>,
-    /// Its pages as last seen; `None` if there was no look.
+    /// Its pages as last seen; `None` if there was no scan.
     pub pages: Option<PageState>,
-    /// How often it was looked at, by what asked for that.
-    pub looks: BTreeMap<LookReason, u64>,
+    /// How often it was scanned, by what asked for that.
+    pub scans: BTreeMap<ScanReason, u64>,
     /// Whether a loss touches the counts.
     pub lower_bound: bool,
 }

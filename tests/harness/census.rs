@@ -6,7 +6,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{look::first_page, memory::Mapping, recording::Memtrace, run::Run};
+use crate::{memory::Mapping, recording::Memtrace, run::Run, scan::first_page};
 
 impl Memtrace {
     /// `memtrace snapshot` with these arguments.

@@ -7,8 +7,8 @@
 use memtrace::{
     decode::Frame,
     event::{
-        Cpu, FaultCounts, HostFacts, Landmarks, Loss, LossCause, MapsLook, Observation, Seen, SpaceId, Tgid,
-        Vma,
+        Cpu, FaultCounts, HostFacts, Landmarks, Loss, LossCause, MapsReading, Observation, Seen, SpaceId,
+        Tgid, Vma,
     },
     pipeline::{Detail, FocusOptions},
     record::{Capture, Cost, End, Ending, ExitReason, Header, Totals, Writer},
@@ -209,7 +209,7 @@ fn maps() -> Frame {
         time: at(0).after(Nanos::new(2)),
         tgid: Tgid(PID),
         space: SpaceId(SPACE),
-        seen: Seen::Maps(MapsLook {
+        seen: Seen::Maps(MapsReading {
             began: at(0).after(Nanos::new(1)),
             vmas: vec![
                 vma(0x10000, 0x14000, b"rw-p", 0, b""),

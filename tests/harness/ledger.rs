@@ -250,14 +250,14 @@ pub struct ForkedView {
 
 /// How fast a workload was that does the same thing over and over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pace {
+pub struct CostModel {
     /// Times that it did it.
     pub turns: u64,
     /// Wall time of all turns in nanoseconds.
     pub ns: u64,
 }
 
-impl Pace {
+impl CostModel {
     /// That of `turns` turns, the first of which began at `begin`, and which have just ended.
     #[must_use]
     pub fn since(begin: Instant, turns: u64) -> Self {

@@ -246,7 +246,7 @@ impl Mapping {
 
     /// Lets the kernel swap out one page, or write it back and drop it; returns whether it did.
     ///
-    /// It is tried for a while: something else may look at the page just then.
+    /// It is tried for a while: something else may hold the page just then.
     pub fn page_out(&self, page: usize) -> io::Result<bool> {
         for _ in 0..200 {
             // SAFETY: a page of this mapping, and nothing relies on its being in memory.

@@ -413,7 +413,7 @@ pub struct Process {
     pub uncounted: Option<Usage>,
     /// What the kernel charged to it while it was traced, if any of its tasks told.
     pub kernel_counted: Option<Usage>,
-    /// Its pages as last seen, if it was looked at.
+    /// Its pages as last seen, if it was scanned.
     pub pages: Option<Pages>,
 }
 
@@ -422,12 +422,12 @@ pub struct Process {
 pub struct Pages {
     /// In memory.
     pub present: u64,
-    /// Those of them that are the page of zeros, where looks could tell.
+    /// Those of them that are the page of zeros, where scans could know.
     pub zero: Option<u64>,
 }
 
 impl Pages {
-    /// Those that the kernel counts as resident, in KiB; `None` where looks could not tell.
+    /// Those that the kernel counts as resident, in KiB; `None` where scans could not know.
     #[must_use]
     pub fn resident_kib(&self) -> Option<u64> {
         Some((self.present - self.zero?) * page_bytes() as u64 / 1024)

@@ -1,6 +1,6 @@
 //! What a test needs of the machine, and what is said where it is missing.
 //!
-//! Input: the machine. Output: `skipped: <reason>`, and the same reason as a line in the file that
+//! Input: the machine. Output: `skipped: <reason>`, and the test and the reason as a line in the file that
 //! `MEMTRACE_SKIPS` names, from which `cargo xtask test` counts.
 //! Keeps: a requirement is found by trying wherever that does not take the code under test.
 

@@ -30,11 +30,11 @@ pub struct FaultRow {
     /// From the start of the region.
     pub offset_bytes: Option<u64>,
     /// What it brought.
-    pub gave: Option<String>,
+    pub outcome: Option<String>,
     /// How many pages.
-    pub gave_pages: Option<u64>,
-    /// Until the look that tells.
-    pub gave_lag_ns: Option<u64>,
+    pub outcome_pages: Option<u64>,
+    /// Until the scan that found it.
+    pub outcome_lag_ns: Option<u64>,
 }
 
 /// Some columns of the table `pages`.
@@ -100,7 +100,7 @@ pub struct TimelineRow {
     /// First address behind it.
     #[serde(deserialize_with = "hexadecimal_if_any")]
     pub end_addr: Option<u64>,
-    /// Pages in memory at the last look.
+    /// Pages in memory at the last scan.
     pub present_pages: Option<u64>,
     /// 1 if a loss touches the row.
     pub lower_bound: u8,

@@ -28,10 +28,10 @@ const PATIENCE: Duration = Duration::from_mins(2);
 /// Time after the end of a program in which its children may do what is waited for.
 const AFTERMATH: Duration = Duration::from_secs(5);
 
-/// Time between two looks at what is waited for.
+/// Time between two checks of what is waited for.
 const PERIOD: Duration = Duration::from_millis(2);
 
-/// Most of the time between two looks that counts: if it was longer, then the machine stood still.
+/// Most of the time between two scans that counts: if it was longer, then the machine stood still.
 const LONGEST_PERIOD: Duration = Duration::from_secs(1);
 
 /// What sudo and the user's shell may have set, and memtrace heeds.
@@ -171,7 +171,7 @@ impl Running {
     #[track_caller]
     pub fn wait_for<T>(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> Option<T>) -> T {
         loop {
-            let look = Instant::now();
+            let scan = Instant::now();
             if let Some(found) = condition(self) {
                 return found;
             }
@@ -187,7 +187,7 @@ impl Running {
                 standing(self.pid())
             );
             thread::sleep(PERIOD);
-            self.patience = self.patience.saturating_sub(look.elapsed().min(LONGEST_PERIOD));
+            self.patience = self.patience.saturating_sub(scan.elapsed().min(LONGEST_PERIOD));
         }
     }
 

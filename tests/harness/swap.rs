@@ -102,7 +102,7 @@ impl Drop for Swap {
         if let Err(error) = self.switch_off() {
             eprintln!("{} stays on: {error}", self.path());
         }
-        // The machine's own programs may be looking at the new device.
+        // The machine's own programs may be reading the new device.
         let remove = || fs::write(format!("{CONTROL}/hot_remove"), self.device.to_string());
         let is_gone = (0..50).any(|_| {
             let removed = remove();

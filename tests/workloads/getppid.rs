@@ -1,12 +1,12 @@
 //! Asks for its parent over and over: the cheapest call that enters the kernel.
 //!
-//! Output: a line of [`Pace`], a turn being a getppid(2).
+//! Output: a line of [`CostModel`], a turn being a getppid(2).
 //! Keeps: a turn makes no other call.
 
 use std::{hint::black_box, io, time::Instant};
 
 use clap::Parser;
-use memtrace_tests::ledger::{self, Pace};
+use memtrace_tests::ledger::{self, CostModel};
 use rustix::process::getppid;
 
 /// Make the cheapest call over and over and print how long it takes
@@ -23,5 +23,5 @@ fn main() -> io::Result<()> {
     for _ in 0..args.calls {
         black_box(getppid());
     }
-    ledger::print(&Pace::since(begin, args.calls))
+    ledger::print(&CostModel::since(begin, args.calls))
 }

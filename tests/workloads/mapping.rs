@@ -1,13 +1,13 @@
 //! Maps and unmaps the same few pages, over and over.
 //!
-//! Output: a line of [`Pace`], a turn being a pair of mmap(2) and munmap(2).
+//! Output: a line of [`CostModel`], a turn being a pair of mmap(2) and munmap(2).
 //! Keeps: a turn makes no other call, and no fault unless pages are touched.
 
 use std::{io, time::Instant};
 
 use clap::Parser;
 use memtrace_tests::{
-    ledger::{self, Pace},
+    ledger::{self, CostModel},
     memory::Mapping,
 };
 
@@ -34,5 +34,5 @@ fn main() -> io::Result<()> {
             memory.write_all();
         }
     }
-    ledger::print(&Pace::since(begin, args.pairs))
+    ledger::print(&CostModel::since(begin, args.pairs))
 }

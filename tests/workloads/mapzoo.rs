@@ -76,11 +76,11 @@ fn main() -> io::Result<()> {
     let top = black_box(&raw const args).addr() & !(page_bytes() - 1);
     grow_stack(top - GROWTH);
     zoo.add("stack", Stretch { start: (top - GROWTH) as u64, end: top as u64 });
-    let (told, stack) = mpsc::channel();
+    let (known, stack) = mpsc::channel();
     let (end, ended) = mpsc::channel::<()>();
     let thread = thread::spawn(move || {
         // The other side may be gone: then there is nothing to hold for.
-        let _gone = told.send(own_stack());
+        let _gone = known.send(own_stack());
         let _end = ended.recv();
     });
     zoo.add("thread_stack", stack.recv().map_err(io::Error::other)??);
@@ -134,10 +134,10 @@ impl Keeper {
         Ok(())
     }
 
-    /// Memory with advices about forks, and a child that looks at its copy.
+    /// Memory with advices about forks, and a child that reads its copy.
     fn forked(&mut self) -> io::Result<()> {
         let [dontfork, wipeonfork] = [fenced(PAGES)?, fenced(PAGES)?];
-        let told = map(1, RW, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1, 0)?;
+        let known = map(1, RW, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1, 0)?;
         for (start, advice) in [(dontfork, libc::MADV_DONTFORK), (wipeonfork, libc::MADV_WIPEONFORK)] {
             // SAFETY: the first byte of memory that was just mapped.
             unsafe { start.write_volatile(1) };
@@ -152,10 +152,10 @@ impl Keeper {
             // SAFETY: the child has this memory, wiped.
             let byte = unsafe { wipeonfork.read_volatile() };
             // SAFETY: two bytes of memory that is shared with the parent.
-            unsafe { told.cast::<[u8; 2]>().write_volatile([u8::from(result == 0), byte]) };
+            unsafe { known.cast::<[u8; 2]>().write_volatile([u8::from(result == 0), byte]) };
         })?;
         // SAFETY: as above; the child is gone.
-        let [has_dontfork, wipeonfork_byte] = unsafe { told.cast::<[u8; 2]>().read_volatile() };
+        let [has_dontfork, wipeonfork_byte] = unsafe { known.cast::<[u8; 2]>().read_volatile() };
         self.0.child = Some(ForkedView { pid, has_dontfork: has_dontfork == 1, wipeonfork_byte });
         self.add("dontfork", stretch(dontfork, PAGES));
         self.add("wipeonfork", stretch(wipeonfork, PAGES));

@@ -23,8 +23,8 @@ use memtrace::{
 };
 use memtrace_tests::{
     ledger::{self, Area, Scan},
-    look::page_size,
     memory::{Mapping, page_bytes},
+    scan::page_size,
 };
 
 /// Bits of a pagemap word: the frame, and whether it is there.
@@ -62,7 +62,7 @@ enum Shape {
 enum How {
     /// memtrace's walk: words, flags and counts as runs
     Walk,
-    /// `PAGEMAP_SCAN` and long reads of the same words, which nobody looks at
+    /// `PAGEMAP_SCAN` and long reads of the same words, which nobody reads
     Bound,
     /// One read of pagemap for many pages, then one of flags and one of counts for each
     Pread,

@@ -31,7 +31,7 @@ pub(crate) enum Suite {
     Maps,
     /// Time to read the state of each page, against one read for each and against long reads that nobody decodes
     Scan,
-    /// Time in looks while a part of a process is active, by the size of the process
+    /// Time in scans while a part of a process is active, by the size of the process
     Focus,
     /// Time and memory to sum up the pages of a process, against page-types, thpmaps and `smaps_rollup`
     Census,

@@ -183,7 +183,7 @@ fn path_with(linker: &Path) -> anyhow::Result<std::ffi::OsString> {
 mod tests {
     use super::*;
 
-    /// A tree with as much in it as the hash looks at.
+    /// A tree with as much in it as the hash covers.
     fn tree(shell: &Shell) -> xshell::TempDir {
         let tree = shell.create_temp_dir().expect("the temporary directory is writable");
         let write = |name: &str, text: &str| {

@@ -53,7 +53,7 @@ pub(crate) fn verifier(kernels: &[Kernel], record: bool) -> anyhow::Result<()> {
     verdict(&columns)
 }
 
-/// Runs the tier with `arguments` of libtest on each of `kernels` in turn.
+/// Runs `targets` of the tier with `arguments` of libtest on each of `kernels`.
 fn run(kernels: &[Kernel], arguments: &[&str]) -> anyhow::Result<Vec<Column>> {
     let shell = workspace::shell()?;
     let kernels = Kernel::columns(kernels);
@@ -74,7 +74,7 @@ struct Run<'a> {
     shell: &'a Shell,
     tier: Tier,
     arguments: &'a [&'a str],
-    /// What its files are named after.
+    /// What its consoles are named after.
     name: &'static str,
 }
 
@@ -162,7 +162,7 @@ impl Column {
     }
 }
 
-/// Fails unless every test passed on every kernel, be it the second time.
+/// Fails unless every test passed on every kernel, those that are `known` be it the second time.
 fn verdict(columns: &[Column]) -> anyhow::Result<()> {
     let failed: Vec<_> = columns
         .iter()

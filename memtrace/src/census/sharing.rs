@@ -33,7 +33,7 @@ struct Span {
 /// Processes that map the same frames.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Sharers {
-    /// Their numbers, in the order in which they were looked at.
+    /// Their numbers, in the order in which they were scanned.
     pub processes: Vec<u32>,
     /// Whether the frames are mapped more often than these processes do: by others, or by a process that changed meanwhile.
     pub has_others: bool,

@@ -140,7 +140,7 @@ pub(super) enum Format {
 /// Tables of `export`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Table {
-    /// One row per region and interval in which something happened or was looked at
+    /// One row per region and interval in which something happened or was scanned
     Timeline,
     /// One row per fault
     Faults,
@@ -148,7 +148,7 @@ pub(super) enum Table {
     Maps,
     /// One row per region
     Regions,
-    /// One row per run of pages that changed between two looks
+    /// One row per run of pages that changed between two scans
     Pages,
     /// One row per gap
     Losses,

@@ -50,7 +50,7 @@ struct Contents {
     /// Bytes of records of perf.
     side_band_bytes: u64,
     readings: u64,
-    looks: u64,
+    scans: u64,
     /// Losses that were recorded, and gaps of the recording itself.
     losses: u64,
 }
@@ -64,7 +64,7 @@ impl Contents {
                 Frame::Control(bytes) => contents.control_bytes += bytes.len() as u64,
                 Frame::SideBand(bytes) => contents.side_band_bytes += bytes.len() as u64,
                 Frame::Heat(_) => contents.readings += 1,
-                Frame::Observation(_) => contents.looks += 1,
+                Frame::Observation(_) => contents.scans += 1,
                 Frame::Loss(_) => contents.losses += 1,
                 Frame::Reclaim(_) | Frame::Tick(_) => {}
             }
@@ -85,7 +85,7 @@ struct Info<'a> {
 impl Info<'_> {
     fn to_json(&self) -> Value {
         let Header { abi, memtrace_version, host, capture, features, page_era } = self.header;
-        let Contents { faults, control_bytes, side_band_bytes, readings, looks, losses } = self.contents;
+        let Contents { faults, control_bytes, side_band_bytes, readings, scans, losses } = self.contents;
         let start = host.start.as_nanos();
         json!({
             "schema": SCHEMA,
@@ -118,7 +118,7 @@ impl Info<'_> {
                 "control_bytes": control_bytes,
                 "side_band_bytes": side_band_bytes,
                 "heat_readings": readings,
-                "looks": looks,
+                "scans": scans,
                 "losses": losses,
             },
             "end": self.end,
@@ -130,7 +130,7 @@ impl Info<'_> {
 impl Display for Info<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Header { abi, memtrace_version, host, capture, features, page_era } = self.header;
-        let Contents { faults, control_bytes, side_band_bytes, readings, looks, losses } = self.contents;
+        let Contents { faults, control_bytes, side_band_bytes, readings, scans, losses } = self.contents;
         let mut row = |label: &str, value: String| writeln!(f, "{label:<12}{value}");
         row("target", capture.to_string())?;
         row("recorder", format!("memtrace {memtrace_version}, format {FORMAT_VERSION}, ABI {abi}"))?;
@@ -150,7 +150,7 @@ impl Display for Info<'_> {
         row("tasks", format!("{control_bytes} bytes of task and map records"))?;
         row("VMAs", format!("{side_band_bytes} bytes of records of perf"))?;
         row("heat", format!("{readings} readings"))?;
-        row("looks", format!("{looks} at maps or pages"))?;
+        row("scans", format!("{scans} at maps or pages"))?;
         row("losses", losses.to_string())?;
         row(
             "end",

@@ -55,7 +55,7 @@ Exit codes:
 
 Signals:
   ^C stops and writes, a second one does not wait for the command; SIGTERM and SIGHUP go to the
-  command too; SIGUSR2 compares all regions with the kernel's, and looks at their pages
+  command too; SIGUSR2 compares all regions with the kernel's, and scans their pages
 
 MEMTRACE_DISABLE=fault_tracepoints,pagemap_scan treats these features as missing.")]
 pub(super) struct RecordArgs {
@@ -112,15 +112,15 @@ pub(super) struct RecordArgs {
     #[arg(long, value_name = "TIME", default_value = "100ms", help_heading = "Limits")]
     interval: Nanos,
 
-    /// Longest time for which a look at pages keeps the target from changing its memory map, such as 500us
+    /// Longest time for which a scan of pages keeps the target from changing its memory map, such as 500us
     #[arg(long, value_name = "TIME", default_value = "2ms", help_heading = "Limits")]
     max_lock: Nanos,
 
-    /// Share of one CPU that looks at pages may take, such as 5%
+    /// Share of one CPU that scans of pages may take, such as 5%
     #[arg(long, value_name = "SHARE", default_value = "5%", help_heading = "Limits")]
     max_cpu: CpuShare,
 
-    /// Look at this after each interval, whatever happens there: `all`, addresses (START-END, START+SIZE), or regions with
+    /// Scan this after each interval, whatever happens there: `all`, addresses (START-END, START+SIZE), or regions with
     /// this in their name; without it, at what is `hot`
     #[arg(long, value_name = "AREA", help_heading = "Limits")]
     focus: Vec<String>,
@@ -146,7 +146,7 @@ enum DetailArg {
 /// How the CSV of a timeline begins.
 const TIMELINE_HEAD: &[u8] = b"start_ns,end_ns,tgid,";
 
-/// Shortest interval: below it looks cost more than they tell.
+/// Shortest interval: below it scans cost more than they find.
 const MIN_INTERVAL: Nanos = Nanos::new(1_000_000);
 
 /// Shortest time under the lock of a memory map: below it calls cost more than what they read.
@@ -194,7 +194,7 @@ impl RecordArgs {
         })
     }
 
-    /// What is looked at beside what is hot.
+    /// What is scanned beside what is hot.
     fn areas(&self) -> anyhow::Result<Vec<Area>> {
         let named = self.focus.iter().filter(|area| *area != "hot");
         named.map(|area| area.parse().context("--focus")).collect()

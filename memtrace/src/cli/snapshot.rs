@@ -2,7 +2,7 @@
 //!
 //! Layer: top. Input: [`SnapshotArgs`]. Output: text, JSON or CSV on stdout.
 //! Keeps: processes that were named are there or it is a failure; those that were found may go; only data goes to stdout.
-//! Not here: looking (`probe`), counting (`census`), words (`snapshot`).
+//! Not here: scanning (`probe`), counting (`census`), words (`snapshot`).
 
 use std::{
     fs,
@@ -21,14 +21,14 @@ mod lister;
 mod subject;
 
 pub(super) use args::SnapshotArgs;
-use subject::Looker;
+use subject::Observer;
 
 use crate::{
     host::{self, Facility, Features},
     pagemap::PageCategories,
     probe::{budget::Budget, idle::IdleMarker, walk::Wanted},
     select::{self, Condition, Selection},
-    snapshot::{self, CsvRegions, Listing, Style, Told},
+    snapshot::{self, CsvRegions, Known, Listing, Style},
     units::{ByteSize, CpuShare, Nanos, PageSize},
 };
 
@@ -62,13 +62,13 @@ pub(super) fn run(args: &SnapshotArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     args.check()?;
-    let mut looker = Looker::open(args)?;
+    let mut observer = Observer::open(args)?;
     let mut csv = args.csv.then(|| CsvRegions::new(io::stdout()));
     let mut taken = 0;
     let mut code = ExitCode::SUCCESS;
     loop {
         let began = Instant::now();
-        let snapshot = looker.look()?;
+        let snapshot = observer.scan()?;
         taken += 1;
         if let Some(csv) = &mut csv {
             csv.write(&snapshot)?;
@@ -80,8 +80,8 @@ pub(super) fn run(args: &SnapshotArgs) -> anyhow::Result<ExitCode> {
         } else if !args.no_summary {
             super::print(None, &snapshot.to_text(args.style()))?;
         }
-        if looker.is_strict() && !snapshot.is_complete() {
-            log::error!("a process ended while it was looked at: what is told was seen until then");
+        if observer.is_strict() && !snapshot.is_complete() {
+            log::error!("a process ended while it was scanned: what is reported was seen until then");
             code = ExitCode::FAILURE;
         }
         let Some(interval) = args.interval.filter(|_| args.count.is_none_or(|count| taken < count)) else {
@@ -97,7 +97,7 @@ impl SnapshotArgs {
         let refuse = |message: String| Err(UsageError(message));
         if self.hwpoison || self.unpoison {
             return refuse(
-                "memtrace looks at memory and does not damage it: to poison pages or to heal them, use page-types of the \
+                "memtrace scans of memory and does not damage it: to poison pages or to heal them, use page-types of the \
                  kernel's tools/mm, or madvise(MADV_HWPOISON)"
                     .to_owned(),
             );
@@ -203,7 +203,7 @@ impl SnapshotArgs {
     }
 
     /// What to read of frames, and what can then be told; says what cannot, once.
-    fn wanted(&self, features: &Features, scan: PageCategories) -> anyhow::Result<(Wanted, Told)> {
+    fn wanted(&self, features: &Features, scan: PageCategories) -> anyhow::Result<(Wanted, Known)> {
         let has_frames =
             [Facility::FrameNumbers, Facility::PageFlags].iter().all(|one| features.is_usable(*one));
         if let Some(option) = self.needs_flags().filter(|_| !has_frames) {
@@ -223,7 +223,7 @@ impl SnapshotArgs {
         let wanted = Wanted { flags: has_frames, mapcount: mapcounts, cgroup: wants_cgroups };
         let huge = scan.contains(PageCategories::HUGE);
         let places = has_frames && self.takes_neighbours();
-        Ok((wanted, Told { flags: has_frames, mapcounts, cgroups: wants_cgroups, huge, places }))
+        Ok((wanted, Known { flags: has_frames, mapcounts, cgroups: wants_cgroups, huge, places }))
     }
 
     /// Refuses a condition on anything but flags and the categories in `tells`.
@@ -232,7 +232,7 @@ impl SnapshotArgs {
         let missing: Vec<_> = asked.difference(tells).iter().filter_map(select::category_name).collect();
         if !missing.is_empty() {
             bail!(
-                "--where: it cannot be told here which pages are {}: that takes a process, and PAGEMAP_SCAN of Linux 6.7 \
+                "--where: it cannot be known here which pages are {}: that takes a process, and PAGEMAP_SCAN of Linux 6.7 \
                  (soft-dirty 6.8, guard 6.16)",
                 missing.join(" or ")
             );
@@ -249,13 +249,13 @@ impl SnapshotArgs {
     }
 
     /// What is read of a copy of flags, and what can then be told.
-    fn wanted_of_copy(&self) -> anyhow::Result<(Wanted, Told)> {
+    fn wanted_of_copy(&self) -> anyhow::Result<(Wanted, Known)> {
         if self.list_mapcnt || self.list_cgroup || self.charged.is_some() || self.mark_idle {
             bail!("a copy of /proc/kpageflags has flags alone: leave out -M, -C, -c and -i");
         }
         let wanted = Wanted { flags: true, mapcount: false, cgroup: false };
-        let told = Told { flags: true, mapcounts: false, cgroups: false, huge: false, places: false };
-        Ok((wanted, told))
+        let known = Known { flags: true, mapcounts: false, cgroups: false, huge: false, places: false };
+        Ok((wanted, known))
     }
 
     fn idle(&self) -> anyhow::Result<Option<IdleMarker>> {

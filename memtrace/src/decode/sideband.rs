@@ -18,7 +18,7 @@
 use super::undecodable;
 use crate::{
     event::{
-        Cpu, FileKind, Loss, LossCause, MapAction, MapEvent, Record, ShownVma, Tgid, Tid, Vma,
+        Cpu, FileKind, Loss, LossCause, MapAction, MapEvent, Record, ReportedVma, Tgid, Tid, Vma,
         flags::MAP_HUGETLB,
     },
     units::{Timestamp, VirtAddr, VirtRange},
@@ -133,7 +133,7 @@ fn map(body: &[u8], time: Timestamp) -> Option<Record> {
         name: if name == b"//anon" { Vec::new() } else { escape(name) },
     };
     let kind = (u64::from(flags) & MAP_HUGETLB != 0).then_some(FileKind::Hugetlb);
-    let action = MapAction::Shown(ShownVma { vma, kind });
+    let action = MapAction::Shown(ReportedVma { vma, kind });
     Some(Record::Map(Box::new(MapEvent { time, tgid: process, tid: thread, action })))
 }
 
@@ -264,7 +264,7 @@ mod tests {
         record.clone()
     }
 
-    fn shown(mmap2: &Mmap2) -> ShownVma {
+    fn shown(mmap2: &Mmap2) -> ReportedVma {
         let Record::Map(event) = one(&mmap2.to_bytes()) else { panic!("a VMA") };
         let MapAction::Shown(shown) = event.action else { panic!("a VMA") };
         shown
@@ -293,7 +293,7 @@ mod tests {
             time: Timestamp::from_nanos(500),
             tgid: Tgid(10),
             tid: Tid(11),
-            action: MapAction::Shown(ShownVma { vma, kind: None }),
+            action: MapAction::Shown(ReportedVma { vma, kind: None }),
         };
         assert_eq!(one(&FILE.to_bytes()), Record::Map(Box::new(event)));
     }

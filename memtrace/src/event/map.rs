@@ -20,7 +20,7 @@ pub struct MapEvent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MapAction {
     /// The kernel shows this VMA from now on, in the address space that the task lives in.
-    Shown(ShownVma),
+    Shown(ReportedVma),
     /// A system call returned.
     Call {
         /// Address space of the caller.
@@ -63,7 +63,7 @@ pub enum MapAction {
 
 /// A VMA as perf's `PERF_RECORD_MMAP2` shows it: after the kernel has merged it with its neighbours.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShownVma {
+pub struct ReportedVma {
     /// As maps would show it.
     pub vma: Vma,
     /// What its file is, as far as that is known; perf shows huge pages alone.

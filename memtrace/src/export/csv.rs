@@ -93,8 +93,8 @@ mod tests {
             Access, Comm, Cpu, Fault, FaultCounts, FaultKind, Loss, LossCause, Mode, SpaceId, Tgid, Tid,
         },
         timeline::{
-            AccessCounts, Backing, FaultDetail, FaultPlace, FaultRow, FaultTally, Gave, GaveKind, MapFlags,
-            MapRow, MapTally, PageCounts, PageRow, PageTally, ProcessId, RegionId, RegionLabel,
+            AccessCounts, Backing, FaultDetail, FaultOutcome, FaultPlace, FaultRow, FaultTally, MapFlags,
+            MapRow, MapTally, OutcomeKind, PageCounts, PageRow, PageTally, ProcessId, RegionId, RegionLabel,
             RegionSummary,
         },
         units::{Nanos, PageCount, VirtAddr, VirtRange},
@@ -162,8 +162,8 @@ mod tests {
                 name: Arc::from(&b"/lib/x.so"[..]),
                 file_offset: Some(0x3010),
             }),
-            gave: Some(Gave {
-                kind: GaveKind::File,
+            outcome: Some(FaultOutcome {
+                kind: OutcomeKind::File,
                 pages: Some(PageCount::new(16)),
                 lag: Nanos::new(5_000),
             }),
@@ -175,12 +175,12 @@ mod tests {
         let timeline = "start_ns,end_ns,tgid,comm,region,start_addr,end_addr,perms,backing,name,\
             minor_faults,major_faults,failed_faults,read_faults,write_faults,exec_faults,\
             kernel_faults,cow_faults,refaults,uncounted_faults,latency_sum_ns,latency_max_ns,\
-            mmaps,munmaps,mremaps,mprotects,madvises,brks,other_maps,looked_ns,looked_pages,\
+            mmaps,munmaps,mremaps,mprotects,madvises,brks,other_maps,scan_ns,scanned_pages,\
             present_pages,swapped_pages,file_pages,shared_pages,exclusive_pages,zero_pages,\
             ksm_pages,huge_pages,mthp_pages,hugetlb_pages,written_pages,accessed_pages,\
             migrated_pages,lower_bound,incomplete_faults\n";
         let faults = "time_ns,tgid,tid,comm,cpu,addr,ip,access,mode,kind,latency_ns,region,\
-            offset_bytes,gave,stack,name,file_offset_bytes,gave_pages,gave_lag_ns\n";
+            offset_bytes,outcome,stack,name,file_offset_bytes,outcome_pages,outcome_lag_ns\n";
         let pages = "time_ns,tgid,region,addr,pages,pfn,prev_pfn,state,prev_state,flags,order,node,cause\n";
 
         assert_eq!(csv::<TimelineRow>(&[]), timeline);
@@ -221,8 +221,8 @@ mod tests {
                 other: 47,
             },
             pages: Some(PageTally {
-                looked: at(90),
-                looked_pages: PageCount::new(31),
+                scanned: at(90),
+                scanned_pages: PageCount::new(31),
                 counts: PageCounts {
                     present: PageCount::new(32),
                     swapped: PageCount::new(33),
@@ -267,7 +267,7 @@ mod tests {
             tgid: None,
             comm: None,
             place: None,
-            gave: None,
+            outcome: None,
         };
 
         let text = csv::<FaultRow>(&[Row::Fault(fault_row()), Row::Fault(bare)]);
@@ -327,7 +327,7 @@ mod tests {
             latency_sum: Nanos::new(900),
             peak_present: Some(PageCount::new(8)),
             pages: None,
-            looks: std::collections::BTreeMap::new(),
+            scans: std::collections::BTreeMap::new(),
             lower_bound: true,
         };
         let lives = RegionSummary {

@@ -1,6 +1,6 @@
 //! The columns of the tables.
 //!
-//! Layer: codec. Input: rows. Output: [`Value`]s.
+//! Layer: codec. Input: rows. Output: [`Column`]s.
 //! Keeps: names and order are a contract with the scripts of users.
 //! Not here: how a value is written (`csv`).
 
@@ -151,10 +151,10 @@ impl Table for TimelineRow {
         column("other_maps", "successful other calls that concern the address space", |row, _| {
             row.maps.other.into()
         }),
-        column("looked_ns", "time of the last look at the pages", |row, start| {
-            row.pages(|pages| pages.looked.since(start))
+        column("scan_ns", "time of the last scan of the pages", |row, start| {
+            row.pages(|pages| pages.scanned.since(start))
         }),
-        column("looked_pages", "pages looked at", |row, _| row.pages(|pages| pages.looked_pages)),
+        column("scanned_pages", "pages scanned", |row, _| row.pages(|pages| pages.scanned_pages)),
         column("present_pages", "pages in memory", |row, _| row.counts(|pages| pages.present)),
         column("swapped_pages", "pages in swap, or with another non-present entry", |row, _| {
             row.counts(|pages| pages.swapped)
@@ -175,7 +175,7 @@ impl Table for TimelineRow {
         unknown("accessed_pages", "distinct pages found accessed in the interval"),
         column(
             "migrated_pages",
-            "pages that the kernel moved to other frames since the look before",
+            "pages that the kernel moved to other frames since the scan before",
             |row, _| row.pages(|pages| pages.migrated),
         ),
         column("lower_bound", "1 if a loss touches the interval: counts are at least these", |row, _| {
@@ -238,9 +238,11 @@ impl Table for FaultRow {
         column("offset_bytes", "distance of the address from the start of the region", |row, _| {
             row.place.as_ref().map(|place| place.offset).into()
         }),
-        column("gave", "what the fault brought: anon, zero, file, swap, copy, reuse or hugetlb", |row, _| {
-            row.gave.map(|gave| gave.kind.name()).into()
-        }),
+        column(
+            "outcome",
+            "what the fault brought: anon, zero, file, swap, copy, reuse or hugetlb",
+            |row, _| row.outcome.map(|outcome| outcome.kind.name()).into(),
+        ),
         unknown("stack", "call stack"),
         column("name", "path or bracketed name of the region, as in maps", |row, _| match &row.place {
             Some(place) => Value::Text(&place.name),
@@ -249,11 +251,11 @@ impl Table for FaultRow {
         column("file_offset_bytes", "offset of the address in the file", |row, _| {
             row.place.as_ref().and_then(|place| place.file_offset).into()
         }),
-        column("gave_pages", "how many pages it brought; empty if that is not known", |row, _| {
-            row.gave.and_then(|gave| gave.pages).into()
+        column("outcome_pages", "how many pages it brought; empty if that is not known", |row, _| {
+            row.outcome.and_then(|outcome| outcome.pages).into()
         }),
-        column("gave_lag_ns", "time from the fault to the look that tells", |row, _| {
-            row.gave.map(|gave| gave.lag).into()
+        column("outcome_lag_ns", "time from the fault to the scan that tells", |row, _| {
+            row.outcome.map(|outcome| outcome.lag).into()
         }),
     ];
 

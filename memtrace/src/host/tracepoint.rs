@@ -139,7 +139,7 @@ fn read(name: &str) -> Result<(PathBuf, String), RecordError> {
             Err(_) => {}
         }
     }
-    Err(failure.expect("there is a place to look at"))
+    Err(failure.expect("there is a place to scan"))
 }
 
 /// Offset in bytes of the field called `name`, of `size` bytes, in the text of a `format` file.

@@ -1,6 +1,6 @@
 //! One thread that empties the rings and does nothing else.
 //!
-//! Layer: shell. Input: the rings, a [`LossMeter`]. Output: [`Batch`]es over a bounded channel.
+//! Layer: shell. Input: the rings, a [`LossMeter`]. Output: [`Batch`]es.
 //! Source: `kernel/bpf/ringbuf.c`: a record that is reserved and not yet submitted holds back those behind it.
 //! Keeps: memory is bounded; while the channel is full the records stay in their rings, and what a ring cannot
 //! hold the programs count.
@@ -49,7 +49,7 @@ pub struct Drain {
     side_band: Option<SideBand>,
     control: RingBuf<MapData>,
     events: Vec<RingBuf<MapData>>,
-    /// Bytes that `events` can hold together.
+    /// Bytes that each of `events` can hold.
     capacity: usize,
     losses: LossMeter,
     cpus: CpuWatch,

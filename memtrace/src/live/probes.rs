@@ -323,7 +323,7 @@ impl Probes {
         SharedWords::map(data.fd().as_fd(), words).map_err(|error| failure(&what, error))
     }
 
-    /// How often the kernel skips programs, other than those whose runs only add to what others tell. Before anything is attached.
+    /// How often the kernel skips programs of which that is a loss. Before anything is attached.
     pub fn skips(&self) -> Result<SkipMeter, AttachError> {
         let Hooks { tasks, cgroup, maps, entries: _, completions } = &self.hooks;
         let counted = [tasks, cgroup, maps, completions].into_iter().flatten();
@@ -369,7 +369,7 @@ impl Probes {
     }
 }
 
-/// The programs of `hooks` for completions, to be attached by CPU.
+/// Those of `programs` for completions, to be attached by CPU.
 fn completions_of_cpus(ebpf: &mut Ebpf, hooks: &Hooks) -> Result<CpuCompletions, AttachError> {
     let mut programs = Vec::new();
     for (name, hook) in &hooks.completions {

@@ -251,7 +251,7 @@ fn arm_threads(
     Ok(armed)
 }
 
-/// Enters a task, which the programs find by `key`, into the table of traced ones and notes that it joined.
+/// Enters a task of `target`, which the programs find by `key`, into the table of traced ones and notes that it joined.
 fn track(
     probes: &mut Probes,
     armed: &mut Armed,

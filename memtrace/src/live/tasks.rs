@@ -81,7 +81,7 @@ impl Task {
         }
     }
 
-    /// The record that tells of it, as the programs write it for tasks that join later.
+    /// The record that reports it, as the programs write it for tasks that join later.
     #[must_use]
     pub fn join(&self, time: Timestamp, space: u64) -> [u8; JoinEvent::LEN] {
         let len = u16::try_from(JoinEvent::LEN).unwrap_or(u16::MAX);

@@ -141,13 +141,13 @@ pub enum Residence {
 }
 
 impl PagemapEntry {
-    /// The word as the kernel gave it.
+    /// The word as the kernel has it.
     #[must_use]
     pub const fn from_raw(word: u64) -> Self {
         Self(word)
     }
 
-    /// The word as the kernel gave it.
+    /// The word as the kernel has it.
     #[must_use]
     pub const fn as_raw(self) -> u64 {
         self.0

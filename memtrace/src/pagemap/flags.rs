@@ -87,7 +87,7 @@ page_flags! {
     LOCKED = 0, "L", "locked";
     /// Reading or writing it failed; never set since Linux 6.12.
     ERROR = 1, "E", "error";
-    /// Touched since reclaim last looked.
+    /// Touched since reclaim last scanned.
     REFERENCED = 2, "R", "referenced";
     /// Its contents are valid.
     UPTODATE = 3, "U", "uptodate";
@@ -249,7 +249,7 @@ impl PageFlags {
         if is_raw { self.expanded(era, PagemapEntry::from_raw(entry.bits())) } else { self.well_known() }
     }
 
-    /// As page-types shows them if asked for raw flags: bits with two meanings told apart, and those of `entry` added.
+    /// As page-types shows them if asked for raw flags: bits with two meanings distinguished, and those of `entry` added.
     #[must_use]
     pub fn expanded(self, era: FlagsEra, entry: PagemapEntry) -> Self {
         let mut flags = self;

@@ -253,7 +253,7 @@ fn page_of_the_kernel_is_nobodys() {
 }
 
 #[test]
-fn overloaded_bits_are_told_apart_as_page_types_does() {
+fn overloaded_bits_are_distinguished_as_page_types_does() {
     let none = PagemapEntry::default();
     let expanded = |flags: PageFlags, era| flags.expanded(era, none);
     let anon = PageFlags::ANON | PageFlags::OWNER_2;

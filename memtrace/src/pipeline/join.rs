@@ -1,4 +1,4 @@
-//! What happened, in order of time: events applied one after another, looks in their place among them.
+//! What happened, in order of time: events applied one after another, observations in their place among them.
 
 pub(super) mod forks;
 pub(super) mod intervals;

@@ -1,4 +1,4 @@
-//! Heat slots: the pieces of address space by which faults are counted and looks are planned.
+//! Heat slots: the pieces of address space by which faults are counted and scans are planned.
 
 use memtrace_ebpf::HEAT_SLOT_SHIFT;
 

@@ -1,9 +1,9 @@
 use super::*;
 use crate::{
     event::{
-        Access, Account, Comm, Cpu, Fault, FaultCounts, FaultKind, HeatCell, Landmarks, LookDepth,
-        LookReason, LossCause, MapAction, MapEvent, MapsLook, Mode, PageLook, ReclaimReading, SpaceId,
-        TaskAction, TaskEvent, Tgid, Tid, Uncounted, UncountedCause, Vma,
+        Access, Account, Comm, Cpu, Fault, FaultCounts, FaultKind, HeatCell, Landmarks, LossCause, MapAction,
+        MapEvent, MapsReading, Mode, PageScan, ReclaimReading, ScanDepth, ScanReason, SpaceId, TaskAction,
+        TaskEvent, Tgid, Tid, Uncounted, UncountedCause, Vma,
     },
     pagemap::{PageCategories, StateRun},
     timeline::{AccessCounts, FaultDetail, FaultTotals, ProcessId, TimelineRow},
@@ -12,10 +12,10 @@ use crate::{
 
 mod arrival;
 mod checks;
-mod gave;
-mod looks;
 mod maps;
+mod outcome;
 mod processes;
+mod scans;
 
 const MS: u64 = 1_000_000;
 const SPACE: SpaceId = SpaceId(7);
@@ -63,13 +63,13 @@ fn anon((start, end): (u64, u64)) -> Vma {
 
 /// A reading of maps that began half a millisecond before.
 fn maps(millis: u64, space: SpaceId, ranges: &[(u64, u64)]) -> Record {
-    let look = MapsLook {
+    let scan = MapsReading {
         began: at(millis).before(Nanos::new(MS / 2)),
         vmas: ranges.iter().copied().map(anon).collect(),
         landmarks: Landmarks::default(),
         devices: Vec::new(),
     };
-    Record::Observation(Observation { time: at(millis), tgid: TGID, space, seen: Seen::Maps(look) })
+    Record::Observation(Observation { time: at(millis), tgid: TGID, space, seen: Seen::Maps(scan) })
 }
 
 fn map(millis: u64, action: MapAction) -> Record {

@@ -1,4 +1,4 @@
-//! How much looking may take of the target and of the host.
+//! How much scanning may take of the target and of the host.
 //!
 //! Layer: shell. Input: [`Budget`]. Output: rests, so that a walk keeps to it.
 //! Source: `include/linux/mmap_lock.h`: who reads page tables keeps the process from changing its memory map.

@@ -54,7 +54,7 @@ impl CachedRun {
     }
 }
 
-/// Looks at cached pages.
+/// Scans of cached pages.
 #[derive(Debug)]
 pub struct CachedReader {
     walker: PageWalker,
@@ -118,7 +118,7 @@ impl CachedReader {
             let touched = touch(object, &mut cached)?;
             shift.rest();
             if let Some((first, window)) = touched {
-                self.look(object, &window, first)?;
+                self.scan(object, &window, first)?;
                 drop(window);
                 self.tell(object, emit)?;
             }
@@ -127,7 +127,7 @@ impl CachedReader {
     }
 
     /// Notes which pages are in `window`, whose first is page `first` of `object`.
-    fn look(&mut self, object: &MemoryObject, window: &Window, first: u64) -> Result<(), ObjectError> {
+    fn scan(&mut self, object: &MemoryObject, window: &Window, first: u64) -> Result<(), ObjectError> {
         let Self { walker, pagemap, seen, .. } = self;
         let range = window.range();
         let start = range.start().vpn(object.page).as_raw();
@@ -139,7 +139,7 @@ impl CachedReader {
                 seen.push((FilePage::from_raw(number), entry, categories));
             }
         });
-        result.map_err(|error| object.failure("look at the pages of", io::Error::other(error)))
+        result.map_err(|error| object.failure("scan the pages of", io::Error::other(error)))
     }
 
     /// Hands `emit` the pages that were noted.
@@ -147,7 +147,7 @@ impl CachedReader {
         let Self { columns, seen, .. } = self;
         let words: Vec<_> = seen.iter().map(|(_, entry, _)| *entry).collect();
         let result = columns.read(&[Part::of_small_pages(0..words.len())], &words);
-        result.map_err(|error| object.failure("look at the frames of", io::Error::other(error)))?;
+        result.map_err(|error| object.failure("scan the frames of", io::Error::other(error)))?;
         for (index, (first, entry, categories)) in seen.drain(..).enumerate() {
             let frame = columns.frame(index);
             emit(CachedRun { first, pages: PageCount::new(1), entry, categories, frame });

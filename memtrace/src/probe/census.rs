@@ -54,8 +54,8 @@ pub enum CensusError {
     /// It has no memory of its own.
     #[error("process {} has no memory: it is a kernel thread or a zombie", .0.0)]
     Bare(Tgid),
-    /// The kernel lets its owner and root alone look.
-    #[error("cannot look at process {}: needs its owner, or CAP_SYS_PTRACE", tgid.0)]
+    /// The kernel lets its owner and root alone read its pages.
+    #[error("cannot scan process {}: needs its owner, or CAP_SYS_PTRACE", tgid.0)]
     Denied {
         /// The process.
         tgid: Tgid,
@@ -74,7 +74,7 @@ pub enum CensusError {
     #[error(transparent)]
     File(#[from] FileError),
     /// Anything else the kernel said.
-    #[error("cannot look at process {}", tgid.0)]
+    #[error("cannot scan process {}", tgid.0)]
     Io {
         /// The process.
         tgid: Tgid,
@@ -110,8 +110,8 @@ fn is_refusal(error: &io::Error) -> bool {
 pub struct CensusTaker {
     rules: Rules,
     selection: Selection,
-    /// Categories that are told of each page.
-    told: PageCategories,
+    /// Categories that are known of each page.
+    known: PageCategories,
     is_layout_known: bool,
     walker: PageWalker,
     devices: Devices,
@@ -136,17 +136,17 @@ impl CensusTaker {
         let scan = rules.era.scan;
         let can_scan = scan.contains(PageCategories::HUGE | PageCategories::PFNZERO);
         let mut walker = PageWalker::new(page, can_scan, wanted, budget)?;
-        let mut told = if can_scan { PageWalker::TELLS } else { PageCategories::OF_WORDS };
+        let mut known = if can_scan { PageWalker::TELLS } else { PageCategories::OF_WORDS };
         if let Some(condition) = selection.condition.as_ref().filter(|_| can_scan) {
             let asked = condition.categories() & scan;
             walker = walker.narrowed(selection.scan_masks(scan), asked);
-            told |= asked;
+            known |= asked;
         }
         Ok(Self {
             notes: Notes::new(page, wanted.flags, idle)?,
             rules,
             selection,
-            told,
+            known,
             is_layout_known: false,
             walker,
             devices: Devices::new(),
@@ -164,7 +164,7 @@ impl CensusTaker {
         Self { keeps_regions: false, ..self }
     }
 
-    /// A taker that keeps in mind which frames and slots of swap several processes have.
+    /// A taker that remembers which frames and slots of swap several processes have.
     #[must_use]
     pub fn with_sharing(self) -> Self {
         Self { sharing: Some(Sharing::default()), slots: Some(Sharing::default()), ..self }
@@ -238,7 +238,7 @@ impl CensusTaker {
     }
 
     /// The frames of each set of processes that share them, most first; processes by their number in the order in which they were
-    /// taken. Forgets them all. There are none if they were not kept in mind; `None` if they are too many.
+    /// taken. Forgets them all. There are none if they were not remembered; `None` if they are too many.
     pub fn take_sharing(&mut self) -> Option<Vec<(Sharers, PageCount)>> {
         self.processes = 0;
         self.sharing.as_mut().map_or_else(|| Some(Vec::new()), |sharing| std::mem::take(sharing).into_sets())
@@ -267,7 +267,7 @@ impl CensusTaker {
         let page = self.rules.page;
         let first = vma.offset / page.bytes();
         let pages = FilePage::from_raw(first)..FilePage::from_raw(first + vma.range.pages(page).get());
-        let looked = MemoryObject::of_vma(tgid, vma.range, page).and_then(|object| {
+        let scanned = MemoryObject::of_vma(tgid, vma.range, page).and_then(|object| {
             let Some(object) = object else { return Ok(()) };
             object.walk(pages, |run| {
                 if run.place == Place::Swapped {
@@ -275,7 +275,7 @@ impl CensusTaker {
                 }
             })
         });
-        match looked {
+        match scanned {
             Ok(()) => Some(swapped),
             Err(error) => {
                 if !std::mem::replace(&mut self.has_warned, true) {
@@ -307,7 +307,7 @@ impl CensusTaker {
         let Self {
             rules,
             selection,
-            told,
+            known,
             is_layout_known,
             walker,
             notes,
@@ -325,7 +325,7 @@ impl CensusTaker {
                 rules.era.swap = host::swap_layout();
                 *is_layout_known = true;
             }
-            if !selection.takes(&run, *told, rules.era.flags) {
+            if !selection.takes(&run, *known, rules.era.flags) {
                 return;
             }
             tally.add(&run, rules);
@@ -355,7 +355,7 @@ fn comm(tgid: Tgid) -> String {
     String::from_utf8_lossy(comm.trim_ascii_end()).into_owned()
 }
 
-/// The memory cgroup of a process: that of the controller in version 1, or else that of version 2.
+/// The memory cgroup of a thread: that of the controller in version 1, or else that of version 2.
 fn cgroup(tgid: Tgid) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{}/cgroup", tgid.0)).ok()?;
     let lines: Vec<_> = text.lines().filter_map(|line| line.split_once(':')?.1.split_once(':')).collect();

@@ -47,7 +47,7 @@ impl MemoryCgroups {
 
     /// The path of the cgroup of this inode, as `/proc/PID/cgroup` shows it.
     ///
-    /// `None` if it was removed, is outside what is mounted or cannot be looked at; and for 0, which stands for no cgroup.
+    /// `None` if it was removed, is outside what is mounted or cannot be scanned; and for 0, which stands for no cgroup.
     pub fn path(&mut self, inode: u64) -> Option<PathBuf> {
         if inode == 0 {
             return None;

@@ -17,7 +17,7 @@ use crate::{
 /// Frames that are read at once at most; more than any folio has that page tables map in part.
 const MAX_FRAMES: u64 = 1 << 14;
 
-/// Looks about pieces of folios.
+/// Scans about pieces of folios.
 #[derive(Debug)]
 pub(super) struct FolioFinder {
     flags: FrameFile,

@@ -1,4 +1,4 @@
-//! Marks frames idle, so that a later look shows which of them were used since.
+//! Marks frames idle, so that a later scan shows which of them were used since.
 //!
 //! Layer: shell. Input: frames. Output: bits in `/sys/kernel/mm/page_idle/bitmap`.
 //! Source: `Documentation/admin-guide/mm/idle_page_tracking.rst`; `page_idle_bitmap_write` of `mm/page_idle.c`: words of 64

@@ -16,7 +16,7 @@ use crate::{
 pub struct Ksm {
     /// What it is told to do.
     pub run: KsmRun,
-    /// Pages that it looks at before it sleeps.
+    /// Pages that it scans before it sleeps.
     pub pages_to_scan: PageCount,
     /// How long it sleeps.
     pub sleep: Nanos,
@@ -26,7 +26,7 @@ pub struct Ksm {
     pub use_zero_pages: Option<bool>,
     /// Whether pages of different NUMA nodes are merged; `None` on kernels without NUMA.
     pub merge_across_nodes: Option<bool>,
-    /// Whether pages that could not be merged are looked at less often (Linux 6.7).
+    /// Whether pages that could not be merged are scanned less often (Linux 6.7).
     pub smart_scan: Option<bool>,
     /// Merged pages that there are.
     pub pages_shared: PageCount,
@@ -36,13 +36,13 @@ pub struct Ksm {
     pub pages_unshared: PageCount,
     /// Pages that change too fast.
     pub pages_volatile: PageCount,
-    /// Pages that were looked at (Linux 6.6).
+    /// Pages that were scanned (Linux 6.6).
     pub pages_scanned: Option<PageCount>,
     /// Pages that were passed over by `smart_scan` (Linux 6.7).
     pub pages_skipped: Option<PageCount>,
     /// Pages that were merged with the zero page (Linux 6.6).
     pub zero_pages: Option<PageCount>,
-    /// How often all mergeable memory was looked at.
+    /// How often all mergeable memory was scanned.
     pub full_scans: u64,
     /// Merged pages that there are more than once, since each has too many mappings.
     pub stable_node_chains: Option<u64>,

@@ -100,9 +100,9 @@ enum Kind {
 impl Kind {
     /// That of `file`, which need not be open for reading.
     fn of(file: impl AsFd, name: &str) -> Result<Self, ObjectError> {
-        let look = |error| failure("look at", name, error);
-        let is_file = FileType::from_raw_mode(fstat(&file).map_err(look)?.st_mode).is_file();
-        let file_system = u64::try_from(fstatfs(&file).map_err(look)?.f_type);
+        let scan = |error| failure("scan", name, error);
+        let is_file = FileType::from_raw_mode(fstat(&file).map_err(scan)?.st_mode).is_file();
+        let file_system = u64::try_from(fstatfs(&file).map_err(scan)?.f_type);
         match file_system {
             _ if !is_file => Err(ObjectError::Uncached { name: name.to_owned() }),
             Ok(magic) if magic == HUGETLBFS || OF_THE_KERNEL.contains(&magic) => {
@@ -174,7 +174,7 @@ impl MemoryObject {
 
     /// Its present size in base pages, the last of which may be used in part.
     pub fn pages(&self) -> Result<PageCount, ObjectError> {
-        let size = self.file.metadata().map_err(|error| self.failure("look at", error))?.len();
+        let size = self.file.metadata().map_err(|error| self.failure("scan", error))?.len();
         Ok(PageCount::new(size.div_ceil(self.page.bytes())))
     }
 

@@ -99,11 +99,11 @@ impl PhysicalReader {
             let mapcount = words(mapcount, next, count)?;
             let cgroup = words(cgroup, next, count)?;
             // If memory came between two reads, one file ends before the others.
-            let told = [flags, mapcount, cgroup].into_iter().flatten().map(<[_]>::len).min().unwrap_or(0);
-            if told == 0 {
+            let known = [flags, mapcount, cgroup].into_iter().flatten().map(<[_]>::len).min().unwrap_or(0);
+            if known == 0 {
                 break;
             }
-            for index in 0..told {
+            for index in 0..known {
                 let frame = Frame {
                     flags: word(flags, index).map(PageFlags::from_bits_retain),
                     mapcount: word(mapcount, index),
@@ -111,7 +111,7 @@ impl PhysicalReader {
                 };
                 emit(next + index as u64, frame);
             }
-            next += told as u64;
+            next += known as u64;
             shift.rest();
         }
         Ok(())
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_told_from_the_first_to_the_last_and_holes_too() {
+    fn frames_are_distinguished_from_the_first_to_the_last_and_holes_too() {
         let runs = runs(&copy(10), PhysicalReader::ALL);
 
         assert_eq!(runs, [(0, 1, PageFlags::RESERVED), (1, 8, PageFlags::NOPAGE), (9, 1, PageFlags::LOCKED)]);

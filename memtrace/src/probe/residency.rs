@@ -84,28 +84,28 @@ impl MemoryObject {
     }
 
     /// Hands `sink` those pages of `vma`, which maps this object, that are somewhere although its page tables do not tell: in
-    /// none of the runs `told`, which are in address order, as [`PageReader::read`](super::pages::PageReader::read) gives them.
+    /// none of the runs `known`, which are in address order, as [`PageReader::read`](super::pages::PageReader::read) gives them.
     pub fn walk_untold(
         &self,
         vma: &Vma,
-        told: &[StateRun],
+        known: &[StateRun],
         mut sink: impl FnMut(VirtRange, Place),
     ) -> Result<(), ObjectError> {
         let first = vma.offset / self.page.bytes();
         let pages = first..first + vma.range.pages(self.page).get();
         let address =
             |page: u64| VirtAddr::from_raw(vma.range.start().as_raw() + (page - first) * self.page.bytes());
-        let mut told = told.iter().map(|run| run.range).peekable();
+        let mut known = known.iter().map(|run| run.range).peekable();
         self.walk(FilePage::from_raw(pages.start)..FilePage::from_raw(pages.end), |run| {
             let mut next = address(run.first.as_raw());
             while let Some(rest) = VirtRange::new(next, address(run.end())) {
-                while told.next_if(|told| told.end() <= rest.start()).is_some() {}
-                let stop = told.peek().filter(|told| told.start() < rest.end());
-                let untold = VirtRange::new(rest.start(), stop.map_or(rest.end(), |told| told.start()));
+                while known.next_if(|known| known.end() <= rest.start()).is_some() {}
+                let stop = known.peek().filter(|known| known.start() < rest.end());
+                let untold = VirtRange::new(rest.start(), stop.map_or(rest.end(), |known| known.start()));
                 if let Some(untold) = untold {
                     sink(untold, run.place);
                 }
-                next = stop.map_or(rest.end(), |told| told.end());
+                next = stop.map_or(rest.end(), |known| known.end());
             }
         })
     }

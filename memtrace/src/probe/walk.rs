@@ -29,7 +29,7 @@ use crate::{
     units::{PageSize, VirtRange, Vpn},
 };
 
-/// Pages that are not absent; what words tell of them the scan need not: the kernel would look at each frame for it.
+/// Pages that are not absent; what words say of them the scan need not: the kernel would read the flags of each frame for it.
 const SCAN: Query = Query { wanted: QUERY.wanted.difference(PageCategories::OF_WORDS), ..QUERY };
 
 /// Pages that are not scanned where such before them were small and all there: a scan would take a good part of the time, and

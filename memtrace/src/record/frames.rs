@@ -70,7 +70,7 @@ impl<'a> Item<'a> {
 pub(super) struct Pending {
     items: Vec<u8>,
     count: u32,
-    /// Records of all [`Item::Faults`], one after the other.
+    /// Records of all [`Kind::Faults`], one after the other.
     faults: Vec<u8>,
     span: Span,
 }

@@ -14,7 +14,7 @@ use crate::{
 
 /// Runs all of `recording` through a pipeline and hands every row to `sink`.
 ///
-/// Looks that the pipeline asks for are in the recording already.
+/// Scans that the pipeline asks for are in the recording already.
 pub fn replay<R, E>(
     recording: &mut Recording<R>,
     options: Options,
@@ -48,8 +48,8 @@ mod tests {
     use crate::{
         decode::Frame,
         event::{
-            Cpu, FaultCounts, HeatCell, HeatReading, HostFacts, Landmarks, LookDepth, LookReason, Loss,
-            LossCause, MapsLook, Observation, PageLook, Seen, SpaceId, Tgid, Vma,
+            Cpu, FaultCounts, HeatCell, HeatReading, HostFacts, Landmarks, Loss, LossCause, MapsReading,
+            Observation, PageScan, ScanDepth, ScanReason, Seen, SpaceId, Tgid, Vma,
         },
         export::{Table, csv::CsvTable},
         pagemap::{PageCategories, StateRun},
@@ -141,7 +141,7 @@ mod tests {
             pad: 0,
             comm: *b"demo\0\0\0\0\0\0\0\0\0\0\0\0",
         };
-        let look = |nanos, seen| {
+        let scan = |nanos, seen| {
             Frame::Observation(Observation { time: at(nanos), tgid: Tgid(42), space: SpaceId(1), seen })
         };
         let vma = Vma {
@@ -155,9 +155,9 @@ mod tests {
         let landmarks = Landmarks { start_brk: Some(heap.start()), start_stack: None };
         let mut frames = vec![
             Frame::Control(join.to_bytes().to_vec()),
-            look(
+            scan(
                 2_000,
-                Seen::Maps(MapsLook { began: at(1_000), vmas: vec![vma], landmarks, devices: Vec::new() }),
+                Seen::Maps(MapsReading { began: at(1_000), vmas: vec![vma], landmarks, devices: Vec::new() }),
             ),
             Frame::Tick(at(3_000)),
         ];
@@ -187,14 +187,14 @@ mod tests {
                 frames.push(Frame::Heat(reading));
                 let present = range(heap.start().as_raw(), heap.start().as_raw() + 4096 * (page + 1));
                 let run = StateRun::new(present, PageCategories::PRESENT);
-                frames.push(look(
+                frames.push(scan(
                     time + 7,
-                    Seen::Pages(PageLook {
-                        depth: LookDepth::Categories,
+                    Seen::Pages(PageScan {
+                        depth: ScanDepth::Categories,
                         began: Timestamp::default(),
-                        reason: LookReason::Heat,
+                        reason: ScanReason::Heat,
                         range: heap,
-                        told: run.categories,
+                        known: run.categories,
                         runs: vec![run],
                     }),
                 ));
@@ -262,7 +262,7 @@ mod tests {
         (csv, summary)
     }
 
-    /// The table `R` of a recording and of its session, which are the same.
+    /// The table of a recording and of its session, which are the same.
     fn same<R: Table>(header: &Header) -> String {
         let frames = frames();
         let (csv, _) = replayed::<R>(&recorded(header, &frames));

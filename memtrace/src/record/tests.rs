@@ -9,8 +9,8 @@ use super::*;
 use crate::{
     decode::Frame,
     event::{
-        Cpu, FileKind, HeatCell, HeatReading, Landmarks, LookDepth, LookReason, Loss, LossCause, MapsLook,
-        Observation, PageLook, ReclaimReading, Seen, SpaceId, Tgid, Vma,
+        Cpu, FileKind, HeatCell, HeatReading, Landmarks, Loss, LossCause, MapsReading, Observation, PageScan,
+        ReclaimReading, ScanDepth, ScanReason, Seen, SpaceId, Tgid, Vma,
     },
     pagemap::{
         FlagsEra, PageCategories, PageEra, PageFlags, PageWords, PagemapEntry, PagemapEra, StateRun,
@@ -165,15 +165,15 @@ fn frame() -> impl Strategy<Value = Frame> {
         |(began, vmas, landmarks)| {
             let [start_brk, start_stack] = landmarks.map(|addr| addr.map(VirtAddr::from_raw));
             let devices = vec![((0, 1), FileKind::SharedMemory), ((0, 44), FileKind::Other)];
-            Seen::Maps(MapsLook { began, vmas, landmarks: Landmarks { start_brk, start_stack }, devices })
+            Seen::Maps(MapsReading { began, vmas, landmarks: Landmarks { start_brk, start_stack }, devices })
         },
     );
     let seen = prop_oneof![
         Just(Seen::Nothing),
         maps,
         (time.clone(), range, proptest::collection::vec(run, 0..4)).prop_map(|(began, range, runs)| {
-            let (reason, told) = (LookReason::Population, PageCategories::all());
-            Seen::Pages(PageLook { began, reason, range, told, depth: LookDepth::Frames, runs })
+            let (reason, known) = (ScanReason::Population, PageCategories::all());
+            Seen::Pages(PageScan { began, reason, range, known, depth: ScanDepth::Frames, runs })
         }),
         any::<u64>().prop_map(|pages| Seen::Resident(PageCount::new(pages))),
     ];

@@ -4,7 +4,7 @@ use rangemap::RangeSet;
 
 use super::{AddressSpace, Change, Origin, Piece, RegionIds, Traits, traits::is_by_place};
 use crate::{
-    event::{MapsLook, Vma},
+    event::{MapsReading, Vma},
     timeline::{Backing, RegionId},
     units::{Timestamp, VirtAddr, VirtRange},
 };
@@ -15,7 +15,7 @@ pub enum Comparison {
     /// The regions were expected to be what was read; nothing here says that they were.
     Conclusive(Vec<Contradiction>),
     /// The regions were not known, or not known exactly; they are now as far as the reading tells.
-    Learnt,
+    Resynchronised,
     /// The reading cannot be compared: it is of another address space, or too much changed meanwhile.
     Inconclusive,
 }
@@ -43,9 +43,9 @@ impl AddressSpace {
     /// Compares the regions, as they are at `time`, with what was read until then, and makes them what was read.
     ///
     /// Pages that changed while maps was read prove nothing, and stay what events told.
-    pub fn compare(&mut self, time: Timestamp, look: &MapsLook, ids: &mut RegionIds) -> Comparison {
+    pub fn compare(&mut self, time: Timestamp, scan: &MapsReading, ids: &mut RegionIds) -> Comparison {
         self.settle(ids);
-        let MapsLook { began, vmas, landmarks, devices: _ } = look;
+        let MapsReading { began, vmas, landmarks, devices: _ } = scan;
         let places = self.landmarks.start_brk.zip(landmarks.start_brk);
         if places.is_some_and(|(ours, theirs)| ours != theirs) {
             // It is another address space: the record of an exec is missing.
@@ -60,13 +60,13 @@ impl AddressSpace {
             self.brk = vmas.iter().rfind(|vma| vma.name == b"[heap]").map(|vma| vma.range.end());
         }
         let seen: Vec<(VirtRange, Traits)> =
-            vmas.iter().map(|vma| (vma.range, Traits::of(vma, look.kind_on(vma.device)))).collect();
+            vmas.iter().map(|vma| (vma.range, Traits::of(vma, scan.kind_on(vma.device)))).collect();
         let raced = self.changed_since(*began);
         let turnover = self.turnover;
         self.hide_names_by(time, vmas, &ranges_of(&raced), ids);
         let differences = apart(self.differences(&seen), &ranges_of(&raced));
         let comparison = if self.doubtful.is_some() {
-            Comparison::Learnt
+            Comparison::Resynchronised
         } else {
             Comparison::Conclusive(self.contradictions(&differences))
         };

@@ -2,7 +2,7 @@
 
 use super::{AddressSpace, Origin, Pending, Piece, Region, RegionIds, Traits, transform::overlaid};
 use crate::{
-    event::{MappedFile, ShownVma, Tid},
+    event::{MappedFile, ReportedVma, Tid},
     units::{Timestamp, VirtAddr, VirtRange},
 };
 
@@ -10,7 +10,7 @@ impl AddressSpace {
     /// The kernel shows a VMA, by the doing of the thread `tid`.
     ///
     /// It waits for the call, which is still in the same section and may tell more: nobody else sees the VMA before.
-    pub fn show(&mut self, time: Timestamp, tid: Tid, shown: ShownVma, ids: &mut RegionIds) {
+    pub fn show(&mut self, time: Timestamp, tid: Tid, shown: ReportedVma, ids: &mut RegionIds) {
         self.settle(ids);
         self.pending = Some(Pending { time, tid, shown });
     }
@@ -24,7 +24,7 @@ impl AddressSpace {
     /// Applies the VMA that waits for its call: there is none, or it tells no more.
     pub fn settle(&mut self, ids: &mut RegionIds) {
         if let Some(Pending { time, shown, .. }) = self.pending.take() {
-            self.apply_shown(time, &shown, None, ids);
+            self.apply_reported(time, &shown, None, ids);
         }
     }
 
@@ -46,17 +46,17 @@ impl AddressSpace {
                 if let Some(file) = file.filter(|file| file.device == shown.vma.device) {
                     shown.kind = Some(file.kind.on(shown.kind));
                 }
-                self.apply_shown(time, &shown, Some((range, flags)), ids);
+                self.apply_reported(time, &shown, Some((range, flags)), ids);
             }
             _ => self.settle(ids),
         }
     }
 
     /// Makes the regions what perf showed. Of the range, the part in `new` was mapped anew, with these flags of `mmap`.
-    fn apply_shown(
+    fn apply_reported(
         &mut self,
         time: Timestamp,
-        shown: &ShownVma,
+        shown: &ReportedVma,
         new: Option<(VirtRange, u64)>,
         ids: &mut RegionIds,
     ) {
@@ -93,7 +93,7 @@ impl AddressSpace {
                 changed = Some(hull(changed, gap));
             }
             next = held.range.end();
-            if let Some(piece) = shown_piece(&held, &traits) {
+            if let Some(piece) = reported_piece(&held, &traits) {
                 changed = Some(hull(changed, piece.range));
                 pieces.push(piece);
             } else {
@@ -140,8 +140,8 @@ impl AddressSpace {
 
     /// What perf shows; or where it could not say of which file, that which lies there already. What lies in `new` goes, but
     /// the kernel has no two files in one VMA.
-    fn recognised(&self, shown: &ShownVma, new: Option<VirtRange>) -> Traits {
-        let (range, traits) = (shown.vma.range, Traits::of_shown(shown));
+    fn recognised(&self, shown: &ReportedVma, new: Option<VirtRange>) -> Traits {
+        let (range, traits) = (shown.vma.range, Traits::of_reported(shown));
         let stays = |held: &&Region| {
             new.is_none_or(|new| new.intersection(held.range) != held.range.intersection(range))
         };
@@ -168,7 +168,7 @@ impl AddressSpace {
 
 /// The piece that takes the place of `held` where perf, which knows no given names, shows `traits`; `None` if nothing
 /// changes.
-fn shown_piece(held: &Piece, traits: &Traits) -> Option<Piece> {
+fn reported_piece(held: &Piece, traits: &Traits) -> Option<Piece> {
     let is_same = held.traits.has_content_of(traits);
     if is_same && held.traits.perms() == traits.perms() {
         return None;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Name;
 use crate::{
     event::{
-        FileKind, Landmarks, ShownVma, Vma,
+        FileKind, Landmarks, ReportedVma, Vma,
         flags::{MAP_GROWSDOWN, MAP_STACK},
     },
     timeline::Backing,
@@ -75,7 +75,7 @@ impl Traits {
     }
 
     /// What perf shows.
-    pub(super) fn of_shown(shown: &ShownVma) -> Self {
+    pub(super) fn of_reported(shown: &ReportedVma) -> Self {
         Self::of(&shown.vma, shown.kind)
     }
 

@@ -17,9 +17,9 @@ use crate::{
     pipeline::Detail,
     record::{Availability, ExitReason},
     timeline::{
-        AccessCounts, Advised, Churn, CopyTotals, FaultTotals, ForkTax, GaveKind, GaveTotals, LookCount,
-        LookSummary, MapFlags, MappingProcess, PageCounts, PageState, ProcessId, ProcessSummary, RegionId,
-        RegionSummary,
+        AccessCounts, Advised, Churn, CopyTotals, FaultTotals, ForkTax, MapFlags, MappingProcess,
+        OutcomeKind, OutcomeTotals, PageCounts, PageState, ProcessId, ProcessSummary, RegionId,
+        RegionSummary, ScanCount, ScanSummary,
     },
     units::{Nanos, PageCount, Timestamp},
 };
@@ -69,14 +69,14 @@ impl Report {
                 "checks": summary.maps.identity.checks,
                 "contradictions": summary.maps.identity.contradictions,
                 "inconclusive": summary.maps.identity.inconclusive,
-                "learnt": summary.maps.identity.learnt,
+                "resyncs": summary.maps.identity.resyncs,
             },
             "regions_born": summary.regions_born,
             "regions": summary.regions.iter().map(|one| region(one, start)).collect::<Vec<_>>(),
             "findings": self.findings().iter().map(finding).collect::<Vec<_>>(),
             "fork_tax": self.summary.fork_tax.iter().map(fork_tax).collect::<Vec<_>>(),
-            "gave": self.summary.gave.iter().map(gave).collect::<Vec<_>>(),
-            "looks": self.looks_json(),
+            "outcome": self.summary.outcome.iter().map(outcome).collect::<Vec<_>>(),
+            "scans": self.scans_json(),
             "cost": self.cost_json(),
             "features": self.features_json(),
             "recovery": self.recovery,
@@ -100,7 +100,7 @@ impl Report {
         } = self.summary.faults;
         // Where faults were only counted, nothing but their number is known.
         let known = |count: u64| (self.header.capture.detail == Detail::Full).then_some(count);
-        let told = |count: fn(&AccessCounts) -> u64| known(count(access.known()?));
+        let by_access = |count: fn(&AccessCounts) -> u64| known(count(access.known()?));
         json!({
             "minor": recorded.minor,
             "major": recorded.major,
@@ -111,17 +111,17 @@ impl Report {
             "unfinished": known(unfinished),
             "user": known(user),
             "kernel": known(kernel),
-            "read": told(|access| access.read),
-            "write": told(|access| access.write),
-            "exec": told(|access| access.exec),
-            "cow": told(|access| access.cow),
+            "read": by_access(|access| access.read),
+            "write": by_access(|access| access.write),
+            "exec": by_access(|access| access.exec),
+            "cow": by_access(|access| access.cow),
             "without_latency": known(without_latency),
         })
     }
 
-    /// What calls told, if they were followed.
-    fn followed<T>(&self, told: T) -> Option<T> {
-        self.header.capture.follows_maps.then_some(told)
+    /// What calls reported, if they were followed.
+    fn followed<T>(&self, known: T) -> Option<T> {
+        self.header.capture.follows_maps.then_some(known)
     }
 
     fn uncounted_json(&self) -> Option<Value> {
@@ -167,29 +167,29 @@ impl Report {
         })
     }
 
-    fn looks_json(&self) -> Value {
-        let LookSummary { by_reason, hot_slots, hot_slots_gone, hot_slots_looked, unseen } =
-            &self.summary.looks;
-        let by = by_reason.iter().map(|(reason, LookCount { looks, pages })| {
-            (reason.name().to_owned(), json!({ "looks": looks, "pages": pages.get() }))
+    fn scans_json(&self) -> Value {
+        let ScanSummary { by_reason, hot_slots, hot_slots_gone, hot_slots_scanned, unseen } =
+            &self.summary.scans;
+        let by = by_reason.iter().map(|(reason, ScanCount { scans, pages })| {
+            (reason.name().to_owned(), json!({ "scans": scans, "pages": pages.get() }))
         });
         json!({
             "by": by.collect::<Map<_, _>>(),
             "hot_slots": hot_slots,
             "hot_slots_gone": hot_slots_gone,
-            "hot_slots_looked": hot_slots_looked,
-            "never_looked": { "regions": unseen.regions, "bytes": unseen.bytes, "brief": unseen.brief },
+            "hot_slots_scanned": hot_slots_scanned,
+            "never_scanned": { "regions": unseen.regions, "bytes": unseen.bytes, "brief": unseen.brief },
         })
     }
 
     fn cost_json(&self) -> Value {
         let cost = self.end.as_ref().map(|end| end.cost);
-        let total = self.summary.looks.total();
+        let total = self.summary.scans.total();
         json!({
             "cpu_ns": cost.map(|cost| cost.cpu_ns),
             "lock_ns": cost.map(|cost| cost.lock_ns),
-            "looks": total.looks,
-            "looked_pages": total.pages.get(),
+            "scans": total.scans,
+            "scanned_pages": total.pages.get(),
         })
     }
 
@@ -270,7 +270,7 @@ fn fork_tax((process, tax): (&ProcessId, &ForkTax)) -> Value {
 }
 
 /// Faults that gave the same.
-fn gave((&(kind, pages), totals): (&(GaveKind, Option<PageCount>), &GaveTotals)) -> Value {
+fn outcome((&(kind, pages), totals): (&(OutcomeKind, Option<PageCount>), &OutcomeTotals)) -> Value {
     json!({
         "kind": kind.name(),
         "pages_each": pages.map(PageCount::get),
@@ -282,11 +282,11 @@ fn gave((&(kind, pages), totals): (&(GaveKind, Option<PageCount>), &GaveTotals))
 
 /// Pages as last seen.
 fn page_state(pages: PageState, start: Timestamp) -> Value {
-    let PageState { looked, counts } = pages;
+    let PageState { scanned, counts } = pages;
     let PageCounts { present, swapped, file, zero, huge, shared, exclusive, ksm, mthp, hugetlb } = counts;
     let known = |pages: Option<PageCount>| pages.map(PageCount::get);
     json!({
-        "looked_ns": looked.since(start).get(),
+        "scan_ns": scanned.since(start).get(),
         "present": present.get(),
         "swapped": swapped.get(),
         "file": file.get(),
@@ -312,10 +312,10 @@ fn region(region: &RegionSummary, start: Timestamp) -> Value {
         latency_sum,
         peak_present,
         pages,
-        looks,
+        scans,
         lower_bound,
     } = region;
-    let looks = looks.iter().map(|(reason, count)| (reason.name().to_owned(), (*count).into()));
+    let scans = scans.iter().map(|(reason, count)| (reason.name().to_owned(), (*count).into()));
     json!({
         "region": label.id.0,
         "tgid": process.tgid.0,
@@ -331,7 +331,7 @@ fn region(region: &RegionSummary, start: Timestamp) -> Value {
         "latency_sum_ns": latency_sum.get(),
         "peak_present_pages": peak_present.map(PageCount::get),
         "pages": pages.map(|pages| page_state(pages, start)),
-        "looks": looks.collect::<Map<_, _>>(),
+        "scans": scans.collect::<Map<_, _>>(),
         "lower_bound": lower_bound,
     })
 }

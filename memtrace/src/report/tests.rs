@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    event::{Account, CallKind, Comm, HostFacts, LookReason, SpaceId, Tgid, UncountedCause},
+    event::{Account, CallKind, Comm, HostFacts, ScanReason, SpaceId, Tgid, UncountedCause},
     pipeline::FocusOptions,
     record::{Availability, Capture, Cost, Ending, ExitReason, Feature, Totals},
     timeline::{
-        AccessCounts, Backing, FaultTotals, LookCount, LookSummary, MapIdentity, MapSummary, PageCounts,
-        PageState, ProcessId, ProcessSummary, RegionId, RegionLabel, RegionSummary, TaskTotals,
+        AccessCounts, Backing, FaultTotals, MapIdentity, MapSummary, PageCounts, PageState, ProcessId,
+        ProcessSummary, RegionId, RegionLabel, RegionSummary, ScanCount, ScanSummary, TaskTotals,
         UnseenRegions,
     },
     units::{PageCount, VirtAddr, VirtRange},
@@ -33,10 +33,10 @@ fn process(tgid: u32) -> ProcessId {
     ProcessId { tgid: Tgid(tgid), born: at(0) }
 }
 
-/// 8 pages present and 2 in swap, of which nobody told whether they are huge.
+/// 8 pages present and 2 in swap, of which it is unknown whether they are huge.
 fn pages() -> PageState {
     PageState {
-        looked: at(300),
+        scanned: at(300),
         counts: PageCounts {
             present: PageCount::new(8),
             swapped: PageCount::new(2),
@@ -48,16 +48,16 @@ fn pages() -> PageState {
     }
 }
 
-/// Three looks; of the slots in which faults happened one had to wait.
-fn looks() -> LookSummary {
-    LookSummary {
+/// Three scans; of the slots in which faults happened one had to wait.
+fn scans() -> ScanSummary {
+    ScanSummary {
         by_reason: BTreeMap::from([
-            (LookReason::Heat, LookCount { looks: 2, pages: PageCount::new(500) }),
-            (LookReason::Rotation, LookCount { looks: 1, pages: PageCount::new(12) }),
+            (ScanReason::Heat, ScanCount { scans: 2, pages: PageCount::new(500) }),
+            (ScanReason::Rotation, ScanCount { scans: 1, pages: PageCount::new(12) }),
         ]),
         hot_slots: 4,
         hot_slots_gone: 1,
-        hot_slots_looked: 2,
+        hot_slots_scanned: 2,
         unseen: UnseenRegions { regions: 3, bytes: 3 << 20, brief: 1 },
     }
 }
@@ -116,7 +116,7 @@ fn report() -> Report {
         summary: Summary {
             without_region: FaultCounts::default(),
             fork_tax: BTreeMap::new(),
-            gave: BTreeMap::new(),
+            outcome: BTreeMap::new(),
             host,
             end: at(400),
             processes: vec![ProcessSummary {
@@ -150,16 +150,16 @@ fn report() -> Report {
                 latency_sum: Nanos::new(102_000),
                 peak_present: Some(PageCount::new(8)),
                 pages: Some(pages()),
-                looks: BTreeMap::from([(LookReason::Heat, 2)]),
+                scans: BTreeMap::from([(ScanReason::Heat, 2)]),
                 lower_bound: false,
             }],
             regions_born: 6,
             maps: MapSummary {
                 calls: [(CallKind::Mmap, 9), (CallKind::Munmap, 4)].into(),
-                identity: MapIdentity { checks: 3, contradictions: 1, inconclusive: 0, learnt: 2 },
+                identity: MapIdentity { checks: 3, contradictions: 1, inconclusive: 0, resyncs: 2 },
                 ..MapSummary::default()
             },
-            looks: looks(),
+            scans: scans(),
         },
         end: Some(End {
             time: at(500),
@@ -167,7 +167,7 @@ fn report() -> Report {
             exit: Some(ExitReason::Code(0)),
             rusage: Some(faults(220, 3)),
             totals: Totals { recorded: faults(100, 2), ..Totals::default() },
-            cost: Cost { cpu_ns: 12_000_000, lock_ns: 4_000, looks: 3, looked_pages: 512 },
+            cost: Cost { cpu_ns: 12_000_000, lock_ns: 4_000, scans: 3, scanned_pages: 512 },
         }),
         recovery: Recovery { chunks_good: 3, complete: true, ..Recovery::default() },
     }
@@ -231,10 +231,10 @@ fn json_has_the_contract() {
     assert_eq!(json["maps"], json!({ "mmap": 9, "munmap": 4 }));
     assert_eq!(
         json["map_identity"],
-        json!({ "checks": 3, "contradictions": 1, "inconclusive": 0, "learnt": 2 })
+        json!({ "checks": 3, "contradictions": 1, "inconclusive": 0, "resyncs": 2 })
     );
     assert_eq!(json["processes"][0]["kernel_counted"]["minor"], 130);
-    let cost = json!({ "cpu_ns": 12_000_000, "lock_ns": 4_000, "looks": 3, "looked_pages": 512 });
+    let cost = json!({ "cpu_ns": 12_000_000, "lock_ns": 4_000, "scans": 3, "scanned_pages": 512 });
     assert_eq!(json["cost"], cost);
     assert_eq!(json["features"], json!({ "pagemap_scan": "missing: Linux 6.7" }));
     assert_eq!(json["findings"], json!([]));
@@ -320,24 +320,24 @@ fn without_accounts_the_kernel_side_is_unknown_and_not_zero() {
 }
 
 #[test]
-fn looks_are_told_with_their_reasons_and_what_they_left_out() {
+fn scans_are_told_with_their_reasons_and_what_they_left_out() {
     let report = report();
 
     let json = report.to_json();
-    let by = json!({ "heat": { "looks": 2, "pages": 500 }, "rotation": { "looks": 1, "pages": 12 } });
+    let by = json!({ "heat": { "scans": 2, "pages": 500 }, "rotation": { "scans": 1, "pages": 12 } });
     let never = json!({ "regions": 3, "bytes": 3 << 20, "brief": 1 });
-    let looks = json!({
-        "by": by, "hot_slots": 4, "hot_slots_gone": 1, "hot_slots_looked": 2, "never_looked": never,
+    let scans = json!({
+        "by": by, "hot_slots": 4, "hot_slots_gone": 1, "hot_slots_scanned": 2, "never_scanned": never,
     });
-    assert_eq!(json["looks"], looks);
-    assert_eq!(json["regions"][0]["looks"], json!({ "heat": 2 }));
+    assert_eq!(json["scans"], scans);
+    assert_eq!(json["regions"][0]["scans"], json!({ "heat": 2 }));
 
     let text = report.to_string();
     for line in [
         "faults made 2M interesting 4 times:",
         "           1  had to wait (--max-cpu 5%), or the process ended first",
         "           1  the process had ended",
-        "never looked at: 3 regions of 3 MiB together, 1 of which lived for less than an interval (100ms)",
+        "never scanned: 3 regions of 3 MiB together, 1 of which lived for less than an interval (100ms)",
     ] {
         assert!(text.contains(line), "{line}: {text}");
     }
@@ -348,7 +348,7 @@ fn pages_of_a_process_are_those_last_seen() {
     let report = report();
 
     let pages = json!({
-        "looked_ns": 300, "present": 8, "swapped": 2, "file": 1, "zero": 0, "huge": Value::Null, "shared": 0,
+        "scan_ns": 300, "present": 8, "swapped": 2, "file": 1, "zero": 0, "huge": Value::Null, "shared": 0,
         "exclusive": 7, "ksm": 0, "mthp": 0, "hugetlb": 0,
     });
     assert_eq!(report.to_json()["processes"][0]["pages"], pages);

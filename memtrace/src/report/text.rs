@@ -17,8 +17,8 @@ use crate::{
     pipeline::Detail,
     record::Availability,
     timeline::{
-        AccessCounts, FaultTotals, ForkTax, GaveTotals, LookCount, LookSummary, PageCounts, PageState,
-        ProcessId, ProcessSummary, RegionSummary, UnseenRegions,
+        AccessCounts, FaultTotals, ForkTax, OutcomeTotals, PageCounts, PageState, ProcessId, ProcessSummary,
+        RegionSummary, ScanCount, ScanSummary, UnseenRegions,
     },
     units::{ByteSize, PageCount},
 };
@@ -50,10 +50,10 @@ impl Display for Report {
         self.ping_pong(f)?;
         self.mapping(f)?;
         self.advice(f)?;
-        self.gave(f)?;
+        self.outcome(f)?;
         self.fork_tax(f)?;
         self.pages(f)?;
-        self.looks(f)?;
+        self.scans(f)?;
         self.cost(f)
     }
 }
@@ -297,7 +297,7 @@ impl Report {
             0 => Ok(()),
             faults => writeln!(
                 f,
-                "  {:<24}{faults:>12}  mapped too briefly for a look at the maps",
+                "  {:<24}{faults:>12}  mapped too briefly for a scan of the maps",
                 "in no known region"
             ),
         }
@@ -307,22 +307,22 @@ impl Report {
         heading(f, "Cost", [])?;
         if let Some(end) = &self.end {
             writeln!(f, "  {:<24}{:>12}", "CPU of the recorder", Time(end.cost.cpu_ns))?;
-            writeln!(f, "  {:<24}{:>12}", "time in looks", Time(end.cost.lock_ns))?;
+            writeln!(f, "  {:<24}{:>12}", "time in scans", Time(end.cost.lock_ns))?;
         }
-        let LookCount { looks, pages } = self.summary.looks.total();
-        writeln!(f, "  {:<24}{looks:>12}", "looks")?;
-        writeln!(f, "  {:<24}{:>12}", "pages looked at", pages.get())
+        let ScanCount { scans, pages } = self.summary.scans.total();
+        writeln!(f, "  {:<24}{scans:>12}", "scans")?;
+        writeln!(f, "  {:<24}{:>12}", "pages scanned", pages.get())
     }
 
-    /// What faults gave, and what that took.
-    fn gave(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let gave = &self.summary.gave;
-        if gave.is_empty() {
+    /// The outcomes of faults, and what that took.
+    fn outcome(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let outcome = &self.summary.outcome;
+        if outcome.is_empty() {
             return Ok(());
         }
-        heading(f, "What faults gave", ["faults", "bytes", "latency", "bytes/µs"])?;
+        heading(f, "Outcomes of faults", ["faults", "bytes", "latency", "bytes/µs"])?;
         let bytes = |pages: PageCount| pages.get().saturating_mul(self.header.host.page.bytes());
-        for ((kind, pages), GaveTotals { faults, pages: all, latency_sum }) in gave {
+        for ((kind, pages), OutcomeTotals { faults, pages: all, latency_sum }) in outcome {
             let size = pages.map_or(String::new(), |pages| format!(" {}", Size(bytes(pages))));
             let label = format!("{}{size}", kind.name());
             let known = all.map(bytes);
@@ -332,14 +332,12 @@ impl Report {
             let latency = Time(latency_sum.get()).to_string();
             writeln!(f, "  {label:<24}{faults:>12}{all:>12}{latency:>12}{rate:>12}")?;
         }
-        let told: u64 = gave.values().map(|totals| totals.faults).sum();
-        match self.recorded().total().saturating_sub(told) {
+        let known: u64 = outcome.values().map(|totals| totals.faults).sum();
+        match self.recorded().total().saturating_sub(known) {
             0 => Ok(()),
-            untold => writeln!(
-                f,
-                "  {:<24}{untold:>12}  the page was looked at too late, or not closely",
-                "unknown"
-            ),
+            untold => {
+                writeln!(f, "  {:<24}{untold:>12}  the page was scanned too late, or not closely", "unknown")
+            }
         }
     }
 
@@ -368,37 +366,37 @@ impl Report {
             return Ok(());
         }
         states.sort_by_key(|(_, pages)| std::cmp::Reverse(pages.counts.present));
-        heading(f, "Pages at the end, as last seen", ["present", "swapped", "huge", "looked at"])?;
+        heading(f, "Pages at the end, as last seen", ["present", "swapped", "huge", "scanned"])?;
         let size =
             |pages: PageCount| Size(pages.get().saturating_mul(self.header.host.page.bytes())).to_string();
-        for (process, PageState { looked, counts: PageCounts { present, swapped, huge, .. } }) in
+        for (process, PageState { scanned, counts: PageCounts { present, swapped, huge, .. } }) in
             states.iter().take(SHOWN)
         {
             let label = self.process_label(*process);
             let huge = huge.map_or("unknown".to_owned(), size);
-            let looked = Time(looked.since(self.header.host.start).get());
-            writeln!(f, "  {label:<24}{:>12}{:>12}{huge:>12}{looked:>12}", size(*present), size(*swapped))?;
+            let scanned = Time(scanned.since(self.header.host.start).get());
+            writeln!(f, "  {label:<24}{:>12}{:>12}{huge:>12}{scanned:>12}", size(*present), size(*swapped))?;
         }
         more(f, states.len(), "report --json")
     }
 
-    /// Why pages were looked at, and what was not.
-    fn looks(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let LookSummary { by_reason, hot_slots, hot_slots_gone, hot_slots_looked, unseen } =
-            &self.summary.looks;
+    /// Why pages were scanned, and what was not.
+    fn scans(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let ScanSummary { by_reason, hot_slots, hot_slots_gone, hot_slots_scanned, unseen } =
+            &self.summary.scans;
         if by_reason.is_empty() && *hot_slots == 0 {
             return Ok(());
         }
-        heading(f, "Looks at pages", ["looks", "pages"])?;
-        for (reason, LookCount { looks, pages }) in by_reason {
-            writeln!(f, "  {:<24}{looks:>12}{:>12}", reason.name(), pages.get())?;
+        heading(f, "Scans of pages", ["scans", "pages"])?;
+        for (reason, ScanCount { scans, pages }) in by_reason {
+            writeln!(f, "  {:<24}{scans:>12}{:>12}", reason.name(), pages.get())?;
         }
         let slots = ByteSize::new(1 << memtrace_ebpf::HEAT_SLOT_SHIFT);
         writeln!(f, "  faults made {slots} interesting {hot_slots} times:")?;
-        let waited = hot_slots - hot_slots_gone - hot_slots_looked;
+        let waited = hot_slots - hot_slots_gone - hot_slots_scanned;
         let share = self.header.capture.focus.max_cpu.percent();
         let fates = [
-            (*hot_slots_looked, "looked at before the next reading".to_owned()),
+            (*hot_slots_scanned, "scanned before the next reading".to_owned()),
             (waited, format!("had to wait (--max-cpu {share}%), or the process ended first")),
             (*hot_slots_gone, "the process had ended".to_owned()),
         ];
@@ -409,7 +407,7 @@ impl Report {
         if *regions > 0 {
             writeln!(
                 f,
-                "  never looked at: {regions} regions of {} together, {brief} of which lived for less than an interval ({})",
+                "  never scanned: {regions} regions of {} together, {brief} of which lived for less than an interval ({})",
                 Size(*bytes),
                 self.header.capture.interval,
             )?;

@@ -19,7 +19,7 @@ pub struct PageView {
     /// Categories that it has.
     pub categories: PageCategories,
     /// Of which categories it is known whether it has them.
-    pub told: PageCategories,
+    pub known: PageCategories,
     /// Flags of its frame; `None` if they are not known.
     pub flags: Option<PageFlags>,
 }
@@ -68,7 +68,7 @@ impl Term {
     pub(super) fn holds(&self, page: &PageView) -> Option<bool> {
         match self {
             Self::Category(category) => {
-                page.told.contains(*category).then(|| page.categories.contains(*category))
+                page.known.contains(*category).then(|| page.categories.contains(*category))
             }
             Self::Flag(flag) => page.flags.map(|flags| flags.contains(*flag)),
             Self::Not(term) => term.holds(page).map(|holds| !holds),

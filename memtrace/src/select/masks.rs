@@ -32,13 +32,13 @@ impl Condition {
     /// There are so few categories that all combinations are tried.
     #[must_use]
     pub fn scan_masks(&self, can: PageCategories) -> ScanMasks {
-        let told = self.categories() & can;
-        let wanted: Vec<_> = combinations(told)
-            .filter(|categories| self.0.holds(&view(*categories, told)) != Some(false))
+        let known = self.categories() & can;
+        let wanted: Vec<_> = combinations(known)
+            .filter(|categories| self.0.holds(&view(*categories, known)) != Some(false))
             .collect();
-        let set = wanted.iter().copied().fold(told, PageCategories::intersection);
-        let clear = wanted.iter().copied().fold(told, PageCategories::difference);
-        let (any_of, inverted) = clause(told - set - clear, &wanted).unwrap_or_default();
+        let set = wanted.iter().copied().fold(known, PageCategories::intersection);
+        let clear = wanted.iter().copied().fold(known, PageCategories::difference);
+        let (any_of, inverted) = clause(known - set - clear, &wanted).unwrap_or_default();
         ScanMasks { inverted: clear | inverted, all_of: set | clear, any_of }
     }
 
@@ -46,12 +46,12 @@ impl Condition {
     #[must_use]
     pub fn filtered(&self, can: PageCategories) -> Vec<String> {
         let masks = self.scan_masks(can);
-        let told = self.categories() & can;
-        let passing: Vec<_> = combinations(told).filter(|categories| masks.passes(*categories)).collect();
+        let known = self.categories() & can;
+        let passing: Vec<_> = combinations(known).filter(|categories| masks.passes(*categories)).collect();
         let mut parts = Vec::new();
         self.0.split(true, &mut parts);
         parts.retain(|part| {
-            passing.iter().any(|categories| part.holds(&view(*categories, told)) != Some(true))
+            passing.iter().any(|categories| part.holds(&view(*categories, known)) != Some(true))
         });
         parts.iter().map(Term::to_string).collect()
     }
@@ -76,8 +76,8 @@ impl Term {
 }
 
 /// A page of which nothing but these categories is told.
-const fn view(categories: PageCategories, told: PageCategories) -> PageView {
-    PageView { categories, told, flags: None }
+const fn view(categories: PageCategories, known: PageCategories) -> PageView {
+    PageView { categories, known, flags: None }
 }
 
 /// Each combination of some of `categories`, none and all included.

@@ -28,14 +28,14 @@ impl Selection {
         bits.is_empty() && charged.is_none() && condition.is_none() && ranges.is_empty()
     }
 
-    /// Whether the pages of `run` are counted; `told` is which categories are known of them.
+    /// Whether the pages of `run` are counted; `known` is which categories are known of them.
     #[must_use]
-    pub fn takes(&self, run: &PageRun, told: PageCategories, era: FlagsEra) -> bool {
+    pub fn takes(&self, run: &PageRun, known: PageCategories, era: FlagsEra) -> bool {
         let entry = run.entries.entry;
         self.takes_all(
             &run.frame,
             entry,
-            PageView { categories: run.categories, told, flags: run.frame.flags },
+            PageView { categories: run.categories, known, flags: run.frame.flags },
             era,
         )
     }
@@ -43,8 +43,13 @@ impl Selection {
     /// Whether a frame is counted of which it is not known who maps it.
     #[must_use]
     pub fn takes_frame(&self, frame: &Frame, era: FlagsEra) -> bool {
-        let (categories, told) = (PageCategories::PRESENT, PageCategories::PRESENT);
-        self.takes_all(frame, PagemapEntry::default(), PageView { categories, told, flags: frame.flags }, era)
+        let (categories, known) = (PageCategories::PRESENT, PageCategories::PRESENT);
+        self.takes_all(
+            frame,
+            PagemapEntry::default(),
+            PageView { categories, known, flags: frame.flags },
+            era,
+        )
     }
 
     fn takes_all(&self, frame: &Frame, entry: PagemapEntry, page: PageView, era: FlagsEra) -> bool {

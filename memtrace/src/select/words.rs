@@ -59,7 +59,7 @@ pub(super) fn unknown(word: &str) -> String {
     format!("no category and no flag is called '{word}'; {}", advice(word, names))
 }
 
-/// Which of `names` may have been meant by `word`, or where to look.
+/// Which of `names` may have been meant by `word`, or where to scan.
 fn advice(word: &str, names: impl Iterator<Item = &'static str>) -> String {
     let near: Vec<_> = names.filter(|name| is_near(word, name)).collect();
     if near.is_empty() {

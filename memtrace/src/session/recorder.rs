@@ -1,8 +1,8 @@
 //! Takes frames in arrival order: into the file, then through the pipeline, then into the CSV.
 //!
 //! Layer: shell. Input: [`Batch`]es from the drain. Output: the recording, CSV rows, [`Recorded`].
-//! Keeps: a frame is in the writer before the core sees it; looks are taken here, between batches.
-//! Not here: when to stop (`session`), what to look at (`pipeline`).
+//! Keeps: a frame is in the writer before the core sees it; scans are taken here, between batches.
+//! Not here: when to stop (`session`), what to scan (`pipeline`).
 
 use std::{
     io::Write,
@@ -49,7 +49,7 @@ pub(super) struct Recorded<W: Write> {
     pub(super) writer: Writer<W>,
     /// Totals.
     pub(super) summary: Summary,
-    /// What looks cost.
+    /// What scans cost.
     pub(super) prober: Prober,
 }
 
@@ -67,9 +67,9 @@ type Waiting = (Awaited, SyncSender<()>);
 
 /// By which others have readings taken, and wait for them.
 #[derive(Clone, Debug)]
-pub(super) struct StillLooks(Sender<Waiting>);
+pub(super) struct StoppedProbe(Sender<Waiting>);
 
-impl StillLooks {
+impl StoppedProbe {
     /// Waits until the maps of `process` have been read by its thread `thread`.
     pub(super) fn take(&self, process: Tgid, thread: Tid) {
         self.await_reading(Awaited::Still(process, thread));
@@ -101,7 +101,7 @@ pub(super) struct Recorder<W: Write, C: Write> {
     interval: Nanos,
     next_reading: Timestamp,
     flushed: Instant,
-    look_now: Arc<AtomicBool>,
+    scan_now: Arc<AtomicBool>,
     still: (Sender<Waiting>, Receiver<Waiting>),
     /// The last comparison has been taken: what changes from now on may not be seen.
     is_compared: bool,
@@ -130,7 +130,7 @@ impl<W: Write, C: Write> Recorder<W, C> {
             interval,
             next_reading: host.start.after(interval),
             flushed: Instant::now(),
-            look_now: Arc::default(),
+            scan_now: Arc::default(),
             still: channel(),
             is_compared: false,
             rows: Vec::new(),
@@ -138,14 +138,14 @@ impl<W: Write, C: Write> Recorder<W, C> {
         }
     }
 
-    /// Set to true, it makes the recorder look at all regions once.
-    pub(super) fn look_switch(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.look_now)
+    /// Set to true, it makes the recorder scan all regions once.
+    pub(super) fn scan_switch(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.scan_now)
     }
 
     /// By which others have readings taken.
-    pub(super) fn still_looks(&self) -> StillLooks {
-        StillLooks(self.still.0.clone())
+    pub(super) fn stopped_probe(&self) -> StoppedProbe {
+        StoppedProbe(self.still.0.clone())
     }
 
     /// Takes batches until their sender is gone, then closes the timeline.
@@ -160,7 +160,7 @@ impl<W: Write, C: Write> Recorder<W, C> {
                         self.next_reading = self.next_reading.after(self.interval);
                     }
                 }
-                if self.look_now.swap(false, Ordering::Relaxed) {
+                if self.scan_now.swap(false, Ordering::Relaxed) {
                     self.read_reclaim()?;
                     self.read_everywhere(&ProbeTarget::Everything)?;
                 }
@@ -189,7 +189,7 @@ impl<W: Write, C: Write> Recorder<W, C> {
                 Awaited::Still(process, thread) => {
                     self.read_reclaim()?;
                     // Which address space it is, the pipeline knows when it has come to that time.
-                    for observation in self.prober.still_look(process, thread, SpaceId::UNKNOWN) {
+                    for observation in self.prober.stopped_scan(process, thread, SpaceId::UNKNOWN) {
                         self.take(&Frame::Observation(observation))?;
                     }
                 }
@@ -208,14 +208,14 @@ impl<W: Write, C: Write> Recorder<W, C> {
         self.answer()
     }
 
-    /// Reads the heat counters, and looks at what they make interesting.
+    /// Reads the heat counters, and scans of what they make interesting.
     fn read_heat(&mut self) -> Result<(), RecorderError> {
         self.read_reclaim()?;
         let reading = self.heat.read(clock::boottime());
         self.take(&Frame::Heat(reading))
     }
 
-    /// Reads how much the kernel has reclaimed: what looks find from now on may have gone so.
+    /// Reads how much the kernel has reclaimed: what scans find from now on may have gone so.
     fn read_reclaim(&mut self) -> Result<(), RecorderError> {
         let reading = self.reclaim.as_mut().and_then(ReclaimReader::read);
         reading.map_or(Ok(()), |reading| self.take(&Frame::Reclaim(reading)))
@@ -231,7 +231,7 @@ impl<W: Write, C: Write> Recorder<W, C> {
         self.answer()
     }
 
-    /// Takes the looks that were asked for.
+    /// Takes the scans that were asked for.
     fn answer(&mut self) -> Result<(), RecorderError> {
         let mut requests = std::mem::take(&mut self.requests);
         if self.is_compared {

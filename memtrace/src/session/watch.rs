@@ -42,7 +42,7 @@ pub(super) struct Ended {
 /// Time that a command has to end by itself after ^C, or after SIGTERM under `--kill`.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Time between two looks at what the programs log.
+/// Time between two scans of what the programs log.
 const LOG_PERIOD: Duration = Duration::from_millis(100);
 
 /// The sources of an ending; signals are caught from the moment it is made.
@@ -51,7 +51,7 @@ pub(super) struct Watch {
     terminate: Option<Signal>,
     hangup: Option<Signal>,
     child: Signal,
-    look: Signal,
+    scan: Signal,
     deadline: Option<Instant>,
     log: Option<EbpfLogger<&'static dyn Log>>,
 }
@@ -64,7 +64,7 @@ impl Watch {
             terminate: catch(SignalKind::terminate())?,
             hangup: catch(SignalKind::hangup())?,
             child: signal(SignalKind::child())?,
-            look: signal(SignalKind::user_defined2())?,
+            scan: signal(SignalKind::user_defined2())?,
             deadline: None,
             log,
         })
@@ -75,13 +75,13 @@ impl Watch {
         self.deadline = duration.map(|time| Instant::now() + Duration::from_nanos(time.get()));
     }
 
-    /// Waits for the end of `command`, or of all `processes` if there is no command; `look` is called on SIGUSR2.
+    /// Waits for the end of `command`, or of all `processes` if there is no command; `scan` is called on SIGUSR2.
     pub(super) async fn wait(
         &mut self,
         command: Option<Tgid>,
         processes: &BTreeSet<Tgid>,
         mut failure: oneshot::Receiver<()>,
-        look: impl Fn(),
+        scan: impl Fn(),
     ) -> io::Result<Ended> {
         let end = |ending| Ok(Ended { ending, exit: None });
         let deadline = self.deadline;
@@ -115,7 +115,7 @@ impl Watch {
                 () = received(&mut self.interrupt) => return end(Ending::Signal(libc::SIGINT)),
                 () = received(&mut self.terminate) => return Ok(Self::forward(command, libc::SIGTERM)),
                 () = received(&mut self.hangup) => return Ok(Self::forward(command, libc::SIGHUP)),
-                _ = self.look.recv() => look(),
+                _ = self.scan.recv() => scan(),
                 _ = log_timer.tick(), if self.log.is_some() => {
                     self.flush_log();
                 }

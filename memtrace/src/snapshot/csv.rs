@@ -120,23 +120,23 @@ fn region_row(
 
 /// The values of [`SUMS`].
 fn sums(tally: &Tally, snapshot: &Snapshot) -> [String; SUMS.len()] {
-    let told = snapshot.told;
-    let if_told = |is_told: bool, number: u64| if is_told { number.to_string() } else { String::new() };
+    let known = snapshot.known;
+    let if_known = |is_known: bool, number: u64| if is_known { number.to_string() } else { String::new() };
     let folios = || tally.folios.uses.iter();
     let whole = folios().map(|(_, folios)| folios.aligned.get() + folios.unaligned.get()).sum();
     let partial = folios().map(|(_, folios)| folios.partial.get()).sum();
     [
         tally.present.get().to_string(),
         tally.resident.get().to_string(),
-        if_told(told.mapcounts, tally.proportional.bytes()),
+        if_known(known.mapcounts, tally.proportional.bytes()),
         tally.unique.get().to_string(),
         tally.anon.get().to_string(),
         tally.file().get().to_string(),
         tally.all_swapped().get().to_string(),
-        if_told(told.flags || told.huge, tally.zero.get()),
-        if_told(told.flags, tally.hugetlb.get()),
-        if_told(told.huge, tally.huge.get()),
-        if_told(told.places, whole),
-        if_told(told.places, partial),
+        if_known(known.flags || known.huge, tally.zero.get()),
+        if_known(known.flags, tally.hugetlb.get()),
+        if_known(known.huge, tally.huge.get()),
+        if_known(known.places, whole),
+        if_known(known.places, partial),
     ]
 }

@@ -45,7 +45,7 @@ impl Snapshot {
                     let pids: Vec<_> = sharers.processes.iter().filter_map(number).collect();
                     json!({ "pids": pids, "others": sharers.has_others, "pages": pages.get() })
                 };
-                let sharing = sharing.as_ref().filter(|_| self.told.mapcounts);
+                let sharing = sharing.as_ref().filter(|_| self.known.mapcounts);
                 put("sharing", sharing.map_or(Value::Null, |sets| sets.iter().map(set).collect()));
             }
             Subject::Files { files, passed_over } => {
@@ -92,7 +92,7 @@ impl Snapshot {
     fn process(&self, process: &ProcessCensus) -> Value {
         let ProcessCensus { tgid, comm, cgroup, regions: _, total, swap_share, is_complete } = process;
         let mut json = self.sums(total);
-        let swap_share = if self.told.flags { swap_share.bytes().into() } else { Value::Null };
+        let swap_share = if self.known.flags { swap_share.bytes().into() } else { Value::Null };
         json.insert("swap_share_bytes".to_owned(), swap_share);
         json.insert("pid".to_owned(), tgid.0.into());
         json.insert("comm".to_owned(), comm.as_str().into());
@@ -116,29 +116,29 @@ impl Snapshot {
     }
 
     fn sums(&self, tally: &Tally) -> Map<String, Value> {
-        let told = self.told;
-        let if_told = |is_told: bool, value: Value| if is_told { value } else { Value::Null };
+        let known = self.known;
+        let if_known = |is_known: bool, value: Value| if is_known { value } else { Value::Null };
         let value = json!({
             "present_pages": tally.present.get(),
             "rss_pages": tally.resident.get(),
-            "pss_bytes": if_told(told.mapcounts, tally.proportional.bytes().into()),
+            "pss_bytes": if_known(known.mapcounts, tally.proportional.bytes().into()),
             "uss_pages": tally.unique.get(),
             "anon_pages": tally.anon.get(),
             "file_pages": tally.file().get(),
             "swap_pages": tally.all_swapped().get(),
-            "swap_shared_pages": if_told(!tally.is_swap_unknown, tally.swapped_shared.get().into()),
-            "zero_pages": if_told(told.flags || told.huge, tally.zero.get().into()),
-            "hugetlb_pages": if_told(told.flags, tally.hugetlb.get().into()),
-            "huge_pages": if_told(told.huge, tally.huge.get().into()),
-            "flags": if_told(told.flags, self.flags(tally)),
-            "folios": if_told(told.places, folios(tally, told.huge)),
-            "cont": if_told(told.places, self.blocks(tally)),
-            "mapcounts": if_told(told.mapcounts, numbers(tally.mapcounts.iter(), "mapcount")),
-            "contiguous": if_told(told.places, numbers(tally.contiguous.iter(), "order")),
-            "nodes": if_told(told.flags, numbers(tally.nodes.iter(), "node")),
-            "cgroups": if_told(told.cgroups, self.cgroups(tally)),
-            "entries": if_told(told.flags, entries(tally)),
-            "swap": if_told(told.flags, swap(tally)),
+            "swap_shared_pages": if_known(!tally.is_swap_unknown, tally.swapped_shared.get().into()),
+            "zero_pages": if_known(known.flags || known.huge, tally.zero.get().into()),
+            "hugetlb_pages": if_known(known.flags, tally.hugetlb.get().into()),
+            "huge_pages": if_known(known.huge, tally.huge.get().into()),
+            "flags": if_known(known.flags, self.flags(tally)),
+            "folios": if_known(known.places, folios(tally, known.huge)),
+            "cont": if_known(known.places, self.blocks(tally)),
+            "mapcounts": if_known(known.mapcounts, numbers(tally.mapcounts.iter(), "mapcount")),
+            "contiguous": if_known(known.places, numbers(tally.contiguous.iter(), "order")),
+            "nodes": if_known(known.flags, numbers(tally.nodes.iter(), "node")),
+            "cgroups": if_known(known.cgroups, self.cgroups(tally)),
+            "entries": if_known(known.flags, entries(tally)),
+            "swap": if_known(known.flags, swap(tally)),
         });
         match value {
             Value::Object(map) => map,
@@ -168,7 +168,7 @@ impl Snapshot {
             let bytes = self.rules.page.bytes() << order;
             child(&mut json, *content).insert(
                 bytes.to_string(),
-                json!({ "pte": by_pte.get(), "pmd": self.told.huge.then(|| by_pmd.get()) }),
+                json!({ "pte": by_pte.get(), "pmd": self.known.huge.then(|| by_pmd.get()) }),
             );
         }
         Value::Object(json)

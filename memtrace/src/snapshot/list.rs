@@ -87,14 +87,14 @@ impl<W: io::Write> List<W> {
 
     fn line(&self, page: u64, place: u64, pages: PageCount, frame: &Frame, entry: EntryFlags) -> Line {
         let Listing { has_cgroup, has_mapcount, is_raw, .. } = self.listing;
-        let told = |is_asked: bool, word: Option<u64>| if is_asked { word.unwrap_or(0) } else { 0 };
+        let known = |is_asked: bool, word: Option<u64>| if is_asked { word.unwrap_or(0) } else { 0 };
         Line {
             page,
             place,
             count: pages.get(),
             flags: frame.flags.unwrap_or_default().shown(entry, is_raw, self.era),
-            cgroup: told(has_cgroup, frame.cgroup),
-            mapcount: told(has_mapcount, frame.mapcount),
+            cgroup: known(has_cgroup, frame.cgroup),
+            mapcount: known(has_mapcount, frame.mapcount),
         }
     }
 

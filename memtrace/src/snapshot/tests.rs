@@ -27,9 +27,9 @@ const EXCLUSIVE: u64 = 1 << 56;
 const SOFT_DIRTY: u64 = 1 << 55;
 
 /// What root is told.
-const ALL: Told = Told { flags: true, mapcounts: true, cgroups: true, huge: true, places: true };
+const ALL: Known = Known { flags: true, mapcounts: true, cgroups: true, huge: true, places: true };
 /// What others are told of their own processes by a kernel without `PAGEMAP_SCAN`.
-const LITTLE: Told = Told { flags: false, mapcounts: false, cgroups: false, huge: false, places: false };
+const LITTLE: Known = Known { flags: false, mapcounts: false, cgroups: false, huge: false, places: false };
 
 fn page_size() -> PageSize {
     PageSize::from_bytes(4096).expect("a power of two")
@@ -124,18 +124,18 @@ fn process(tgid: u32, comm: &str) -> ProcessCensus {
     }
 }
 
-fn snapshot(told: Told, subject: Subject, total: Tally) -> Snapshot {
+fn snapshot(known: Known, subject: Subject, total: Tally) -> Snapshot {
     Snapshot {
         realtime_ns: 1_700_000_000_000_000_000,
         rules: rules(),
-        told,
+        known,
         subject,
         total,
         cgroup_paths: [(700, "/sys/fs/cgroup/work".to_owned())].into(),
     }
 }
 
-/// One process, which root looked at.
+/// One process, as root sees it.
 fn one() -> Snapshot {
     let process = process(42, "sort");
     let total = process.total.clone();

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::{Snapshot, Style, Subject, Told, flags, thp};
+use super::{Known, Snapshot, Style, Subject, flags, thp};
 use crate::{
     census::{Content, Counts, FileCensus, ProcessCensus, Sharers, Tally},
     units::PageCount,
@@ -66,7 +66,7 @@ impl Display for Text<'_> {
             }
             Subject::System => self.tables(f, &snapshot.total)?,
         }
-        if snapshot.told.flags {
+        if snapshot.known.flags {
             let table =
                 flags::table(&snapshot.total, style.is_raw, snapshot.rules.era.flags, snapshot.rules.page);
             write!(f, "{table}")?;
@@ -91,10 +91,10 @@ impl Text<'_> {
                 "{:>10} {:>10} {:>10} {:>10} {:>10} {:>12}  {}",
                 process.tgid.0,
                 snapshot.kb(*resident),
-                known(snapshot.told.mapcounts.then(|| proportional.bytes() >> 10)),
+                known(snapshot.known.mapcounts.then(|| proportional.bytes() >> 10)),
                 snapshot.kb(*unique),
                 snapshot.kb(process.total.all_swapped()),
-                known(snapshot.told.flags.then(|| process.swap_share.bytes() >> 10)),
+                known(snapshot.known.flags.then(|| process.swap_share.bytes() >> 10)),
                 process.comm,
             )?;
         }
@@ -112,8 +112,8 @@ impl Text<'_> {
         )?;
         for region in &process.regions {
             let Tally { resident, unique, anon, huge, proportional, .. } = &region.tally;
-            let pss = snapshot.told.mapcounts.then(|| proportional.bytes() >> 10);
-            let huge = snapshot.told.huge.then(|| snapshot.kb(*huge));
+            let pss = snapshot.known.mapcounts.then(|| proportional.bytes() >> 10);
+            let huge = snapshot.known.huge.then(|| snapshot.kb(*huge));
             writeln!(
                 f,
                 "{:<33} {} {:>10} {:>10} {:>10} {:>10} {:>10} {:>8}  {}",
@@ -145,7 +145,7 @@ impl Text<'_> {
     /// The sums of `smaps_rollup`, and the tables.
     fn sums(&self, f: &mut Formatter<'_>, tally: &Tally) -> fmt::Result {
         let snapshot = self.snapshot;
-        let Told { mapcounts, flags, huge, places, .. } = snapshot.told;
+        let Known { mapcounts, flags, huge, places, .. } = snapshot.known;
         line(f, "Rss", snapshot.kb(tally.resident), None)?;
         if mapcounts {
             line(f, "Pss", tally.proportional.bytes() >> 10, None)?;
@@ -179,7 +179,7 @@ impl Text<'_> {
     fn tables(&self, f: &mut Formatter<'_>, tally: &Tally) -> fmt::Result {
         let snapshot = self.snapshot;
         let kb = |pages| snapshot.kb(pages);
-        if snapshot.told.mapcounts {
+        if snapshot.known.mapcounts {
             counted(
                 f,
                 "mapped",
@@ -266,10 +266,10 @@ fn line(f: &mut Formatter<'_>, name: &str, kb: u64, whole: Option<u64>) -> fmt::
     writeln!(f)
 }
 
-/// Says how many of what was found could not be looked at, if there are any.
+/// Says how many of what was found could not be scanned, if there are any.
 fn tell_passed_over(f: &mut Formatter<'_>, passed_over: u64) -> fmt::Result {
     if passed_over > 0 {
-        writeln!(f, "passed over: {passed_over} that could not be looked at")?;
+        writeln!(f, "passed over: {passed_over} that could not be scanned")?;
     }
     Ok(())
 }

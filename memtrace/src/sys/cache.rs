@@ -59,7 +59,8 @@ pub fn cachestat(file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<Cach
     }
 }
 
-/// Sets bit 0 of each byte of `states` if the page is in memory; the first stands for the page at `offset`, in bytes.
+/// Sets bit 0 of each byte of `states` if the page of this machine is in memory; the first stands for the page at `offset`, in
+/// bytes.
 ///
 /// Pages beyond the end of the file are not. To those who neither own the file nor may write it, all pages seem to be.
 pub fn mincore(file: BorrowedFd<'_>, offset: u64, page: PageSize, states: &mut [u8]) -> io::Result<()> {

@@ -1,6 +1,6 @@
 //! Keeps the memory that the allocator holds close to what is used.
 //!
-//! Layer: shell. Input: none. Output: none.
+//! Layer: shell. Input: none. Output: [`Heap`].
 //! Source: `malloc_trim(3)`: the allocator of glibc keeps what lies below anything that is still used. `mallopt(3)`: a block
 //! from `M_MMAP_THRESHOLD` on is a mapping of its own; the allocator raises that as such blocks are freed, up to 32 MiB.
 //! Keeps: nothing that is used moves.

@@ -46,8 +46,8 @@ pub struct Ended {
 /// take it for an end.
 pub fn try_wait(child: Tgid) -> io::Result<Option<Ended>> {
     let pid = Pid::from_raw(to_pid(child)?).ok_or(Errno::SRCH)?;
-    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    match waitid(WaitId::Pid(pid), look)? {
+    let scan = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    match waitid(WaitId::Pid(pid), scan)? {
         Some(found) if !found.trapped() => wait4(child, libc::WNOHANG),
         _ => Ok(None),
     }

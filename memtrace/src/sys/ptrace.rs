@@ -3,7 +3,7 @@
 //! Layer: shell. Input: thread IDs. Output: [`Report`]s of the tasks that the calling thread has seized.
 //! Source: `ptrace(2)`; `kernel/ptrace.c`; `kernel/exit.c`, where `wait_consider_task` reports a stop of a traced
 //! child to every wait of its tracer's process, and `exit_ptrace` lets go what a thread has seized when it ends.
-//! Keeps: the end of a child is looked at, not taken, so it stays for whoever waits for that child.
+//! Keeps: the end of a child is seen, not taken, so it stays for whoever waits for that child.
 //! Not here: how to answer a report (`session::hold`).
 
 use std::{io, mem::MaybeUninit};
@@ -128,7 +128,7 @@ fn answer(operation: libc::c_long, tid: Tid, data: i32) -> io::Result<()> {
 /// The system call itself: the type of the operation is not the same in all C libraries.
 fn request(operation: libc::c_long, tid: Tid, data: i32) -> io::Result<()> {
     let address = 0_usize;
-    // SAFETY: none of the requests made here reads or writes memory of this process.
+    // SAFETY: none of the requests made with it reads or writes memory of this process.
     let result = unsafe { libc::syscall(libc::SYS_ptrace, operation, tid.0, address, i64::from(data)) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -109,7 +109,7 @@ pub struct Query {
 #[non_exhaustive]
 pub enum ScanError {
     /// The address space is gone. Expected; the session goes on.
-    #[error("the process exited while being looked at")]
+    #[error("the process exited while being scanned")]
     Gone,
     /// The kernel has no such ioctl.
     #[error("this kernel has no PAGEMAP_SCAN (added in Linux 6.7)")]

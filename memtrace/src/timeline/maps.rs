@@ -154,7 +154,7 @@ pub struct MapIdentity {
     /// a program was loaded, or with too many changes meanwhile.
     pub inconclusive: u64,
     /// Readings from which regions were learnt: at the start, after losses and after changes that nothing explains.
-    pub learnt: u64,
+    pub resyncs: u64,
 }
 
 /// What one process mapped and unmapped, in bytes.

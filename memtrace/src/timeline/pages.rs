@@ -1,4 +1,4 @@
-//! What close looks tell of single pages: what faults gave, and what changed between looks.
+//! What close scans tell of single pages: the outcomes of faults, and what changed between scans.
 
 use crate::{
     event::Tgid,
@@ -7,21 +7,21 @@ use crate::{
     units::{Nanos, PageCount, Pfn, Timestamp, VirtRange},
 };
 
-/// What a fault brought, as the first close look after it shows.
+/// What a fault brought, as the first close scan after it shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gave {
+pub struct FaultOutcome {
     /// What it was.
-    pub kind: GaveKind,
+    pub kind: OutcomeKind,
     /// How many pages came with it: its folio as far as that is mapped, and of a file those around that came along; `None` if it
     /// is not told, or not known which were there before.
     pub pages: Option<PageCount>,
-    /// Time from the fault to the look.
+    /// Time from the fault to the scan.
     pub lag: Nanos,
 }
 
 /// Kinds of what faults bring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum GaveKind {
+pub enum OutcomeKind {
     /// Fresh anonymous memory.
     Anon,
     /// The zero page, or the huge one.
@@ -38,7 +38,7 @@ pub enum GaveKind {
     Hugetlb,
 }
 
-impl GaveKind {
+impl OutcomeKind {
     /// The word for it in tables.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -56,7 +56,7 @@ impl GaveKind {
 
 /// Faults that gave the same, together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GaveTotals {
+pub struct OutcomeTotals {
     /// How many faults.
     pub faults: u64,
     /// What they brought in all; `None` if that is not known of each.
@@ -85,10 +85,10 @@ pub struct CopyTotals {
     pub latency_sum: Nanos,
 }
 
-/// Consecutive pages that are in another state than at the look before.
+/// Consecutive pages that are in another state than at the scan before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageRow {
-    /// When the look began that shows it.
+    /// When the scan began that shows it.
     pub time: Timestamp,
     /// Their process.
     pub tgid: Tgid,
@@ -114,7 +114,7 @@ pub struct PageRow {
     pub cause: PageCause,
 }
 
-/// States of pages that are told apart.
+/// States of pages that are distinguished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageKind {
     /// Nothing is there.

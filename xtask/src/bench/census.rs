@@ -15,7 +15,7 @@ use xshell::cmd;
 use super::{Bench, median, number};
 use crate::oracles;
 
-/// MiB of memory, so much that programs take longer to look than to start.
+/// MiB of memory, so much that programs take longer to read than to start.
 const MIB: u64 = 4096;
 
 /// Bytes of a page.

@@ -1,4 +1,4 @@
-//! What looks cost while a part of a process is active: it should follow the part, and not the process.
+//! What scans cost while a part of a process is active: it should follow the part, and not the process.
 
 use std::{
     fs,
@@ -29,10 +29,10 @@ const SECONDS: [u32; 2] = [4, 24];
 /// Intervals of a second.
 const INTERVALS: f64 = 10.0;
 
-/// What looks took, in milliseconds.
+/// What scans took, in milliseconds.
 struct Sample {
     /// For each interval in the steady state.
-    looks: f64,
+    scans: f64,
     /// For the first visit, beyond that.
     first: f64,
     /// What everything takes instead: a walk with flags and counts, and the kernel's sums.
@@ -42,19 +42,19 @@ struct Sample {
 
 /// Measures each size.
 pub(super) fn run(bench: &Bench) -> anyhow::Result<()> {
-    println!("\n64 MiB active in a process of pages of 4 KiB, looked at every 100 ms");
+    println!("\n64 MiB active in a process of pages of 4 KiB, scanned every 100 ms");
     println!(
         "{:<12} {:>18} {:>12} {:>15} {:>14} {:>16}",
-        "", "looks, ms/interval", "to smallest", "first visit, ms", "snapshot, ms", "smaps_rollup, ms"
+        "", "scans, ms/interval", "to smallest", "first visit, ms", "snapshot, ms", "smaps_rollup, ms"
     );
     let samples = bench.in_turn(&SIZES, |gib| sample(bench, gib))?;
     for (gib, of_size) in SIZES.iter().zip(&samples) {
         let of = |value: fn(&Sample) -> f64| median(of_size.iter().map(value).collect());
-        let ratios = of_size.iter().zip(&samples[0]).map(|(this, first)| this.looks / first.looks);
+        let ratios = of_size.iter().zip(&samples[0]).map(|(this, first)| this.scans / first.scans);
         println!(
             "{:<12} {:>18.3} {:>12.2} {:>15.1} {:>14.1} {:>16.1}",
             format!("{gib} GiB"),
-            of(|sample| sample.looks),
+            of(|sample| sample.scans),
             median(ratios.collect()),
             of(|sample| sample.first),
             of(|sample| sample.snapshot),
@@ -66,21 +66,21 @@ pub(super) fn run(bench: &Bench) -> anyhow::Result<()> {
 
 fn sample(bench: &Bench, gib: u64) -> anyhow::Result<Sample> {
     let active = Active::start(bench, gib)?;
-    let [short, long] = SECONDS.map(|seconds| looks_ms(bench, &active, seconds));
+    let [short, long] = SECONDS.map(|seconds| scans_ms(bench, &active, seconds));
     let (short, long) = (short?, long?);
     let intervals = SECONDS.map(|seconds| f64::from(seconds) * INTERVALS);
-    let looks = (long - short) / (intervals[1] - intervals[0]);
+    let scans = (long - short) / (intervals[1] - intervals[0]);
     let pid = &active.pid();
     Ok(Sample {
-        looks,
-        first: short - looks * intervals[0],
+        scans,
+        first: short - scans * intervals[0],
         snapshot: wall_ms(&bench.memtrace, &["snapshot", "-p", pid, "--rollup"])?,
         rollup: wall_ms(Path::new("cat"), &[&format!("/proc/{pid}/smaps_rollup")])?,
     })
 }
 
-/// Time in looks of a recording of so many seconds.
-fn looks_ms(bench: &Bench, active: &Active, seconds: u32) -> anyhow::Result<f64> {
+/// Time in scans of a recording of so many seconds.
+fn scans_ms(bench: &Bench, active: &Active, seconds: u32) -> anyhow::Result<f64> {
     let Bench { shell, memtrace, scratch, .. } = bench;
     let (recording, pid, duration) = (scratch.join("focus.mtrace"), active.pid(), format!("{seconds}s"));
     cmd!(shell, "{memtrace} record -q --detail counts -o {recording} -p {pid} --duration {duration}")

@@ -137,9 +137,9 @@ fn pair(bench: &Bench, variant: Variant, touch: Option<&str>) -> anyhow::Result<
     let pairs = if variant.is_slow() { "20000" } else { "100000" };
     let mut arguments = vec!["--pairs", pairs];
     arguments.extend(touch);
-    let pace = ledger(traced(bench, variant, &bench.mapping, &arguments))?;
-    let turns = number(&pace, "turns")?;
-    let ns_per_turn = number(&pace, "ns")? / turns;
+    let cost = ledger(traced(bench, variant, &bench.mapping, &arguments))?;
+    let turns = number(&cost, "turns")?;
+    let ns_per_turn = number(&cost, "ns")? / turns;
     let file = file(bench, variant);
     let (told, lost) = match variant {
         Variant::Untraced | Variant::Beside => return Ok(Sample { ns_per_turn, output: None }),
@@ -157,11 +157,11 @@ fn pair(bench: &Bench, variant: Variant, touch: Option<&str>) -> anyhow::Result<
 fn call(bench: &Bench, variant: Variant) -> anyhow::Result<Sample> {
     let calls = if variant.is_slow() { "100000" } else { "5000000" };
     let other = (variant == Variant::Beside).then(|| Other::record(bench)).transpose()?;
-    let pace = ledger(traced(bench, variant, &bench.getppid, &["--calls", calls]))?;
+    let cost = ledger(traced(bench, variant, &bench.getppid, &["--calls", calls]))?;
     if let Some(other) = other {
         other.end()?;
     }
-    Ok(Sample { ns_per_turn: number(&pace, "ns")? / number(&pace, "turns")?, output: None })
+    Ok(Sample { ns_per_turn: number(&cost, "ns")? / number(&cost, "turns")?, output: None })
 }
 
 /// The file that the tracer of `variant` writes.

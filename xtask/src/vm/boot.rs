@@ -27,7 +27,7 @@ const LIMIT: Duration = Duration::from_mins(30);
 const PARAMETERS: &str = "console=ttyS0 quiet loglevel=4 mitigations=off panic=-1 panic_print=0x20 \
      sysctl.kernel.watchdog_thresh=60 sysctl.kernel.softlockup_panic=1 sysctl.kernel.softlockup_all_cpu_backtrace=1";
 
-/// Time between two looks at whether it has ended.
+/// Time between two checks of whether it has ended.
 const PERIOD: Duration = Duration::from_millis(100);
 
 /// What a run left.

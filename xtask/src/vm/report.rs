@@ -21,7 +21,7 @@ pub(super) struct Report {
     pub(super) doctor: Option<Value>,
     /// The test executables that were started, in order.
     pub(super) targets: Vec<Target>,
-    /// The reason of each skipped test.
+    /// The tests that were skipped.
     pub(super) skips: Vec<String>,
     /// Programs, and the instructions of each that the verifier walked.
     pub(super) verified: Vec<(String, u32)>,

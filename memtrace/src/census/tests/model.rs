@@ -30,8 +30,8 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// The page as the kernel tells of it.
-    fn told(self, number: u64) -> PageRun {
+    /// The page as the kernel knows it.
+    fn known(self, number: u64) -> PageRun {
         let Self { kind, place, mapcount, is_exclusive } = self;
         let exclusive = if is_exclusive { EXCLUSIVE } else { 0 };
         let (word, flags) = match kind {
@@ -88,7 +88,7 @@ pub(super) fn pages_of_all_kinds() -> impl Strategy<Value = Vec<Page>> {
 pub(super) fn runs(first: u64, pages: &[Page]) -> Vec<PageRun> {
     let mut runs: Vec<PageRun> = Vec::new();
     for (number, page) in (first..).zip(pages) {
-        let next = page.told(number);
+        let next = page.known(number);
         if page.kind != Kind::Absent && !runs.last_mut().is_some_and(|last| last.try_append(&next)) {
             runs.push(next);
         }
@@ -127,8 +127,8 @@ fn stretches(pages: &[Page]) -> Vec<(u32, u64)> {
 
 proptest! {
     #[test]
-    fn tally_is_what_single_pages_add_up_to(pages_told in pages_of_all_kinds()) {
-        let all = &pages_told;
+    fn tally_is_what_single_pages_add_up_to(pages_known in pages_of_all_kinds()) {
+        let all = &pages_known;
 
         let tally = tally(&runs(0x1000, all));
 
@@ -151,7 +151,7 @@ proptest! {
     }
 
     #[test]
-    fn flags_are_counted_for_each_page_and_entry(pages_told in pages_of_all_kinds()) {
+    fn flags_are_counted_for_each_page_and_entry(pages_known in pages_of_all_kinds()) {
         let word = |page: &Page| {
             let exclusive = if page.is_exclusive { EntryFlags::EXCLUSIVE } else { EntryFlags::empty() };
             match page.kind {
@@ -165,22 +165,22 @@ proptest! {
             }
         };
 
-        let tally = tally(&runs(0x1000, &pages_told));
+        let tally = tally(&runs(0x1000, &pages_known));
 
-        prop_assert_eq!(pages(&tally.flags), by_key(pages_told.iter().filter_map(word)));
+        prop_assert_eq!(pages(&tally.flags), by_key(pages_known.iter().filter_map(word)));
     }
 
     #[test]
-    fn swap_areas_have_the_slots_of_their_pages(pages_told in pages_of_all_kinds()) {
+    fn swap_areas_have_the_slots_of_their_pages(pages_known in pages_of_all_kinds()) {
         let is_swapped = |page: &Page| page.kind == Kind::Swap;
-        let slots = || pages_told.iter().filter(|page| is_swapped(page)).map(|page| page.place);
+        let slots = || pages_known.iter().filter(|page| is_swapped(page)).map(|page| page.place);
         let follows = |pair: &&[Page]| {
             is_swapped(&pair[0]) && is_swapped(&pair[1]) && pair[1].place == pair[0].place + 1
         };
         let all = slots().count();
-        let stretches = all - pages_told.windows(2).filter(follows).count();
+        let stretches = all - pages_known.windows(2).filter(follows).count();
 
-        let tally = tally(&runs(0x1000, &pages_told));
+        let tally = tally(&runs(0x1000, &pages_known));
 
         let naive = slots().min().zip(slots().max()).map(|(first, last)| SwapUse {
             pages: PageCount::new(all as u64),

@@ -55,7 +55,7 @@ impl Layout {
         if (head >> 3).is_multiple_of(2) { Content::Anon } else { Content::File }
     }
 
-    fn told(&self, page: u64, frame: u64) -> PageRun {
+    fn known(&self, page: u64, frame: u64) -> PageRun {
         let (head, order) = self.folio(frame);
         let is_anon = Self::content(head) == Content::Anon;
         let compound = match (order, frame == head) {
@@ -70,7 +70,7 @@ impl Layout {
     fn runs(&self) -> Vec<PageRun> {
         let mut runs: Vec<PageRun> = Vec::new();
         for (page, frame) in &self.pages {
-            let next = self.told(*page, *frame);
+            let next = self.known(*page, *frame);
             if !runs.last_mut().is_some_and(|last| last.try_append(&next)) {
                 runs.push(next);
             }

@@ -1,4 +1,4 @@
-//! The five lines at the end of a recording.
+//! The lines at the end of a recording.
 //!
 //! Layer: top. Input: totals and cost. Output: stderr.
 //! Keeps: a loss is always said; what is unknown is not printed as 0.
@@ -49,10 +49,10 @@ pub(super) fn print(summary: &Summary, cost: Cost, output: &RecordingFile) -> io
     }
     writeln!(
         err,
-        "memtrace: recorder used {} of CPU, looked at {} pages in {} looks",
+        "memtrace: recorder used {} of CPU, scanned {} pages in {} scans",
         seconds(Nanos::new(cost.cpu_ns)),
-        cost.looked_pages,
-        cost.looks
+        cost.scanned_pages,
+        cost.scans
     )?;
     if let Some(path) = &output.path {
         let size = output.file.metadata()?.len();

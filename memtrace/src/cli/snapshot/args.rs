@@ -26,23 +26,23 @@ Examples:
 Words of --where: written, file, present, swapped, zero, huge, soft-dirty, guard, wpallowed, and flags (kpf:NAME).
 Flags: memtrace snapshot -d 0xffffffffffffffff names them all.")]
 pub(in crate::cli) struct SnapshotArgs {
-    /// Look at these processes (PID,PID…)
+    /// Scan these processes (PID,PID…)
     #[arg(short, long = "pid", value_name = "PID", value_delimiter = ',', help_heading = "Target")]
     pub(super) pids: Vec<u32>,
 
-    /// Look at the processes of a cgroup (version 1 or 2) and of those below it; / is every process
+    /// Scan the processes of a cgroup (version 1 or 2) and of those below it; / is every process
     #[arg(long, value_name = "PATH", help_heading = "Target")]
     pub(super) cgroup: Option<PathBuf>,
 
-    /// Look at what the page cache has of a file, or of all files below a directory
+    /// Scan what the page cache has of a file, or of all files below a directory
     #[arg(short, long = "file", value_name = "PATH", help_heading = "Target")]
     pub(super) files: Vec<PathBuf>,
 
-    /// Look at all physical memory
+    /// Scan all physical memory
     #[arg(long, help_heading = "Target")]
     pub(super) system: bool,
 
-    /// Look at nothing, and say what flags mean: names or numbers
+    /// Scan nothing, and say what flags mean: names or numbers
     #[arg(short, long, value_name = "FLAGS", help_heading = "Target")]
     pub(super) describe: Option<String>,
 
@@ -66,11 +66,11 @@ pub(in crate::cli) struct SnapshotArgs {
     #[arg(short = 'F', long, value_name = "FILE", help_heading = "Pages")]
     pub(super) kpageflags: Option<PathBuf>,
 
-    /// Mark the pages idle, so that a later look shows which were used since
+    /// Mark the pages idle, so that a later scan shows which were used since
     #[arg(short = 'i', long, help_heading = "Pages")]
     pub(super) mark_idle: bool,
 
-    /// Raw flags: those for kernel developers too, bits with two meanings told apart, and those of pagemap
+    /// Raw flags: those for kernel developers too, bits with two meanings distinguished, and those of pagemap
     #[arg(short, long, help_heading = "Output")]
     pub(super) raw: bool,
 
@@ -114,7 +114,7 @@ pub(in crate::cli) struct SnapshotArgs {
     #[arg(long, help_heading = "Output")]
     pub(super) csv: bool,
 
-    /// Look again and again, such as every 1s
+    /// Scan again and again, such as every 1s
     #[arg(long, value_name = "TIME", help_heading = "Limits")]
     pub(super) interval: Option<Nanos>,
 

@@ -1,4 +1,4 @@
-//! What is looked at, again and again.
+//! What is scanned, again and again.
 
 use std::{
     cmp::Ordering,
@@ -24,18 +24,18 @@ use crate::{
         physical::PhysicalReader,
         tree,
     },
-    snapshot::{Listing, Snapshot, Subject, Told},
+    snapshot::{Known, Listing, Snapshot, Subject},
 };
 
 /// Takes one census after the other.
-pub(super) struct Looker {
-    told: Told,
+pub(super) struct Observer {
+    known: Known,
     cgroups: Option<MemoryCgroups>,
     listing: Option<Listing>,
     target: Target,
 }
 
-/// What is looked at.
+/// What is scanned.
 enum Target {
     /// Processes that were named.
     Named(CensusTaker, Vec<Tgid>),
@@ -47,7 +47,7 @@ enum Target {
     System(FrameCensusTaker),
 }
 
-impl Looker {
+impl Observer {
     /// Opens what the arguments ask for.
     pub(super) fn open(args: &SnapshotArgs) -> anyhow::Result<Self> {
         let features = Features::of(&FACILITIES);
@@ -62,7 +62,7 @@ impl Looker {
         let page = host::facts()?.page;
         let rules = Rules { page, era, block_orders: args.block_orders(page)? };
         let selection = args.selection()?;
-        let (wanted, mut told) = match &args.kpageflags {
+        let (wanted, mut known) = match &args.kpageflags {
             Some(_) => args.wanted_of_copy()?,
             None => args.wanted(&features, era.scan)?,
         };
@@ -74,11 +74,11 @@ impl Looker {
                 Some(path) => PhysicalReader::of_copy(path)?,
                 None => PhysicalReader::open(wanted, budget)?,
             };
-            told.huge = false;
+            known.huge = false;
             (Target::System(FrameCensusTaker::new(rules, selection, reader, idle)), None)
         } else if !args.files.is_empty() {
             args.check_condition(FileCensusTaker::TELLS)?;
-            told.huge = false;
+            known.huge = false;
             let taker = FileCensusTaker::new(rules, selection, wanted, budget, idle)?;
             (Target::Files(Box::new(taker), distinct_files(&args.files)), Some("foffset"))
         } else {
@@ -99,25 +99,25 @@ impl Looker {
             };
             (target, Some("voffset"))
         };
-        let cgroups = if told.cgroups { MemoryCgroups::find(&Root::system())? } else { None };
-        Ok(Self { told, cgroups, listing: args.listing(offset), target })
+        let cgroups = if known.cgroups { MemoryCgroups::find(&Root::system())? } else { None };
+        Ok(Self { known, cgroups, listing: args.listing(offset), target })
     }
 
-    /// Whether what is looked at was named, so that it must be there.
+    /// Whether what is scanned was named, so that it must be there.
     pub(super) const fn is_strict(&self) -> bool {
         matches!(self.target, Target::Named(..))
     }
 
-    /// Looks now, and lists pages if that is asked for.
-    pub(super) fn look(&mut self) -> anyhow::Result<Snapshot> {
+    /// Scans now, and lists pages if that is asked for.
+    pub(super) fn scan(&mut self) -> anyhow::Result<Snapshot> {
         let realtime_ns = realtime_ns();
         let rules = self.target.rules();
         let mut list = Lister::begin(self.listing, rules.era.flags)?;
-        let (subject, total) = self.target.look(&mut list)?;
+        let (subject, total) = self.target.scan(&mut list)?;
         list.end()?;
         let rules = self.target.rules().clone();
         let cgroup_paths = self.paths(&total);
-        Ok(Snapshot { realtime_ns, rules, told: self.told, subject, total, cgroup_paths })
+        Ok(Snapshot { realtime_ns, rules, known: self.known, subject, total, cgroup_paths })
     }
 
     /// The paths of the memory cgroups that pages are charged to.
@@ -139,22 +139,22 @@ impl Target {
         }
     }
 
-    fn look(&mut self, list: &mut Lister) -> anyhow::Result<(Subject, Tally)> {
+    fn scan(&mut self, list: &mut Lister) -> anyhow::Result<(Subject, Tally)> {
         match self {
-            Self::Named(taker, tgids) => look_at_processes(taker, tgids, true, list),
+            Self::Named(taker, tgids) => scan_processes(taker, tgids, true, list),
             Self::Members(taker, cgroup) => {
                 let tgids: Vec<_> = cgroup.members()?.into_iter().map(Tgid).collect();
-                look_at_processes(taker, &tgids, false, list)
+                scan_processes(taker, &tgids, false, list)
             }
-            Self::Everyone(taker) => look_at_processes(taker, &everyone()?, false, list),
-            Self::Files(taker, paths) => look_at_files(taker, paths, list),
+            Self::Everyone(taker) => scan_processes(taker, &everyone()?, false, list),
+            Self::Files(taker, paths) => scan_files(taker, paths, list),
             Self::System(taker) => Ok((Subject::System, taker.take(|run| list.frames(run))?)),
         }
     }
 }
 
-/// Processes that were named must be there; of others those that may not be looked at are told, and those that have gone are not.
-fn look_at_processes(
+/// Processes that were named must be there; of others those that may not be scanned are reported, and those that have gone are not.
+fn scan_processes(
     taker: &mut CensusTaker,
     tgids: &[Tgid],
     is_named: bool,
@@ -179,7 +179,7 @@ fn look_at_processes(
     Ok((Subject::Processes { processes, sharing, passed_over: passed.count }, total))
 }
 
-/// What was found and could not be looked at.
+/// What was found and could not be scanned.
 #[derive(Default)]
 struct Passed {
     count: u64,
@@ -193,7 +193,7 @@ impl Passed {
         self.count += 1;
         match self.count.cmp(&Self::TOLD) {
             Ordering::Less => log::warn!("{error:#}"),
-            Ordering::Equal => log::warn!("{error:#}; others that cannot be looked at are counted alone"),
+            Ordering::Equal => log::warn!("{error:#}; others that cannot be scanned are counted alone"),
             Ordering::Greater => {}
         }
     }
@@ -208,9 +208,9 @@ fn everyone() -> anyhow::Result<Vec<Tgid>> {
     Ok(tgids)
 }
 
-/// A path that was named must be one that can be looked at; of files below it those that cannot are told and passed over, and
+/// A path that was named must be one that can be scanned; of files below it those that cannot are reported and passed over, and
 /// those that are gone are not told.
-fn look_at_files(
+fn scan_files(
     taker: &mut FileCensusTaker,
     paths: &[PathBuf],
     list: &mut Lister,
@@ -219,7 +219,7 @@ fn look_at_files(
     let mut total = Tally::default();
     let mut passed = Passed::default();
     for named in paths {
-        let kind = fs::metadata(named).with_context(|| format!("cannot look at {}", named.display()))?;
+        let kind = fs::metadata(named).with_context(|| format!("cannot scan {}", named.display()))?;
         if kind.is_dir() {
             let _readable =
                 fs::read_dir(named).with_context(|| format!("cannot read {}", named.display()))?;

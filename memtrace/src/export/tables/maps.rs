@@ -77,7 +77,7 @@ impl Table for RegionSummary {
             "the region that it was split from, copied from at a fork, or moved out of",
             |row, _| row.parent.map(|RegionId(id)| id).into(),
         ),
-        column("peak_present_pages", "most pages in memory that looks saw", |row, _| {
+        column("peak_present_pages", "most pages in memory that scans saw", |row, _| {
             row.peak_present.map(PageCount::get).into()
         }),
         column("minor_faults", "completed minor faults", |row, _| row.faults.minor.into()),

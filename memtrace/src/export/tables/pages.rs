@@ -8,7 +8,7 @@ use crate::{
 
 impl Table for PageRow {
     const COLUMNS: &'static [Column<Self>] = &[
-        column("time_ns", "when the look began that shows it", |row, start| row.time.since(start).into()),
+        column("time_ns", "when the scan began that shows it", |row, start| row.time.since(start).into()),
         column("tgid", "process", |row, _| row.tgid.0.into()),
         column("region", "number of the region", |row, _| {
             let RegionId(id) = row.region;
@@ -17,7 +17,7 @@ impl Table for PageRow {
         column("addr", "address of the first page", |row, _| row.range.start().into()),
         column("pages", "how many pages", |row, _| row.pages.into()),
         column("pfn", "number of the frame of the first page", |row, _| row.pfn.map(Pfn::as_raw).into()),
-        column("prev_pfn", "the frame that it was in at the look before", |row, _| {
+        column("prev_pfn", "the frame that it was in at the scan before", |row, _| {
             row.prev_pfn.map(Pfn::as_raw).into()
         }),
         column(
@@ -25,7 +25,7 @@ impl Table for PageRow {
             "absent, swapped, guard, zero, hugetlb, huge, mthp, thp, ksm, small or present",
             |row, _| row.state.name().into(),
         ),
-        column("prev_state", "the state at the look before", |row, _| row.prev_state.name().into()),
+        column("prev_state", "the state at the scan before", |row, _| row.prev_state.name().into()),
         column("flags", "the word of their frames in /proc/kpageflags", |row, _| {
             row.flags.map_or(Value::Unknown, |flags| Value::Bits(flags.bits()))
         }),

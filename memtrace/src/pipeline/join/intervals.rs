@@ -4,15 +4,15 @@ mod interval;
 
 use std::collections::VecDeque;
 
-use interval::{CellKey, Interval, Look, Place, add_fault};
+use interval::{CellKey, Interval, Place, Scan, add_fault};
 use rangemap::RangeSet;
 
 use super::{
     maps::Done,
     pages::{
         counts::Counting,
-        gave::{SlotLook, Unresolved},
-        places::{self, Places, around},
+        history::{self, PageHistory, around},
+        outcome::{SlotScan, Unresolved},
     },
     reclaims::Reclaims,
     tasks::{Position, Task, Tasks},
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     event::{
-        Fault, HeatReading, HostFacts, LookDepth, Loss, MapRequest, PageLook, ReclaimReading, SpaceId,
+        Fault, HeatReading, HostFacts, Loss, MapRequest, PageScan, ReclaimReading, ScanDepth, SpaceId,
         Uncounted,
     },
     pipeline::{
@@ -38,7 +38,7 @@ pub(in crate::pipeline) struct Intervals {
     event_rows: bool,
     page: PageSize,
     counting: Counting,
-    places: Places,
+    places: PageHistory,
     reclaims: Reclaims,
     unresolved: Unresolved,
     origin: Timestamp,
@@ -50,10 +50,10 @@ pub(in crate::pipeline) struct Intervals {
     closed: Timestamp,
     /// All events before have been counted.
     watermark: Timestamp,
-    /// Readings of the heat counters whose looks may not all have been counted.
+    /// Readings of the heat counters whose scans may not all have been counted.
     readings: VecDeque<Reading>,
-    /// The last reading of which all looks have been counted.
-    looked: Timestamp,
+    /// The last reading of which all scans have been counted.
+    scanned: Timestamp,
     /// Faults of the cell that the last one went to: they come in runs.
     run: Option<Run>,
     losses: Vec<Loss>,
@@ -63,16 +63,16 @@ pub(in crate::pipeline) struct Intervals {
 #[derive(Debug)]
 struct Reading {
     time: Timestamp,
-    /// Time of the last look that it gave rise to; of the reading if there was none yet.
-    last_look: Timestamp,
-    /// The first tick after it: by then its looks have arrived. A recorder that lags behind looks later than its ticks say.
+    /// Time of the last scan that followed it; of the reading if there was none yet.
+    last_scan: Timestamp,
+    /// The first tick after it: by then its scans have arrived. A recorder that lags behind scans later than its ticks say.
     tick: Option<Timestamp>,
 }
 
 impl Reading {
-    /// Whether all its looks have been counted, if that is true of all events before `released`.
+    /// Whether all its scans have been counted, if that is true of all events before `released`.
     fn is_done(&self, released: Timestamp) -> bool {
-        self.tick.is_some_and(|tick| tick <= released) && self.last_look < released
+        self.tick.is_some_and(|tick| tick <= released) && self.last_scan < released
     }
 }
 
@@ -98,7 +98,7 @@ impl Intervals {
             event_rows,
             page: host.page,
             counting: Counting::new(host),
-            places: Places::new(host.page),
+            places: PageHistory::new(host.page),
             reclaims: Reclaims::default(),
             unresolved: Unresolved::default(),
             origin,
@@ -107,7 +107,7 @@ impl Intervals {
             closed: origin,
             watermark: origin,
             readings: VecDeque::new(),
-            looked: origin,
+            scanned: origin,
             run: None,
             losses: Vec::new(),
         }
@@ -136,7 +136,7 @@ impl Intervals {
             if event_rows {
                 let (tgid, comm) = task.map(|task| (task.process.tgid, task.comm)).unzip();
                 let place = task.and_then(|task| tasks.place(task.space, fault.addr, position?));
-                interval.fault_rows.push(FaultRow { fault: *fault, tgid, comm, place, gave: None });
+                interval.fault_rows.push(FaultRow { fault: *fault, tgid, comm, place, outcome: None });
             }
             if let (Some(task), None) = (task, position)
                 && interval.keep_waiting(fault, task, row)
@@ -224,17 +224,17 @@ impl Intervals {
         &mut self.open[index]
     }
 
-    /// The interval that a look at `time` is for: the one that had just ended, while its rows can change.
-    fn looked_at(&mut self, time: Timestamp) -> &mut Interval {
+    /// The interval that a scan at `time` is for: the one that had just ended, while its rows can change.
+    fn scanned(&mut self, time: Timestamp) -> &mut Interval {
         let start = self.at(time).start;
         let is_open = self.watermark < start || self.open.iter().any(|interval| interval.end == start);
         self.at(if is_open { start.before(Nanos::new(1)) } else { time })
     }
 
-    /// Time of the reading that a look at `time` followed.
+    /// Time of the reading that a scan at `time` followed.
     fn reading_before(&self, time: Timestamp) -> Timestamp {
         let readings = self.readings.iter().map(|reading| reading.time);
-        readings.rev().find(|reading| *reading <= time).unwrap_or(self.looked)
+        readings.rev().find(|reading| *reading <= time).unwrap_or(self.scanned)
     }
 
     /// Notes how much the kernel has reclaimed.
@@ -243,72 +243,72 @@ impl Intervals {
     }
 
     /// Notes page state.
-    pub(in crate::pipeline) fn look(
+    pub(in crate::pipeline) fn scan(
         &mut self,
         time: Timestamp,
         (process, space): (ProcessId, SpaceId),
-        look: &PageLook,
+        scan: &PageScan,
         tasks: &Tasks,
         totals: &mut Totals,
         rows: &mut Vec<Row>,
     ) {
-        let range = look.range;
+        let range = scan.range;
         let (page, reading, counting) = (self.page, self.reading_before(time), self.counting);
-        let interval = self.looked_at(time);
+        let interval = self.scanned(time);
         let regions = tasks.regions(space).into_iter().flat_map(|regions| regions.overlapping(range));
         for region in regions {
             let (id, whole) = (region.id, region.range);
-            let Some(looked) = whole.intersection(range) else { continue };
+            let Some(scanned) = whole.intersection(range) else { continue };
             let key = CellKey { process: Some(process), space, place: Place::Region(id) };
             let cell = interval.cells.entry(key).or_default();
-            let nothing = Look { reading, tally: PageTally::at(time) };
+            let nothing = Scan { reading, tally: PageTally::at(time) };
             let seen = cell.pages.get_or_insert(nothing);
             if seen.reading != reading {
                 *seen = nothing;
             }
             let tally = &mut seen.tally;
-            tally.looked = time;
-            tally.looked_pages += looked.pages(page);
-            totals.looked_at(id, look.reason);
-            for part in slots(looked) {
-                let state = counting.count(look, part, |range| range.pages(page));
+            tally.scanned = time;
+            tally.scanned_pages += scanned.pages(page);
+            totals.scanned(id, scan.reason);
+            for part in slots(scanned) {
+                let state = counting.count(scan, part, |range| range.pages(page));
                 tally.counts += &state;
                 totals.seen(id).see(time, slot_of(part.start()), state);
             }
         }
-        if look.depth >= LookDepth::Words && self.detail == Detail::Full {
-            let touched = self.places.touched_since(look.began, space, range);
+        if scan.depth >= ScanDepth::Words && self.detail == Detail::Full {
+            let touched = self.places.touched_since(scan.began, space, range);
             for slot in slots(range) {
-                self.look_closely(time, (process, space), look, (slot, &touched), tasks, rows);
+                self.scan_closely(time, (process, space), scan, (slot, &touched), tasks, rows);
             }
         }
     }
 
-    /// Notes what changed in a slot since it was looked at before, and what faults gave; not of what was touched amid the look.
-    fn look_closely(
+    /// Notes what changed in a slot since it was scanned before, and what faults gave; not of what was touched amid the scan.
+    fn scan_closely(
         &mut self,
         time: Timestamp,
         (process, space): (ProcessId, SpaceId),
-        look: &PageLook,
+        scan: &PageScan,
         (slot, touched): (VirtRange, &RangeSet<VirtAddr>),
         tasks: &Tasks,
         rows: &mut Vec<Row>,
     ) {
         let page = self.page;
-        let first = look.runs.partition_point(|run| run.range.end() <= slot.start());
-        let runs: Vec<_> = look.runs[first..].iter().map_while(|run| run.part(slot, page)).collect();
+        let first = scan.runs.partition_point(|run| run.range.end() <= slot.start());
+        let runs: Vec<_> = scan.runs[first..].iter().map_while(|run| run.part(slot, page)).collect();
         let region_at = |addr| tasks.regions(space)?.find(addr).map(|region| region.range);
-        let faults = self.unresolved.take(space, slot, page, look.began, touched);
+        let faults = self.unresolved.take(space, slot, page, scan.began, touched);
         let amid = if touched.overlaps(&slot.addrs()) {
             let came = faults.iter().filter_map(|(addr, _)| around(*addr, region_at(*addr)?));
-            places::amid(slot, &runs, touched, &came.map(VirtRange::addrs).collect())
+            history::amid(slot, &runs, touched, &came.map(VirtRange::addrs).collect())
         } else {
             RangeSet::new()
         };
         let before = self.places.replace(time, space, slot, &runs, amid);
-        let told = self.counting.told_by(look);
+        let known = self.counting.told_by(scan);
         let reclaims = self.reclaims;
-        let seen = SlotLook { began: look.began, runs: &runs, before: &before, page, told, reclaims };
+        let seen = SlotScan { began: scan.began, runs: &runs, before: &before, page, known, reclaims };
         for region in tasks.regions(space).into_iter().flat_map(|regions| regions.overlapping(slot)) {
             let Some(part) = region.range.intersection(slot).filter(|part| before.knows_of(*part)) else {
                 continue;
@@ -317,11 +317,11 @@ impl Intervals {
             let migrated = changes.iter().filter(|change| seen.cause_of(change) == PageCause::Migration);
             let migrated = PageCount::new(migrated.map(|change| change.range.pages(page).get()).sum());
             let key = CellKey { process: Some(process), space, place: Place::Region(region.id) };
-            if look.depth >= LookDepth::Frames
-                && let Some(cell) = self.looked_at(time).cells.get_mut(&key)
-                && let Some(look) = &mut cell.pages
+            if scan.depth >= ScanDepth::Frames
+                && let Some(cell) = self.scanned(time).cells.get_mut(&key)
+                && let Some(scan) = &mut cell.pages
             {
-                *look.tally.migrated.get_or_insert_default() += migrated;
+                *scan.tally.migrated.get_or_insert_default() += migrated;
             }
             if self.event_rows {
                 rows.extend(
@@ -335,7 +335,7 @@ impl Intervals {
         let mut counted = slot.start();
         for (addr, fault) in faults {
             if let Some(row) = self.at(fault.time).fault_rows.get_mut(fault.row) {
-                row.gave = seen.gave(row, region_at(addr), &fault, &mut counted);
+                row.outcome = seen.outcome(row, region_at(addr), &fault, &mut counted);
             }
         }
     }
@@ -343,7 +343,7 @@ impl Intervals {
     /// Notes that the heat counters were read. With counts alone that ends the interval in progress.
     pub(in crate::pipeline) fn read(&mut self, reading: &HeatReading) {
         let time = reading.time;
-        self.readings.push_back(Reading { time, last_look: time, tick: None });
+        self.readings.push_back(Reading { time, last_scan: time, tick: None });
         if self.detail == Detail::Counts
             && let Some(current) = self.open.back_mut()
         {
@@ -354,16 +354,16 @@ impl Intervals {
         }
     }
 
-    /// Notes that a look at `time` has arrived, which is counted when all events before it have been.
-    pub(in crate::pipeline) fn expect_look(&mut self, time: Timestamp) {
+    /// Notes that a scan at `time` has arrived, which is counted when all events before it have been.
+    pub(in crate::pipeline) fn expect_scan(&mut self, time: Timestamp) {
         if let Some(reading) = self.readings.back_mut() {
-            reading.last_look = reading.last_look.max(time);
+            reading.last_scan = reading.last_scan.max(time);
         }
     }
 
-    /// Closes every interval that ended before `released` and was looked at after its end, now that `tick` has come.
+    /// Closes every interval that ended before `released` and was scanned after its end, now that `tick` has come.
     ///
-    /// The tick that passes the end of an interval comes before the reading that it gives rise to, and the looks come before
+    /// The tick that passes the end of an interval comes before the reading that follows it, and the scans come before
     /// the next tick; if there is no reading, one more interval is time enough.
     pub(in crate::pipeline) fn close_until(
         &mut self,
@@ -378,14 +378,14 @@ impl Intervals {
             reading.tick.get_or_insert(tick);
         }
         while let Some(reading) = self.readings.pop_front_if(|reading| reading.is_done(released)) {
-            self.looked = self.looked.max(reading.time);
+            self.scanned = self.scanned.max(reading.time);
         }
-        let (looked, length) = (self.looked, self.length);
+        let (scanned, length) = (self.scanned, self.length);
         let last_reading = self.readings.back().map(|reading| reading.time);
         let is_over = |interval: &mut Interval| {
             let waits = last_reading.is_some_and(|reading| reading >= interval.end);
             interval.end <= released
-                && (interval.end <= looked || !waits && interval.end.after(length) <= released)
+                && (interval.end <= scanned || !waits && interval.end.after(length) <= released)
         };
         while self.open.front_mut().is_some_and(is_over) {
             self.close_front(tasks, totals, rows);
@@ -416,7 +416,7 @@ impl Intervals {
         let (start, end) = (interval.start, interval.end);
         self.unresolved.forget_before(end);
         for row in &interval.fault_rows {
-            totals.gave(row);
+            totals.outcome(row);
         }
         rows.extend(interval.fault_rows.drain(..).map(Row::Fault));
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::tasks::Tasks;
 use crate::{
-    event::{CallKind, MapAction, MapCall, MapEvent, MapRequest, ShownVma, SpaceId, TaskEvent, Tgid, Tid},
+    event::{CallKind, MapAction, MapCall, MapEvent, MapRequest, ReportedVma, SpaceId, TaskEvent, Tgid, Tid},
     region::{AddressSpace, Comparison, Contradiction, Turnover},
     timeline::{Churn, MapFlags, MapRow, MapSummary, ProcessId, RegionId, RegionLabel},
     units::{Nanos, Timestamp, VirtAddr, VirtRange},
@@ -21,7 +21,7 @@ pub(in crate::pipeline) struct Done {
     turnover: Option<Turnover>,
     /// Bytes that are mapped where advice is given; `None` if that is not known.
     advised: Option<u64>,
-    /// What it looks like in the table `maps`.
+    /// Its row in the table `maps`.
     pub(in crate::pipeline) row: Option<MapRow>,
 }
 
@@ -30,7 +30,7 @@ pub(in crate::pipeline) fn apply(event: &MapEvent, tasks: &mut Tasks) -> Done {
     let MapEvent { time, tgid, tid, action } = event;
     let row = |action| MapRow::new(*time, (*tgid, *tid), action);
     match action {
-        MapAction::Shown(shown) => apply_shown(event, shown, tasks).unwrap_or_default(),
+        MapAction::Shown(shown) => apply_reported(event, shown, tasks).unwrap_or_default(),
         MapAction::Call { space, call } => {
             tasks.witness(*time, *tgid, *tid, *space);
             apply_call(event, *space, call, tasks)
@@ -65,17 +65,17 @@ pub(in crate::pipeline) fn apply(event: &MapEvent, tasks: &mut Tasks) -> Done {
     }
 }
 
-/// Applies a VMA that the kernel shows. Rows tell of those that no call explains.
-fn apply_shown(event: &MapEvent, shown: &ShownVma, tasks: &mut Tasks) -> Option<Done> {
+/// Applies a VMA that the kernel reports. Those that no call explains have rows.
+fn apply_reported(event: &MapEvent, shown: &ReportedVma, tasks: &mut Tasks) -> Option<Done> {
     let MapEvent { time, tgid, tid, .. } = *event;
     let space = tasks.space_of(tgid, tid)?;
     let process = tasks.process(time, tgid, tid);
     let is_guest = tasks.is_guest(process, space);
     let kind = shown.kind.or_else(|| tasks.kind_on(shown.vma.device));
     let (regions, ids) = tasks.regions_mut(space)?;
-    regions.show(time, tid, ShownVma { kind, ..shown.clone() }, ids);
+    regions.show(time, tid, ReportedVma { kind, ..shown.clone() }, ids);
     if is_guest {
-        // It may be part of a program that the guest executes: without BTF its new space is told when that is over.
+        // It may be part of a program that the guest executes: without BTF its new space is reported when that is over.
         regions.doubt(time);
     }
     let is_stack = shown.vma.name == b"[stack]" || regions.grows_down_to(shown.vma.range);
@@ -117,7 +117,7 @@ fn apply_call(event: &MapEvent, space: SpaceId, call: &MapCall, tasks: &mut Task
             label = label_at(regions, range);
         }
         if matches!(request, MapRequest::Shmat { .. }) {
-            // How long a segment is only the region tells.
+            // Only the region has the length of a segment.
             range = label.as_ref().map(|label| label.range).or(range);
         }
         turnover = request.resizes().then(|| regions.take_turnover());
@@ -164,7 +164,7 @@ pub(in crate::pipeline) fn contradiction_row(
     MapRow { range: Some(range), region, perms, backing, name, ..row }
 }
 
-/// The pages that a call is about; those that it gave if it succeeded.
+/// The pages that a call is about; those that it returned if it succeeded.
 fn place_of(regions: &AddressSpace, request: &MapRequest, result: Result<u64, i32>) -> Option<VirtRange> {
     let span = |addr, length| regions.span(addr, length);
     let given = |addr: VirtAddr| result.map_or(addr, VirtAddr::from_raw);
@@ -208,10 +208,10 @@ fn flags_of(request: &MapRequest) -> Option<MapFlags> {
 
 /// Mappings that are remembered until they go, for their lifetimes.
 const REMEMBERED: usize = 1 << 16;
-/// Pairs of process and size whose churn is told apart.
+/// Pairs of process and size whose churn is distinguished.
 const SIZES: usize = 4_096;
 
-/// Sums over all map events; bounded by the number of processes.
+/// Sums over all map events; bounded by the number of processes that are not forgotten.
 #[derive(Debug, Default)]
 pub(in crate::pipeline) struct MapTotals {
     summary: MapSummary,
@@ -312,7 +312,7 @@ impl MapTotals {
                 identity.contradictions += contradictions.len() as u64;
                 return contradictions;
             }
-            Comparison::Learnt => identity.learnt += 1,
+            Comparison::Resynchronised => identity.resyncs += 1,
             Comparison::Inconclusive => identity.inconclusive += 1,
         }
         Vec::new()

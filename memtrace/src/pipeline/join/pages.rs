@@ -1,7 +1,7 @@
-//! What is known of pages: their state at each look, what changed it since, and what faults gave.
+//! What is known of pages: their state at each scan, what changed it since, and what faults gave.
 
 pub(super) mod counts;
-pub(super) mod gave;
-pub(super) mod places;
-pub(super) mod residence;
-pub(super) mod touched;
+pub(super) mod history;
+pub(super) mod occupancy;
+pub(super) mod outcome;
+pub(super) mod races;

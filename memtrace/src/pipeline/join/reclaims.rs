@@ -30,10 +30,10 @@ impl Reclaims {
     /// Whether pages of the kind of `was` have been reclaimed somewhere since `time`, or since the last reading before that.
     pub(in crate::pipeline) fn has_taken(&self, was: &StateRun, time: Timestamp) -> bool {
         // Frames behind the first of a folio need not have its flags.
-        let is_told = |flags: &PageFlags| !flags.contains(PageFlags::COMPOUND_TAIL);
+        let is_known = |flags: &PageFlags| !flags.contains(PageFlags::COMPOUND_TAIL);
         let moved = match was.words.and_then(|words| words.flags) {
             Some(flags) if flags.contains(PageFlags::SWAPBACKED) => self.swap_backed,
-            Some(flags) if is_told(&flags) => self.file,
+            Some(flags) if is_known(&flags) => self.file,
             _ => self.swap_backed.max(self.file),
         };
         moved.is_some_and(|moved| moved > time)

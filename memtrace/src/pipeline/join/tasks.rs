@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use super::processes::Processes;
 use crate::{
     event::{
-        Comm, Device, Fault, FileKind, HostFacts, MapsLook, SpaceId, TaskAction, TaskEvent, Tgid, Tid,
+        Comm, Device, Fault, FileKind, HostFacts, MapsReading, SpaceId, TaskAction, TaskEvent, Tgid, Tid,
         Uncounted, UncountedCause,
     },
     pipeline::END_OF_TIME,
@@ -108,7 +108,7 @@ struct LastFault {
 }
 
 impl Tasks {
-    /// No tasks on `host`; `follows_maps` if events tell of every change of an address space.
+    /// No tasks on `host`; `follows_maps` if events report every change of an address space.
     pub(in crate::pipeline) fn new(host: &HostFacts, follows_maps: bool) -> Self {
         Self {
             page: host.page,
@@ -125,7 +125,7 @@ impl Tasks {
         }
     }
 
-    /// Whether an event told of this thread.
+    /// Whether an event reported this thread.
     pub(in crate::pipeline) fn knows(&self, tid: Tid) -> bool {
         self.by_tid.contains_key(&tid)
     }
@@ -250,21 +250,21 @@ impl Tasks {
         }
     }
 
-    /// Compares the regions of the process `tgid` with a reading of its maps that ended at `time`; tells of which
+    /// Compares the regions of the process `tgid` with a reading of its maps that ended at `time`; returns of which
     /// address space it is. When it was asked for, that was `asked_for`.
     pub(in crate::pipeline) fn compare(
         &mut self,
         time: Timestamp,
         (tgid, asked_for): (Tgid, SpaceId),
-        look: &MapsLook,
+        scan: &MapsReading,
     ) -> Option<(SpaceId, Comparison)> {
         // Of single threads that are traced, none may lead its process.
         let asked_for = self.spaces.contains_key(&asked_for).then_some(asked_for);
         let id = self.space_of(tgid, Tid(tgid.0)).or(asked_for)?;
         self.spaces.get(&id).filter(|space| space.died.is_none())?;
         let (regions, ids) = self.regions_mut(id)?;
-        let comparison = regions.compare(time, look, ids);
-        self.devices.extend(look.devices.iter().copied());
+        let comparison = regions.compare(time, scan, ids);
+        self.devices.extend(scan.devices.iter().copied());
         if !self.follows_maps {
             self.doubt(time);
         }

@@ -8,27 +8,27 @@ use memtrace_ebpf::FaultEvent;
 use super::{
     forks::Forks,
     maps::{self, Done, MapTotals},
-    pages::residence::Residence,
+    pages::occupancy::Residence,
     tasks::{Actors, Purged, RetiredIn, Tasks},
 };
 use crate::{
     event::{
-        Account, Fault, FaultCounts, FaultKind, HeatReading, HostFacts, LookReason, Loss, MapEvent, Mode,
-        PageLook, SpaceId, TaskAction, Tgid, UncountedCause,
+        Account, Fault, FaultCounts, FaultKind, HeatReading, HostFacts, Loss, MapEvent, Mode, PageScan,
+        ScanReason, SpaceId, TaskAction, Tgid, UncountedCause,
     },
-    pipeline::{END_OF_TIME, plan::seen::LookTotals},
+    pipeline::{END_OF_TIME, plan::accounting::ScanTotals},
     region::{Comparison, Region, Retired},
     timeline::{
-        FaultRow, FaultTotals, GaveKind, GaveTotals, MapRow, PageState, ProcessId, ProcessSummary, RegionId,
-        RegionLabel, RegionSummary, Summary, TaskTotals, TimelineRow,
+        FaultRow, FaultTotals, MapRow, OutcomeKind, OutcomeTotals, PageState, ProcessId, ProcessSummary,
+        RegionId, RegionLabel, RegionSummary, Summary, TaskTotals, TimelineRow,
     },
     units::{Nanos, PageCount, Timestamp},
 };
 
-/// Longest latency that the histogram tells apart: all that a record has room for.
+/// Longest latency that the histogram distinguishes: all that a record has room for.
 const MAX_LATENCY_NS: u64 = FaultEvent::LATENCY_MAX;
 
-/// How far back to look for the loss that another one continues.
+/// How many losses back to search for the one that another one continues.
 const RECENT_LOSSES: usize = 1_024;
 
 /// Sums over all records.
@@ -51,22 +51,22 @@ pub(in crate::pipeline) struct Totals {
     losses: Vec<Loss>,
     tasks: TaskTotals,
     without_region: FaultCounts,
-    looks: LookTotals,
+    scans: ScanTotals,
     forks: Forks,
-    /// By what faults gave, and by how many pages where all faults of that kind bring as many.
-    gave: BTreeMap<(GaveKind, Option<PageCount>), GaveTotals>,
+    /// By the outcomes of faults, and by how many pages where all faults of that kind bring as many.
+    outcome: BTreeMap<(OutcomeKind, Option<PageCount>), OutcomeTotals>,
 }
 
 /// Regions that have gone and are remembered.
 const GONE: usize = 4_096;
 
-/// What rows and looks told of one region.
+/// What rows and scans told of one region.
 #[derive(Debug, Default)]
 struct RegionTally {
     faults: FaultCounts,
     latency_sum: Nanos,
     residence: Option<Residence>,
-    looks: BTreeMap<LookReason, u64>,
+    scans: BTreeMap<ScanReason, u64>,
 }
 
 /// What is known of one process.
@@ -75,7 +75,7 @@ struct Process {
     faults: FaultCounts,
     uncounted: FaultCounts,
     account: Option<Account>,
-    /// Pages of the regions that went last, all at that time. Of a great many processes few are looked at.
+    /// Pages of the regions that went last, all at that time. Of a great many processes few are scanned.
     last: Option<Box<(Timestamp, PageState)>>,
 }
 
@@ -101,9 +101,9 @@ impl Totals {
     pub(in crate::pipeline) fn new(host: HostFacts, interval: Nanos) -> Self {
         Self {
             end: host.start,
-            looks: LookTotals::new(host.page, interval),
+            scans: ScanTotals::new(host.page, interval),
             forks: Forks::default(),
-            gave: BTreeMap::new(),
+            outcome: BTreeMap::new(),
             host,
             faults: FaultTotals::default(),
             latencies: Histogram::new_with_bounds(1, MAX_LATENCY_NS, 3)
@@ -202,23 +202,23 @@ impl Totals {
         self.forks.fault(fault, process);
     }
 
-    /// What a fault gave is known, or will never be.
-    pub(in crate::pipeline) fn gave(&mut self, row: &FaultRow) {
-        let Some(gave) = row.gave else { return };
-        let size = gave.pages.filter(|_| gave.kind != GaveKind::File);
+    /// The outcome of a fault is known, or will never be.
+    pub(in crate::pipeline) fn outcome(&mut self, row: &FaultRow) {
+        let Some(outcome) = row.outcome else { return };
+        let size = outcome.pages.filter(|_| outcome.kind != OutcomeKind::File);
         let nothing =
-            GaveTotals { faults: 0, pages: Some(PageCount::default()), latency_sum: Nanos::default() };
-        let totals = self.gave.entry((gave.kind, size)).or_insert(nothing);
+            OutcomeTotals { faults: 0, pages: Some(PageCount::default()), latency_sum: Nanos::default() };
+        let totals = self.outcome.entry((outcome.kind, size)).or_insert(nothing);
         totals.faults += 1;
         totals.pages =
-            totals.pages.zip(gave.pages).map(|(sum, pages)| PageCount::new(sum.get() + pages.get()));
+            totals.pages.zip(outcome.pages).map(|(sum, pages)| PageCount::new(sum.get() + pages.get()));
         totals.latency_sum += row.fault.latency.unwrap_or_default();
     }
 
-    /// The heat counters were read; `is_there` tells of which address spaces there still is a process.
+    /// The heat counters were read; `is_there` says which address spaces still have a process.
     pub(in crate::pipeline) fn heat(&mut self, reading: &HeatReading, is_there: impl Fn(SpaceId) -> bool) {
         self.see(reading.time);
-        self.looks.read(reading, is_there);
+        self.scans.read(reading, is_there);
         for cell in &reading.cells {
             self.heat += cell.faults;
             if cell.slot.is_none() {
@@ -242,17 +242,17 @@ impl Totals {
         }
     }
 
-    /// A look at `space` came.
-    pub(in crate::pipeline) fn look(&mut self, space: SpaceId, look: &PageLook) {
-        self.looks.add(space, look);
+    /// A scan of `space` came.
+    pub(in crate::pipeline) fn scan(&mut self, space: SpaceId, scan: &PageScan) {
+        self.scans.add(space, scan);
     }
 
-    /// A look saw some of a region.
-    pub(in crate::pipeline) fn looked_at(&mut self, region: RegionId, reason: LookReason) {
-        *self.regions.entry(region).or_default().looks.entry(reason).or_default() += 1;
+    /// A scan saw some of a region.
+    pub(in crate::pipeline) fn scanned(&mut self, region: RegionId, reason: ScanReason) {
+        *self.regions.entry(region).or_default().scans.entry(reason).or_default() += 1;
     }
 
-    /// What looks saw of a region.
+    /// What scans saw of a region.
     pub(in crate::pipeline) fn seen(&mut self, region: RegionId) -> &mut Residence {
         self.regions.entry(region).or_default().residence.get_or_insert_default()
     }
@@ -308,7 +308,7 @@ impl Totals {
         Some(summary)
     }
 
-    /// Recording has ended: returns all that is known of the regions that are there.
+    /// Recording has ended: returns all that is known of the regions that are there, if that is wanted.
     pub(in crate::pipeline) fn live(&mut self, tasks: &Tasks) -> Vec<RegionSummary> {
         let mut live = Vec::new();
         for (space, process, regions) in tasks.spaces() {
@@ -328,10 +328,10 @@ impl Totals {
         label: RegionLabel,
         died: Option<Timestamp>,
     ) -> RegionSummary {
-        let RegionTally { faults, latency_sum, residence, looks } =
+        let RegionTally { faults, latency_sum, residence, scans } =
             self.regions.remove(&region.id).unwrap_or_default();
-        if looks.is_empty() {
-            self.looks.miss(region, died);
+        if scans.is_empty() {
+            self.scans.miss(region, died);
         }
         self.regions_born += 1;
         // A loss may have taken faults of any region, of one without a row in that interval too.
@@ -354,7 +354,7 @@ impl Totals {
             latency_sum,
             peak_present,
             pages,
-            looks,
+            scans,
             lower_bound,
         }
     }
@@ -389,9 +389,9 @@ impl Totals {
             regions_born: self.regions_born,
             maps: self.maps.into_summary(),
             without_region: self.without_region,
-            looks: self.looks.into_summary(),
+            scans: self.scans.into_summary(),
             fork_tax: self.forks.into_tax(),
-            gave: self.gave,
+            outcome: self.outcome,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::directory::Directory;
 use crate::{
-    event::{MapsLook, ProbeRequest, ProbeTarget, SpaceId, Tgid},
+    event::{MapsReading, ProbeRequest, ProbeTarget, SpaceId, Tgid},
     pipeline::join::tasks::Tasks,
     region::Comparison,
     units::{Nanos, Timestamp},
@@ -74,11 +74,11 @@ impl Checks {
     pub(in crate::pipeline) fn compared(
         &mut self,
         time: Timestamp,
-        look: &MapsLook,
+        scan: &MapsReading,
         compared: Option<&(SpaceId, Comparison)>,
     ) {
         if let Some(due) = compared.and_then(|(space, _)| self.due.get_mut(space)) {
-            due.took = time.since(look.began);
+            due.took = time.since(scan.began);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Which process stands for an address space, known as soon as a task event arrives.
 //!
-//! Looks cannot wait until events have been put in order: by then a short process is gone.
+//! Scans cannot wait until events have been put in order: by then a short process is gone.
 
 use std::collections::BTreeMap;
 
@@ -14,12 +14,12 @@ pub(in crate::pipeline) struct Directory {
 }
 
 impl Directory {
-    /// The process to look at for `space`.
+    /// The process to scan for `space`.
     pub(in crate::pipeline) fn process_of(&self, space: SpaceId) -> Option<Tgid> {
         self.processes.get(&space).copied()
     }
 
-    /// All address spaces and the processes to look at for them.
+    /// All address spaces and the processes to scan for them.
     pub(in crate::pipeline) fn iter(&self) -> impl Iterator<Item = (SpaceId, Tgid)> {
         self.processes.iter().map(|(space, tgid)| (*space, *tgid))
     }
@@ -63,7 +63,7 @@ impl Directory {
         }
     }
 
-    /// `tgid` lives in `space`, and no longer where it lived before: a look there would see the new one.
+    /// `tgid` lives in `space`, and no longer where it lived before: a scan there would see the new one.
     fn settle(&mut self, tgid: Tgid, space: SpaceId) {
         self.unsettle(tgid);
         self.processes.insert(space, tgid);

@@ -1,7 +1,7 @@
-//! What to look at next: what became interesting, hot first, within the time that looks may take.
+//! What to scan next: what became interesting, hot first, within the time that scans may take.
 //!
-//! Looks cost time, so they follow what happens and not the size of a process: slots at which faults or calls point; whole address
-//! spaces where more is resident than looks have seen, for what populates memory need not fault; and the rest in rotation, with a
+//! Scans cost time, so they follow what happens and not the size of a process: slots at which faults or calls point; whole address
+//! spaces where more is resident than scans have seen, for what populates memory need not fault; and the rest in rotation, with a
 //! share of the time that does not grow with the process.
 
 use std::{cmp::Reverse, collections::BTreeMap, str::FromStr};
@@ -12,31 +12,31 @@ use serde::{Deserialize, Serialize};
 
 use super::directory::Directory;
 use crate::{
-    event::{HeatReading, LookReason, MapCall, PageLook, ProbeRequest, ProbeTarget, SpaceId},
+    event::{HeatReading, MapCall, PageScan, ProbeRequest, ProbeTarget, ScanReason, SpaceId},
     pipeline::{join::tasks::Tasks, slots::slot_end},
     region::{AddressSpace, Region},
     units::{CpuShare, Nanos, PageCount, PageSize, ParseUnitError, Timestamp, VirtAddr, VirtRange},
 };
 
 mod chosen;
-mod pace;
-mod residents;
-mod sweep;
+mod cost;
+mod coverage;
+mod cursor;
 
 #[cfg(test)]
 mod tests;
 
 use chosen::Chosen;
-use pace::{Pace, Purse};
-use residents::Residents;
-use sweep::Sweep;
+use cost::{Budget, CostModel};
+use coverage::Coverage;
+use cursor::ScanCursor;
 
-/// What is looked at, and what that may take.
+/// What is scanned, and what that may take.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FocusOptions {
-    /// What is looked at after each interval, whatever happens there.
+    /// What is scanned after each interval, whatever happens there.
     pub areas: Vec<Area>,
-    /// What looks may take.
+    /// What scans may take.
     pub max_cpu: CpuShare,
 }
 
@@ -97,12 +97,12 @@ const ROTATION_PERIOD: Nanos = Nanos::new(10_000_000_000);
 /// Processes that are asked for their resident pages after one interval.
 const MAX_COUNTED: usize = 64;
 
-/// Chooses what to look at.
+/// Chooses what to scan.
 #[derive(Debug)]
 pub(in crate::pipeline) struct Focus {
     areas: Vec<Area>,
     page: PageSize,
-    /// Time that looks may take after each interval.
+    /// Time that scans may take after each interval.
     allowance: Nanos,
     /// Slots in which faults happened, and how many.
     hot: BTreeMap<(SpaceId, VirtAddr), u64>,
@@ -110,14 +110,14 @@ pub(in crate::pipeline) struct Focus {
     changed: BTreeMap<SpaceId, RangeSet<VirtAddr>>,
     /// How many ranges `changed` has at most.
     changes: usize,
-    residents: BTreeMap<SpaceId, Residents>,
-    asked: Sweep,
-    populated: Sweep,
-    rotation: Sweep,
+    coverage: BTreeMap<SpaceId, Coverage>,
+    asked: ScanCursor,
+    populated: ScanCursor,
+    rotation: ScanCursor,
     rotated: Option<Timestamp>,
-    /// How long looks at each page take, and those of sweeps.
-    close_pace: Pace,
-    sweep_pace: Pace,
+    /// How long scans of each page take, and those of rotation.
+    close_pace: CostModel,
+    sweep_pace: CostModel,
     /// The last address space whose resident pages were asked for.
     counted: SpaceId,
 }
@@ -133,13 +133,13 @@ impl Focus {
             hot: BTreeMap::new(),
             changed: BTreeMap::new(),
             changes: 0,
-            residents: BTreeMap::new(),
-            asked: Sweep::default(),
-            populated: Sweep::default(),
-            rotation: Sweep::default(),
+            coverage: BTreeMap::new(),
+            asked: ScanCursor::default(),
+            populated: ScanCursor::default(),
+            rotation: ScanCursor::default(),
             rotated: None,
-            close_pace: Pace::new(page),
-            sweep_pace: Pace::new(page),
+            close_pace: CostModel::new(page),
+            sweep_pace: CostModel::new(page),
             counted: SpaceId::UNKNOWN,
         }
     }
@@ -150,7 +150,7 @@ impl Focus {
             let (Some(space), Some(slot)) = (cell.space, cell.slot) else { continue };
             let key = (space, slot.start());
             if self.hot.len() >= MAX_WAITING && !self.hot.contains_key(&key) {
-                self.residents.entry(space).or_default().ask_for_visit();
+                self.coverage.entry(space).or_default().ask_for_visit();
             } else {
                 *self.hot.entry(key).or_default() += cell.faults.total();
             }
@@ -161,7 +161,7 @@ impl Focus {
     pub(in crate::pipeline) fn called(&mut self, space: SpaceId, call: &MapCall) {
         let Some(range) = call.changed_pages() else { return };
         if self.changes >= MAX_WAITING {
-            return self.residents.entry(space).or_default().ask_for_visit();
+            return self.coverage.entry(space).or_default().ask_for_visit();
         }
         let slots = range.widened(HEAT_SLOT_SHIFT);
         self.changed.entry(space).or_default().insert(slots.addrs());
@@ -170,17 +170,17 @@ impl Focus {
 
     /// So many pages of `space` are resident.
     pub(in crate::pipeline) fn count(&mut self, space: SpaceId, pages: PageCount) {
-        self.residents.entry(space).or_default().count(pages);
+        self.coverage.entry(space).or_default().count(pages);
     }
 
-    /// A look at `space` ended at `time`.
-    pub(in crate::pipeline) fn learn(&mut self, time: Timestamp, space: SpaceId, look: &PageLook) {
-        let pace = if look.reason.is_close() { &mut self.close_pace } else { &mut self.sweep_pace };
-        pace.learn(time.since(look.began), look.range);
-        self.residents.entry(space).or_default().see(look, self.page);
+    /// A scan of `space` ended at `time`.
+    pub(in crate::pipeline) fn learn(&mut self, time: Timestamp, space: SpaceId, scan: &PageScan) {
+        let cost = if scan.reason.is_close() { &mut self.close_pace } else { &mut self.sweep_pace };
+        cost.learn(time.since(scan.began), scan.range);
+        self.coverage.entry(space).or_default().see(scan, self.page);
     }
 
-    /// Asks for the looks that are worth their time now: what the user asked for, what is hot, what calls changed, what was
+    /// Asks for the scans that are worth their time now: what the user asked for, what is hot, what calls changed, what was
     /// populated, and then the rest in rotation.
     pub(in crate::pipeline) fn plan(
         &mut self,
@@ -191,13 +191,13 @@ impl Focus {
     ) {
         self.hot.retain(|(space, _), _| directory.process_of(*space).is_some());
         self.changed.retain(|space, _| directory.process_of(*space).is_some());
-        self.residents.retain(|space, _| directory.process_of(*space).is_some());
+        self.coverage.retain(|space, _| directory.process_of(*space).is_some());
         let mut chosen = Chosen::default();
-        let mut purse = Purse::new(self.allowance);
-        self.choose_asked(tasks, directory, &mut purse, &mut chosen);
-        self.choose_hot(&mut purse, &mut chosen);
-        self.choose_changed(&mut purse, &mut chosen);
-        self.choose_populated(tasks, directory, &mut purse, &mut chosen);
+        let mut budget = Budget::new(self.allowance);
+        self.choose_asked(tasks, directory, &mut budget, &mut chosen);
+        self.choose_hot(&mut budget, &mut chosen);
+        self.choose_changed(&mut budget, &mut chosen);
+        self.choose_populated(tasks, directory, &mut budget, &mut chosen);
         self.choose_in_rotation(now, tasks, directory, &mut chosen);
         for (space, ranges) in chosen.into_ranges() {
             if let Some(tgid) = directory.process_of(space) {
@@ -208,7 +208,13 @@ impl Focus {
     }
 
     /// What takes longer than it may goes on next time.
-    fn choose_asked(&mut self, tasks: &Tasks, directory: &Directory, purse: &mut Purse, chosen: &mut Chosen) {
+    fn choose_asked(
+        &mut self,
+        tasks: &Tasks,
+        directory: &Directory,
+        budget: &mut Budget,
+        chosen: &mut Chosen,
+    ) {
         let areas = &self.areas;
         if areas.is_empty() {
             return;
@@ -220,34 +226,34 @@ impl Focus {
             parts
         };
         let spaces = spaces(tasks, directory);
-        self.asked.go_on(spaces, wanted, &self.close_pace, purse, |space, range| {
-            chosen.add(space, range, LookReason::Asked);
+        self.asked.go_on(spaces, wanted, &self.close_pace, budget, |space, range| {
+            chosen.add(space, range, ScanReason::Asked);
         });
     }
 
     /// Slots with most faults first; the others go on waiting.
-    fn choose_hot(&mut self, purse: &mut Purse, chosen: &mut Chosen) {
+    fn choose_hot(&mut self, budget: &mut Budget, chosen: &mut Chosen) {
         let mut order: Vec<_> = self.hot.iter().map(|(key, faults)| (Reverse(*faults), *key)).collect();
         order.sort_unstable();
         for (_, (space, start)) in order {
             let Some(slot) = VirtRange::new(start, slot_end(start)) else { continue };
-            let Some(slot) = purse.pay_for(slot, &self.close_pace) else { break };
-            chosen.add(space, slot, LookReason::Heat);
+            let Some(slot) = budget.pay_for(slot, &self.close_pace) else { break };
+            chosen.add(space, slot, ScanReason::Heat);
             self.hot.remove(&(space, start));
         }
     }
 
     /// What calls changed; what takes longer than it may waits.
-    fn choose_changed(&mut self, purse: &mut Purse, chosen: &mut Chosen) {
+    fn choose_changed(&mut self, budget: &mut Budget, chosen: &mut Chosen) {
         for (space, slots) in &mut self.changed {
             for range in std::mem::take(slots) {
                 let mut next = range.start;
                 while let Some(rest) = VirtRange::new(next, range.end) {
-                    let Some(piece) = purse.pay_for(rest, &self.close_pace) else {
+                    let Some(piece) = budget.pay_for(rest, &self.close_pace) else {
                         slots.insert(next..range.end);
                         break;
                     };
-                    chosen.add(*space, piece, LookReason::Call);
+                    chosen.add(*space, piece, ScanReason::Call);
                     next = piece.end();
                 }
             }
@@ -255,22 +261,22 @@ impl Focus {
         self.changes = self.changed.values().map(RangeSet::len).sum();
     }
 
-    /// All of the address spaces in which memory is resident that looks have not seen.
+    /// All of the address spaces in which memory is resident that scans have not seen.
     fn choose_populated(
         &mut self,
         tasks: &Tasks,
         directory: &Directory,
-        purse: &mut Purse,
+        budget: &mut Budget,
         chosen: &mut Chosen,
     ) {
-        let residents = &mut self.residents;
-        let is_due = |space: &SpaceId| residents.get(space).is_none_or(Residents::is_visit_due);
+        let coverage = &mut self.coverage;
+        let is_due = |space: &SpaceId| coverage.get(space).is_none_or(Coverage::is_visit_due);
         let spaces = spaces(tasks, directory).filter(|(space, _)| is_due(space));
-        let visited = self.populated.go_on(spaces, whole, &self.sweep_pace, purse, |space, range| {
-            chosen.add(space, range, LookReason::Population);
+        let visited = self.populated.go_on(spaces, whole, &self.sweep_pace, budget, |space, range| {
+            chosen.add(space, range, ScanReason::Population);
         });
         for space in visited {
-            residents.entry(space).or_default().end_visit();
+            coverage.entry(space).or_default().end_visit();
         }
     }
 
@@ -286,10 +292,16 @@ impl Focus {
         if self.rotation.is_over() && is_resting {
             return;
         }
-        let mut purse = Purse::new(Nanos::new(self.allowance.get() / ROTATION_SHARE));
-        self.rotation.go_on(spaces(tasks, directory), whole, &self.sweep_pace, &mut purse, |space, range| {
-            chosen.add(space, range, LookReason::Rotation);
-        });
+        let mut budget = Budget::new(Nanos::new(self.allowance.get() / ROTATION_SHARE));
+        self.rotation.go_on(
+            spaces(tasks, directory),
+            whole,
+            &self.sweep_pace,
+            &mut budget,
+            |space, range| {
+                chosen.add(space, range, ScanReason::Rotation);
+            },
+        );
         if self.rotation.is_over() {
             self.rotated = Some(now);
         }
@@ -307,7 +319,7 @@ impl Focus {
     }
 }
 
-/// The address spaces that can be looked at, in order.
+/// The address spaces that can be scanned, in order.
 fn spaces<'a>(
     tasks: &'a Tasks,
     directory: &'a Directory,

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::event::{MapCall, MapRequest, ShownVma, flags::MREMAP_FIXED};
+use crate::event::{MapCall, MapRequest, ReportedVma, flags::MREMAP_FIXED};
 
 /// One thing that a thread does: which, how long after the thing before, and how much later it arrives.
 #[derive(Clone, Debug)]
@@ -33,13 +33,13 @@ fn records(steps: &[Step], with_delay: bool) -> Vec<Record> {
         arrivals.extend(events.into_iter().map(|event| (arrival, event)));
     }
     let ticks = (0..now / (10 * MS) + 5).map(|tick| (tick * 10 * MS, Record::Tick(at(tick * 10))));
-    let looks = (1..=now / (100 * MS)).map(|look| {
-        let end = 0x1000 * (20 + look * 4);
+    let scans = (1..=now / (100 * MS)).map(|scan| {
+        let end = 0x1000 * (20 + scan * 4);
         let delay = if with_delay { 15 * MS } else { 0 };
-        (look * 100 * MS + delay, maps(look * 100, SPACE, &[(0x1000, end), (0x30_000, 0x40_000)]))
+        (scan * 100 * MS + delay, maps(scan * 100, SPACE, &[(0x1000, end), (0x30_000, 0x40_000)]))
     });
     // Ticks come when they come.
-    let mut records: Vec<_> = ticks.chain(looks).chain(arrivals).collect();
+    let mut records: Vec<_> = ticks.chain(scans).chain(arrivals).collect();
     records.sort_by_key(|(arrival, _)| *arrival);
     let start = [join(1), maps(2, SPACE, &[(0x1000, 0x20_000)])];
     start.into_iter().chain(records.into_iter().map(|(_, record)| record)).collect()
@@ -62,7 +62,7 @@ fn events(time: Timestamp, number: u64, step: &Step) -> Vec<Record> {
     let (addr, length) = (VirtAddr::from_raw(0x1000 * page), 0x4000);
     let shown = || {
         let vma = anon((addr.as_raw(), addr.as_raw() + length));
-        map(MapAction::Shown(ShownVma { vma, kind: None }))
+        map(MapAction::Shown(ReportedVma { vma, kind: None }))
     };
     match kind {
         0 => {

@@ -22,8 +22,12 @@ fn asked(records: &[(u64, Record)], until: u64) -> Vec<u64> {
 /// A reading that took from `began` to `ended`, in milliseconds.
 fn reading(began: u64, ended: u64) -> (u64, Record) {
     let vmas = vec![anon((0x1000, 0x9000))];
-    let seen =
-        Seen::Maps(MapsLook { began: at(began), vmas, landmarks: Landmarks::default(), devices: Vec::new() });
+    let seen = Seen::Maps(MapsReading {
+        began: at(began),
+        vmas,
+        landmarks: Landmarks::default(),
+        devices: Vec::new(),
+    });
     (ended, Record::Observation(Observation { time: at(ended), tgid: TGID, space: SPACE, seen }))
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    event::{CallKind, MapCall, MapRequest, ShownVma, flags::MAP_FIXED},
+    event::{CallKind, MapCall, MapRequest, ReportedVma, flags::MAP_FIXED},
     timeline::{
         Advised, Backing, Churn, FaultRow, MapIdentity, MapRow, MapTally, MappingProcess, RegionSummary,
     },
@@ -18,7 +18,7 @@ fn addr(addr: u64) -> VirtAddr {
 }
 
 fn shown(millis: u64, vma: Vma) -> Record {
-    map(millis, MapAction::Shown(ShownVma { vma, kind: None }))
+    map(millis, MapAction::Shown(ReportedVma { vma, kind: None }))
 }
 
 fn call(millis: u64, request: MapRequest, result: Result<u64, i32>) -> Record {
@@ -206,7 +206,7 @@ fn contradiction_has_a_row_is_counted_and_corrected() {
 
     let (rows, summary) = run_all(&records);
 
-    let identity = MapIdentity { checks: 2, contradictions: 1, inconclusive: 0, learnt: 1 };
+    let identity = MapIdentity { checks: 2, contradictions: 1, inconclusive: 0, resyncs: 1 };
     assert_eq!(summary.maps.identity, identity);
     let [row] = map_rows(&rows)[..] else { panic!("one contradiction: {rows:?}") };
     assert_eq!((row.action, row.time, row.range), ("contradiction", at(50), Some(range(0x2_0000, 0x3_0000))));
@@ -243,7 +243,7 @@ fn reading_after_a_loss_in_control_teaches_and_the_next_one_compares() {
 
     assert_eq!(
         summary.maps.identity,
-        MapIdentity { checks: 1, contradictions: 0, inconclusive: 0, learnt: 2 }
+        MapIdentity { checks: 1, contradictions: 0, inconclusive: 0, resyncs: 2 }
     );
     assert_eq!(map_rows(&rows), Vec::<&MapRow>::new());
 }
@@ -262,7 +262,7 @@ fn loss_of_faults_leaves_no_doubt_about_regions() {
 
     assert_eq!(
         summary.maps.identity,
-        MapIdentity { checks: 1, contradictions: 0, inconclusive: 0, learnt: 1 }
+        MapIdentity { checks: 1, contradictions: 0, inconclusive: 0, resyncs: 1 }
     );
 }
 
@@ -279,7 +279,7 @@ fn change_that_nothing_explains_has_a_row_and_makes_the_next_reading_teach() {
 
     assert_eq!(
         summary.maps.identity,
-        MapIdentity { checks: 0, contradictions: 0, inconclusive: 0, learnt: 2 }
+        MapIdentity { checks: 0, contradictions: 0, inconclusive: 0, resyncs: 2 }
     );
     assert_eq!(map_rows(&rows).iter().map(|row| row.action).collect::<Vec<_>>(), ["unexplained"]);
 }
@@ -299,7 +299,7 @@ fn reading_that_began_before_the_program_was_loaded_is_not_compared() {
 
 #[test]
 fn program_that_a_guest_executes_is_not_the_hosts() {
-    // A child of vfork, whose new space is told when its program has been loaded.
+    // A child of vfork, whose new space is reported when its program has been loaded.
     let mut guest_shown = shown(30, anon((0x2_0000, 0x2_4000)));
     if let Record::Map(event) = &mut guest_shown {
         (event.tgid, event.tid) = (CHILD, Tid(CHILD.0));
@@ -318,7 +318,7 @@ fn program_that_a_guest_executes_is_not_the_hosts() {
 
     assert_eq!(
         summary.maps.identity,
-        MapIdentity { checks: 1, contradictions: 0, inconclusive: 0, learnt: 2 }
+        MapIdentity { checks: 1, contradictions: 0, inconclusive: 0, resyncs: 2 }
     );
 }
 
@@ -341,7 +341,7 @@ fn reading_of_what_is_in_flight_proves_nothing() {
 
     assert_eq!(
         summary.maps.identity,
-        MapIdentity { checks: 1, contradictions: 0, inconclusive: 0, learnt: 1 }
+        MapIdentity { checks: 1, contradictions: 0, inconclusive: 0, resyncs: 1 }
     );
 }
 
@@ -354,7 +354,7 @@ fn without_events_every_reading_teaches() {
 
     assert_eq!(
         summary.maps.identity,
-        MapIdentity { checks: 0, contradictions: 0, inconclusive: 0, learnt: 2 }
+        MapIdentity { checks: 0, contradictions: 0, inconclusive: 0, resyncs: 2 }
     );
     let lives: Vec<_> = regions(&rows).iter().map(|region| (region.born, region.died)).collect();
     assert_eq!(lives, [(at(2), Some(at(50))), (at(50), None)]);

@@ -41,7 +41,7 @@ pub struct FileCensusTaker {
 }
 
 impl FileCensusTaker {
-    /// Categories that are told of each page; how large ones are mapped is nobody's business but that of this look.
+    /// Categories that are known of each page; how large ones are mapped is nobody's business but that of this scan.
     pub const TELLS: PageCategories = PageCategories::OF_WORDS;
 
     /// A taker that has all that is `wanted` told of the pages in `selection`, and marks them idle if `idle` is there.

@@ -13,7 +13,7 @@ use crate::{
     units::{PageCount, PageSize, Pfn},
 };
 
-/// Pieces of folios that are kept until the frames about them are looked at.
+/// Pieces of folios that are kept until the frames about them are scanned.
 const MAX_UNSETTLED: usize = 4096;
 
 /// Notes on frames.

@@ -151,7 +151,7 @@ impl Column {
         Self { file, words: Vec::new(), asked: Vec::new() }
     }
 
-    /// Looks up the frames of those of `entries` whose indices are `pages`.
+    /// Scans up the frames of those of `entries` whose indices are `pages`.
     fn read(
         &mut self,
         entries: &[PagemapEntry],
@@ -169,8 +169,8 @@ impl Column {
             }
         }
         asked.sort();
-        file.read(asked, |index, told| {
-            for (word, bytes) in words[index..].iter_mut().zip(told) {
+        file.read(asked, |index, known| {
+            for (word, bytes) in words[index..].iter_mut().zip(known) {
                 *word = u64::from_ne_bytes(*bytes);
             }
         })

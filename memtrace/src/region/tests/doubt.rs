@@ -18,7 +18,7 @@ fn unmapping_of_unknown_memory_is_not_undone_by_a_reading_that_began_before() {
     let mut space = attached();
     space.call(20, munmap(18, 2), Ok(0));
 
-    assert_eq!(space.compare(20, vec![anon(16, 4)]), Comparison::Learnt);
+    assert_eq!(space.compare(20, vec![anon(16, 4)]), Comparison::Resynchronised);
 
     assert_eq!((space.id_at(18), space.id_at(16).is_some()), (None, true));
     assert!(!space.space.is_doubtful(), "the call said all of these pages");
@@ -31,7 +31,7 @@ fn change_of_unknown_memory_during_a_reading_is_known_by_the_next() {
     space.compare(10, vec![anon(16, 4)]);
     space.space.doubt(at(11));
     space.call(20, mremap(16, 4, 40), Ok(40 * PAGE));
-    assert_eq!(space.compare(20, vec![anon(16, 4), anon(32, 4)]), Comparison::Learnt);
+    assert_eq!(space.compare(20, vec![anon(16, 4), anon(32, 4)]), Comparison::Resynchronised);
     assert!(space.space.is_doubtful());
 
     // There it differs from what the event made of it; elsewhere that would contradict.
@@ -78,7 +78,7 @@ fn heap_that_shrinks_from_nobody_knows_where_leaves_unknown_what_lies_above() {
     space.call(20, MapRequest::Brk { addr: addr(18) }, Ok(18 * PAGE));
 
     // The reading saw the heap before it shrank.
-    assert_eq!(space.compare(20, vec![anon(16, 4)]), Comparison::Learnt);
+    assert_eq!(space.compare(20, vec![anon(16, 4)]), Comparison::Resynchronised);
 
     assert!(space.space.is_doubtful());
     assert_eq!(space.compare(30, vec![anon(16, 2)]), Comparison::Conclusive(Vec::new()));

@@ -2,7 +2,7 @@
 
 use crate::{
     event::{
-        FileKind, Landmarks, MapCall, MapRequest, MapsLook, ShownVma, Tid, Vma,
+        FileKind, Landmarks, MapCall, MapRequest, MapsReading, ReportedVma, Tid, Vma,
         flags::{MADV_DONTFORK, MAP_FIXED, MAP_STACK, MREMAP_FIXED},
     },
     region::{AddressSpace, Comparison, Contradiction, REMEMBERED, RegionIds},
@@ -74,11 +74,11 @@ impl Space {
     }
 
     pub(super) fn show(&mut self, time: u64, vma: Vma) {
-        self.space.show(at(time), TID, ShownVma { vma, kind: None }, &mut self.ids);
+        self.space.show(at(time), TID, ReportedVma { vma, kind: None }, &mut self.ids);
     }
 
     pub(super) fn appears_as(&mut self, kind: FileKind, vma: Vma) {
-        self.space.show(at(10), TID, ShownVma { vma, kind: Some(kind) }, &mut self.ids);
+        self.space.show(at(10), TID, ReportedVma { vma, kind: Some(kind) }, &mut self.ids);
         self.space.settle(&mut self.ids);
     }
 
@@ -97,8 +97,9 @@ impl Space {
     }
 
     pub(super) fn compare(&mut self, began: u64, vmas: Vec<Vma>) -> Comparison {
-        let look = MapsLook { began: at(began), vmas, landmarks: Landmarks::default(), devices: Vec::new() };
-        self.space.compare(at(began + 1), &look, &mut self.ids)
+        let scan =
+            MapsReading { began: at(began), vmas, landmarks: Landmarks::default(), devices: Vec::new() };
+        self.space.compare(at(began + 1), &scan, &mut self.ids)
     }
 
     pub(super) fn id_at(&self, page: u64) -> Option<RegionId> {
@@ -307,7 +308,7 @@ fn reading_teaches_a_doubtful_space_and_then_confirms_it() {
     space.space.doubt(at(20));
 
     let seen = vec![anon(16, 4), file(32, 4, 0)];
-    assert_eq!(space.compare(30, seen.clone()), Comparison::Learnt);
+    assert_eq!(space.compare(30, seen.clone()), Comparison::Resynchronised);
     assert!(!space.space.is_doubtful());
     assert_eq!(space.id_at(16), id);
     assert_eq!(space.label_at(32).0, Backing::File);
@@ -320,7 +321,7 @@ fn reading_that_began_before_the_doubt_does_not_end_it() {
     let mut space = Space::with(&[anon(16, 4)]);
     space.space.doubt(at(30));
 
-    assert_eq!(space.compare(20, vec![anon(16, 4)]), Comparison::Learnt);
+    assert_eq!(space.compare(20, vec![anon(16, 4)]), Comparison::Resynchronised);
 
     assert!(space.space.is_doubtful());
 }
@@ -365,8 +366,8 @@ fn reading_of_another_heap_is_of_another_address_space() {
     space.space.complete(at(2), Landmarks { start_brk: Some(addr(32)), start_stack: None });
     let mut read = |began, start_brk| {
         let landmarks = Landmarks { start_brk, start_stack: None };
-        let look = MapsLook { began: at(began), vmas: Vec::new(), landmarks, devices: Vec::new() };
-        space.space.compare(at(began + 1), &look, &mut space.ids)
+        let scan = MapsReading { began: at(began), vmas: Vec::new(), landmarks, devices: Vec::new() };
+        space.space.compare(at(began + 1), &scan, &mut space.ids)
     };
 
     assert_eq!(read(20, Some(addr(33))), Comparison::Inconclusive, "the record of an exec is missing");

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use super::model::{File, HEAP, KERNEL_TMPFS, Look, Model, PAGE, PAGES, Page, addr, index, runs};
+use super::model::{File, HEAP, KERNEL_TMPFS, Model, PAGE, PAGES, Page, Scan, addr, index, runs};
 use crate::{
     event::{
-        FileKind, Landmarks, MapCall, MapRequest, MapsLook, ShownVma, Tid, Vma,
+        FileKind, Landmarks, MapCall, MapRequest, MapsReading, ReportedVma, Tid, Vma,
         flags::{MADV_DOFORK, MADV_DONTFORK, MAP_FIXED, MAP_STACK, MREMAP_DONTUNMAP, MREMAP_FIXED},
     },
     region::{AddressSpace, RegionIds},
@@ -23,7 +23,7 @@ const PERMS: [[u8; 4]; 3] = [*b"rw-p", *b"r--p", *b"r-xp"];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     Mmap,
-    /// A VMA appears without a call that tells of it, as while a program is loaded.
+    /// A VMA appears without a call that reports it, as while a program is loaded.
     Appear,
     Munmap,
     Mprotect,
@@ -67,27 +67,27 @@ fn range(pages: &Range<usize>) -> VirtRange {
 
 /// `pages`, as maps shows them in one row.
 fn vma(model: &[Option<Page>], pages: &Range<usize>) -> Vma {
-    let look = model[pages.start].expect("mapped").look;
-    let (device, inode, _) = look.file.map_or(((0, 0), 0, ""), |(file, _)| file.shown());
+    let scan = model[pages.start].expect("mapped").scan;
+    let (device, inode, _) = scan.file.map_or(((0, 0), 0, ""), |(file, _)| file.shown());
     Vma {
         range: range(pages),
-        perms: look.perms,
-        offset: look.offset().unwrap_or_default(),
+        perms: scan.perms,
+        offset: scan.offset().unwrap_or_default(),
         device,
         inode,
-        name: look.shown_name().into_bytes(),
+        name: scan.shown_name().into_bytes(),
     }
 }
 
 /// A reading of `pages` in which VMAs also end at every page of which the index is `cut` modulo 5.
-pub(super) fn reading(pages: &[Option<Page>], cut: usize, began: u64) -> MapsLook {
+pub(super) fn reading(pages: &[Option<Page>], cut: usize, began: u64) -> MapsReading {
     let goes_on = |index: usize| index % 5 != cut;
     let vmas = runs(pages, Page::shares_vma_with).into_iter().flat_map(|run| {
         let inner = (run.start + 1..run.end).filter(|index| !goes_on(*index));
         let borders: Vec<usize> = [run.start].into_iter().chain(inner).chain([run.end]).collect();
         borders.windows(2).map(|pair| vma(pages, &(pair[0]..pair[1]))).collect::<Vec<_>>()
     });
-    MapsLook {
+    MapsReading {
         began: Timestamp::from_nanos(began),
         vmas: vmas.collect(),
         landmarks: Landmarks::default(),
@@ -138,7 +138,7 @@ impl Kernel {
 
     /// The page that `action` is for, if it is for some page that is mapped; else `at`.
     fn aim(&self, action: Action, at: usize) -> usize {
-        let base_of_segment = |(index, page): (usize, Page)| match page.look.file {
+        let base_of_segment = |(index, page): (usize, Page)| match page.scan.file {
             Some((File::Segment, page)) => index.checked_sub(usize::try_from(page).ok()?),
             Some((File::Library | File::Archive, _)) | None => None,
         };
@@ -148,7 +148,7 @@ impl Kernel {
             Action::Mmap | Action::Appear | Action::Brk | Action::Shmat | Action::Fork => Vec::new(),
             Action::Shmdt => mapped.filter_map(base_of_segment).collect(),
             Action::Double => {
-                mapped.filter(|(_, page)| page.look.file.is_some()).map(|(index, _)| index).collect()
+                mapped.filter(|(_, page)| page.scan.file.is_some()).map(|(index, _)| index).collect()
             }
             Action::Munmap
             | Action::Mprotect
@@ -190,16 +190,16 @@ impl Kernel {
         }
         // As the pipeline knows it from the device.
         let kind = (vma.device == KERNEL_TMPFS).then_some(FileKind::SharedMemory);
-        let shown = ShownVma { vma, kind };
+        let shown = ReportedVma { vma, kind };
         self.space.show(Timestamp::from_nanos(self.time), TID, shown, &mut self.ids);
         self.touch(&(start..end));
     }
 
     fn mmap(&mut self, pages: &Range<usize>, to: usize, choice: u8) {
-        let look = look(to, choice);
-        let is_thread_stack = look.file.is_none() && choice & 4 != 0;
+        let scan = scan(to, choice);
+        let is_thread_stack = scan.file.is_none() && choice & 4 != 0;
         for (step, page) in self.model.pages[pages.clone()].iter_mut().enumerate() {
-            *page = Some(Page::new(look.further(step), is_thread_stack));
+            *page = Some(Page::new(scan.further(step), is_thread_stack));
         }
         self.show(pages, choice);
         self.time += 1;
@@ -212,19 +212,19 @@ impl Kernel {
     }
 
     fn appear(&mut self, pages: &Range<usize>, to: usize, choice: u8) {
-        let look = look(to, choice);
+        let scan = scan(to, choice);
         for (step, page) in self.model.pages[pages.clone()].iter_mut().enumerate() {
-            let look = look.further(step);
+            let scan = scan.further(step);
             match page {
-                Some(page) if page.look.file == look.file => page.look.perms = look.perms,
-                _ => *page = Some(Page::new(look, false)),
+                Some(page) if page.scan.file == scan.file => page.scan.perms = scan.perms,
+                _ => *page = Some(Page::new(scan, false)),
             }
         }
-        let mut told = self.model.pages.clone();
-        for (step, page) in told[pages.clone()].iter_mut().enumerate() {
-            *page = Some(Page::new(look.further(step), false));
+        let mut known = self.model.pages.clone();
+        for (step, page) in known[pages.clone()].iter_mut().enumerate() {
+            *page = Some(Page::new(scan.further(step), false));
         }
-        let tracked = std::mem::replace(&mut self.model.pages, told);
+        let tracked = std::mem::replace(&mut self.model.pages, known);
         self.show(pages, choice);
         self.model.pages = tracked;
         self.renew(&[]);
@@ -247,13 +247,13 @@ impl Kernel {
             let part = run.start.max(mapped.start)..run.end.min(mapped.end);
             let Some(first) = part.clone().next().and_then(|first| self.model.pages[first]) else { continue };
             let [r, w, x, _] = perms;
-            let perms = [r, w, x, first.look.perms[3]];
-            if first.look.perms == perms {
+            let perms = [r, w, x, first.scan.perms[3]];
+            if first.scan.perms == perms {
                 continue;
             }
             self.time += 1;
             for page in self.model.pages[part.clone()].iter_mut().flatten() {
-                page.look.perms = perms;
+                page.scan.perms = perms;
             }
             self.show(&part, choice >> 2);
             self.renew(&[]);
@@ -307,8 +307,8 @@ impl Kernel {
         } else if done {
             let last = self.model.pages[old.end - 1].expect("all of them are mapped");
             for index in old.end..new.end {
-                let look = last.look.further(index + 1 - old.end);
-                self.model.pages[index] = Some(Page { look, id: None, source: last.id, ..last });
+                let scan = last.scan.further(index + 1 - old.end);
+                self.model.pages[index] = Some(Page { scan, id: None, source: last.id, ..last });
             }
             self.touch(&(old.end..new.end));
         }
@@ -344,7 +344,7 @@ impl Kernel {
             }
             let last = moved.last().copied().flatten();
             let grown = (1..).map_while(|step| last.map(|last| (step, last)));
-            let grown = grown.map(|(step, last)| Page { look: last.look.further(step), ..last }).map(Some);
+            let grown = grown.map(|(step, last)| Page { scan: last.scan.further(step), ..last }).map(Some);
             for (index, page) in new.clone().zip(moved.into_iter().chain(grown)) {
                 let Some(page) = page else { continue };
                 let id = page.id.filter(|id| moving.contains(id));
@@ -358,12 +358,12 @@ impl Kernel {
 
     /// `mremap` of no bytes, which maps the same part of a file a second time.
     fn double(&mut self, at: usize, new: Range<usize>) {
-        let model = self.model.pages[at].filter(|page| page.look.file.is_some());
+        let model = self.model.pages[at].filter(|page| page.scan.file.is_some());
         let is_apart = at <= new.start || new.end <= at;
         if let Some(page) = model.filter(|_| is_apart && at != new.start) {
             for (step, index) in new.clone().enumerate() {
-                let look = page.look.further(step);
-                self.model.pages[index] = Some(Page { look, id: None, source: page.id, ..page });
+                let scan = page.scan.further(step);
+                self.model.pages[index] = Some(Page { scan, id: None, source: page.id, ..page });
             }
             self.touch(&new);
             self.renew(&[]);
@@ -386,8 +386,8 @@ impl Kernel {
             self.model.brk = wanted;
         }
         if done && new_end > old_end {
-            let look = Look { perms: *b"rw-p", file: None, name: None };
-            self.model.pages[old_end..new_end].fill(Some(Page::new(look, false)));
+            let scan = Scan { perms: *b"rw-p", file: None, name: None };
+            self.model.pages[old_end..new_end].fill(Some(Page::new(scan, false)));
             self.show(&(old_end..new_end), 3);
         } else if done {
             self.model.pages[new_end..old_end].fill(None);
@@ -402,11 +402,11 @@ impl Kernel {
         let mut result = Ok(VirtAddr::default());
         for index in pages.clone() {
             match &mut self.model.pages[index] {
-                Some(page) if page.look.file.is_some() => {
+                Some(page) if page.scan.file.is_some() => {
                     result = Err(EBADF);
                     break;
                 }
-                Some(page) => page.look.name = name,
+                Some(page) => page.scan.name = name,
                 None => result = Err(ENOMEM),
             }
         }
@@ -434,9 +434,9 @@ impl Kernel {
         if !self.is_free(pages) {
             return self.call(request, Err(EINVAL));
         }
-        let look = Look { perms: *b"rw-s", file: Some((File::Segment, 0)), name: None };
+        let scan = Scan { perms: *b"rw-s", file: Some((File::Segment, 0)), name: None };
         for (step, page) in self.model.pages[pages.clone()].iter_mut().enumerate() {
-            *page = Some(Page::new(look.further(step), false));
+            *page = Some(Page::new(scan.further(step), false));
         }
         self.show(pages, 0);
         self.renew(&[]);
@@ -447,7 +447,7 @@ impl Kernel {
         let mut done = false;
         for index in at..PAGES {
             let attached = Some((File::Segment, (index - at) as u64));
-            if self.model.pages[index].is_some_and(|page| page.look.file == attached) {
+            if self.model.pages[index].is_some_and(|page| page.scan.file == attached) {
                 self.model.pages[index] = None;
                 self.touched[index] = self.time;
                 done = true;
@@ -477,11 +477,11 @@ impl Kernel {
 }
 
 /// What a new mapping shows.
-fn look(offset: usize, choice: u8) -> Look {
+fn scan(offset: usize, choice: u8) -> Scan {
     let file = match choice >> 4 & 3 {
         0 => Some((File::Library, offset as u64)),
         1 => Some((File::Archive, offset as u64)),
         _ => None,
     };
-    Look { perms: PERMS[usize::from(choice >> 6) % 3], file, name: None }
+    Scan { perms: PERMS[usize::from(choice >> 6) % 3], file, name: None }
 }

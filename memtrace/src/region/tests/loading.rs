@@ -2,7 +2,7 @@
 
 use super::facts::{PAGE, Space, addr, anon, at, file, mmap, range};
 use crate::{
-    event::{Landmarks, MapRequest, MapsLook, Vma, flags::MAP_GROWSDOWN},
+    event::{Landmarks, MapRequest, MapsReading, Vma, flags::MAP_GROWSDOWN},
     region::{AddressSpace, Comparison, RegionIds},
     timeline::Backing,
     units::{PageCount, PageSize, VirtRange},
@@ -51,7 +51,7 @@ fn program_of_which_the_kernel_counts_other_pages_than_events_said_is_doubtful()
     space.space.expect_pages(at(20), Some(PageCount::new(2)));
 
     assert!(space.space.is_doubtful());
-    assert_eq!(space.compare(30, vec![file(16, 2, 0)]), Comparison::Learnt);
+    assert_eq!(space.compare(30, vec![file(16, 2, 0)]), Comparison::Resynchronised);
     assert_eq!(space.id_at(18), None);
 }
 
@@ -129,13 +129,13 @@ fn heap_in_pieces_ends_with_the_last_of_them() {
     let space = AddressSpace::new(page, at(1), true);
     let mut space = Space { space, ids: RegionIds::default() };
     let start_brk = Some(addr(16));
-    let look = MapsLook {
+    let scan = MapsReading {
         began: at(10),
         vmas: vec![heap(16, 4), heap(24, 8)],
         landmarks: Landmarks { start_brk, start_stack: None },
         devices: Vec::new(),
     };
-    assert_eq!(space.space.compare(at(11), &look, &mut space.ids), Comparison::Learnt);
+    assert_eq!(space.space.compare(at(11), &scan, &mut space.ids), Comparison::Resynchronised);
 
     assert_eq!([16, 24].map(|page| space.label_at(page).0), [Backing::Heap; 2]);
     space.call(20, MapRequest::Brk { addr: addr(28) }, Ok(28 * PAGE));

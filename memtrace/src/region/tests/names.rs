@@ -2,7 +2,7 @@
 
 use super::facts::{PAGE, Space, TID, addr, anon, at, file, mmap, mremap};
 use crate::{
-    event::{FileKind, Landmarks, MapCall, MapRequest, MappedFile, MapsLook, Vma, flags::MAP_FIXED},
+    event::{FileKind, Landmarks, MapCall, MapRequest, MappedFile, MapsReading, Vma, flags::MAP_FIXED},
     region::{Comparison, backing_of},
     timeline::Backing,
 };
@@ -101,14 +101,14 @@ fn call_tells_what_it_mapped_if_it_read_the_same_file() {
 fn reading_tells_what_the_file_of_a_region_is() {
     let mut space = Space::with(&[file(16, 4, 0)]);
     let id = space.id_at(16);
-    let look = MapsLook {
+    let scan = MapsReading {
         began: at(20),
         vmas: vec![file(16, 4, 0)],
         landmarks: Landmarks::default(),
         devices: vec![((8, 1), FileKind::Hugetlb)],
     };
 
-    let compared = space.space.compare(at(21), &look, &mut space.ids);
+    let compared = space.space.compare(at(21), &scan, &mut space.ids);
 
     assert_eq!(compared, Comparison::Conclusive(Vec::new()), "what it is, only the reading says");
     assert_eq!((space.id_at(16), space.label_at(16).0), (id, Backing::Hugetlb));
@@ -274,7 +274,7 @@ fn path_that_perf_could_not_read_is_that_of_maps_from_then_on() {
     assert_eq!(space.label_at(16), (Backing::File, "//toolong".to_owned()));
 
     let known = (Backing::File, "/lib/x.so".to_owned());
-    assert_eq!(space.compare(20, vec![file(16, 4, 0)]), Comparison::Learnt);
+    assert_eq!(space.compare(20, vec![file(16, 4, 0)]), Comparison::Resynchronised);
     assert_eq!((space.id_at(16), space.label_at(16)), (id, known.clone()));
 
     // As after mprotect of a part, and as the kernel merges it with more of the file.

@@ -40,7 +40,7 @@ impl Report {
     }
 
     fn identity(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let MapIdentity { checks, contradictions, inconclusive, learnt } = self.summary.maps.identity;
+        let MapIdentity { checks, contradictions, inconclusive, resyncs } = self.summary.maps.identity;
         let plural = |count: u64| if count == 1 { "" } else { "s" };
         let outcome = format!(
             "{checks} check{}, {contradictions} contradiction{}",
@@ -53,7 +53,7 @@ impl Report {
             writeln!(f, "  {WARNING}{:<24}{outcome}{WARNING:#}", "compared with maps")?;
             writeln!(
                 f,
-                "    there maps showed something else than the events had told, and were believed: see the rows \
+                "    there maps showed something else than the events had known, and were believed: see the rows \
                  'contradiction' of memtrace export --table maps"
             )?;
         }
@@ -65,9 +65,9 @@ impl Report {
                 plural(inconclusive)
             )?;
         }
-        match learnt {
+        match resyncs {
             0 => Ok(()),
-            _ => writeln!(f, "  {:<24}{learnt} reading{} of maps", "regions learnt from", plural(learnt)),
+            _ => writeln!(f, "  {:<24}{resyncs} reading{} of maps", "regions read anew from", plural(resyncs)),
         }
     }
 

@@ -9,7 +9,7 @@ fn condition(text: &str) -> Condition {
 
 /// What is known of a page all of whose categories are told, and none of its flags.
 fn page(categories: Is) -> PageView {
-    PageView { categories, told: Is::all(), flags: None }
+    PageView { categories, known: Is::all(), flags: None }
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn what_is_not_known_is_unknown_unless_the_rest_decides() {
         ("kpf:lru", None),
         ("kpf:lru | present", Some(true)),
     ];
-    let view = PageView { categories: Is::PRESENT, told: Is::OF_WORDS, flags: None };
+    let view = PageView { categories: Is::PRESENT, known: Is::OF_WORDS, flags: None };
 
     for (text, holds) in rows {
         assert_eq!(condition(text).matches(&view), holds, "{text}");

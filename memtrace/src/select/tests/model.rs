@@ -38,7 +38,7 @@ fn condition() -> impl Strategy<Value = Condition> {
 fn pages() -> impl Iterator<Item = PageView> {
     let frames = [PageFlags::empty(), FLAGS[0], FLAGS[1], FLAGS[0] | FLAGS[1]];
     (0..1 << 9).map(Is::from_bits_retain).flat_map(move |categories| {
-        frames.map(|flags| PageView { categories, told: Is::all(), flags: Some(flags) })
+        frames.map(|flags| PageView { categories, known: Is::all(), flags: Some(flags) })
     })
 }
 
@@ -101,14 +101,14 @@ proptest! {
 
     #[test]
     fn more_knowledge_never_changes_what_was_known(
-        condition in condition(), categories in 0..1_u64 << 9, told in 0..1_u64 << 9,
+        condition in condition(), categories in 0..1_u64 << 9, known in 0..1_u64 << 9,
     ) {
         let categories = Is::from_bits_retain(categories);
-        let known = condition.matches(&PageView { categories, told: Is::from_bits_retain(told), flags: None });
+        let judged = condition.matches(&PageView { categories, known: Is::from_bits_retain(known), flags: None });
 
         for flags in [FLAGS[0], FLAGS[1]] {
-            let all = condition.matches(&PageView { categories, told: Is::all(), flags: Some(flags) });
-            prop_assert!(known.is_none() || known == all);
+            let all = condition.matches(&PageView { categories, known: Is::all(), flags: Some(flags) });
+            prop_assert!(judged.is_none() || judged == all);
             prop_assert!(all.is_some());
         }
     }

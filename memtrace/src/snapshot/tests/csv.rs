@@ -39,7 +39,7 @@ fn what_is_not_told_is_empty() {
 #[test]
 fn large_folios_are_whole_or_partial() {
     let mut snapshot = unprivileged();
-    snapshot.told = ALL;
+    snapshot.known = ALL;
     let Subject::Processes { processes, .. } = &mut snapshot.subject else { panic!("a process") };
     let folios = &mut processes[0].regions[0].tally.folios;
     let count = PageCount::new;

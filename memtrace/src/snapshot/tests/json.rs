@@ -126,7 +126,7 @@ fn what_is_not_told_is_null() {
 #[test]
 fn scan_without_rights_tells_of_huge_and_zero_pages() {
     let mut snapshot = unprivileged();
-    snapshot.told.huge = true;
+    snapshot.known.huge = true;
 
     let json = snapshot.to_json(true);
 
@@ -137,11 +137,11 @@ fn scan_without_rights_tells_of_huge_and_zero_pages() {
 
 #[test]
 fn all_told_or_not_the_keys_are_the_same() {
-    let (told, not) = (one().to_json(false), unprivileged().to_json(false));
+    let (known, not) = (one().to_json(false), unprivileged().to_json(false));
 
-    assert_eq!(keys(&told), keys(&not));
-    assert_eq!(keys(&told["regions"][0]), keys(&not["regions"][0]));
-    assert_eq!(keys(&told["processes"][0]), keys(&not["processes"][0]));
+    assert_eq!(keys(&known), keys(&not));
+    assert_eq!(keys(&known["regions"][0]), keys(&not["regions"][0]));
+    assert_eq!(keys(&known["processes"][0]), keys(&not["processes"][0]));
 }
 
 #[test]

@@ -11,7 +11,7 @@ fn text(snapshot: &Snapshot, style: Style) -> String {
 const PLAIN: Style = Style { is_raw: false, is_rolled_up: false, has_zeros: false, has_time: false };
 const ROLLED_UP: Style = Style { is_rolled_up: true, ..PLAIN };
 
-/// The sums of the process that root looked at.
+/// The sums of the process as root sees it.
 const SUMS: &str = "\
 sort (42), cgroup /work
 Rss:                                  20 kB

@@ -72,7 +72,7 @@ fn skipped_tests_are_not_counted_as_passed() {
     assert_eq!(Report::parse(WHOLE).counts(), [2, 0, 1, 1]);
 }
 
-/// The console of a second run of `b` in [`WHOLE`] that ended so.
+/// The console of a second run of the target of `b` in [`WHOLE`] that ended so.
 fn again(result: &str) -> Report {
     Report::parse(&format!(
         "\nmemtrace-vm: target kernel\n\nrunning 1 test\n{result}\n\nmemtrace-vm: exit 0\n\nmemtrace-vm: end 3.0\n"

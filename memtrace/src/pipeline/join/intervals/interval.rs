@@ -25,7 +25,7 @@ pub(super) enum Place {
     Unknown,
 }
 
-/// Faults of one interval that may wait for a look to tell their region; 20 MiB. Those beyond have none.
+/// Faults of one interval that may wait for a scan that finds their region; 20 MiB. Those beyond have none.
 const MAX_WAITING: usize = 1 << 18;
 
 impl CellKey {
@@ -45,17 +45,17 @@ pub(super) struct Cell {
     pub(super) faults: FaultTally,
     pub(super) uncounted: Option<u64>,
     pub(super) maps: MapTally,
-    pub(super) pages: Option<Look>,
+    pub(super) pages: Option<Scan>,
 }
 
-/// What the looks that follow one reading saw.
+/// What the scans that follow one reading saw.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Look {
+pub(super) struct Scan {
     pub(super) reading: Timestamp,
     pub(super) tally: PageTally,
 }
 
-/// A fault in no known region: a look before its interval closes may tell of one.
+/// A fault in no known region: a scan before its interval closes may find one.
 #[derive(Debug)]
 struct Waiting {
     fault: Fault,
@@ -117,7 +117,7 @@ impl Interval {
                 faults: cell.faults,
                 uncounted: cell.uncounted,
                 maps: cell.maps,
-                pages: cell.pages.map(|look| look.tally),
+                pages: cell.pages.map(|scan| scan.tally),
                 lower_bound,
             }
         };
@@ -126,7 +126,7 @@ impl Interval {
         rows
     }
 
-    /// Counts the faults that waited, where the looks since then tell that they belong.
+    /// Counts the faults that waited, to the regions that scans have found since.
     fn place_waiting(&mut self, tasks: &Tasks) {
         for Waiting { fault, task, row } in self.waiting.drain(..) {
             let position = tasks.position(task.space, fault.addr, fault.time);

@@ -1,7 +1,7 @@
-//! Page state of looks, counted.
+//! Page state of scans, counted.
 
 use crate::{
-    event::{HostFacts, LookDepth, PageLook},
+    event::{HostFacts, PageScan, ScanDepth},
     pagemap::{EntryFlags, PageCategories, PageFlags, Release, StateRun},
     timeline::{PageCounts, PageKind},
     units::{PageCount, VirtRange},
@@ -57,18 +57,18 @@ impl Kinds {
         kinds
     }
 
-    /// Those of which `look` tells.
-    fn told_by(look: &PageLook, is_ksm_told: bool) -> Self {
-        let PageLook { told, depth, .. } = look;
+    /// Those of which `scan` tells.
+    fn told_by(scan: &PageScan, is_ksm_known: bool) -> Self {
+        let PageScan { known, depth, .. } = scan;
         let mut kinds = Self::PRESENT | Self::SWAPPED | Self::FILE;
-        let has_frames = *depth >= LookDepth::Frames;
-        kinds.set(Self::ZERO, told.contains(PageCategories::PFNZERO) || has_frames);
-        kinds.set(Self::HUGE, told.contains(PageCategories::HUGE));
-        kinds.set(Self::SHARED | Self::EXCLUSIVE, *depth >= LookDepth::Words && kinds.contains(Self::ZERO));
+        let has_frames = *depth >= ScanDepth::Frames;
+        kinds.set(Self::ZERO, known.contains(PageCategories::PFNZERO) || has_frames);
+        kinds.set(Self::HUGE, known.contains(PageCategories::HUGE));
+        kinds.set(Self::SHARED | Self::EXCLUSIVE, *depth >= ScanDepth::Words && kinds.contains(Self::ZERO));
         kinds.set(Self::HUGETLB, has_frames);
         // Else they would be taken for those that are mapped by a huge entry.
         kinds.set(Self::MTHP, has_frames && kinds.contains(Self::HUGE));
-        kinds.set(Self::KSM, has_frames && is_ksm_told);
+        kinds.set(Self::KSM, has_frames && is_ksm_known);
         kinds
     }
 
@@ -98,31 +98,31 @@ impl Kinds {
 /// How pages are told apart on one host.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::pipeline) struct Counting {
-    is_ksm_told: bool,
+    is_ksm_known: bool,
 }
 
 impl Counting {
     pub(in crate::pipeline) fn new(host: &HostFacts) -> Self {
         // There every anonymous page has that flag: `stable_page_flags` takes one bit of two for the kind of the mapping.
         let has_wrong_flag = Release::new(6, 10)..Release::new(6, 18);
-        Self { is_ksm_told: !has_wrong_flag.contains(&Release::parse(&host.kernel_release)) }
+        Self { is_ksm_known: !has_wrong_flag.contains(&Release::parse(&host.kernel_release)) }
     }
 
-    /// Of which kinds of pages `look` tells.
-    pub(in crate::pipeline) fn told_by(self, look: &PageLook) -> Kinds {
-        Kinds::told_by(look, self.is_ksm_told)
+    /// Of which kinds of pages `scan` tells.
+    pub(in crate::pipeline) fn told_by(self, scan: &PageScan) -> Kinds {
+        Kinds::told_by(scan, self.is_ksm_known)
     }
 
-    /// Counts the pages that `look` saw in `part`, which lies in one slot.
+    /// Counts the pages that `scan` saw in `part`, which lies in one slot.
     pub(in crate::pipeline) fn count(
         self,
-        look: &PageLook,
+        scan: &PageScan,
         part: VirtRange,
         pages: impl Fn(VirtRange) -> PageCount,
     ) -> SlotState {
-        let mut state = SlotState { pages: [0; KINDS], told: self.told_by(look) };
-        let first = look.runs.partition_point(|run| run.range.end() <= part.start());
-        for run in &look.runs[first..] {
+        let mut state = SlotState { pages: [0; KINDS], known: self.told_by(scan) };
+        let first = scan.runs.partition_point(|run| run.range.end() <= part.start());
+        for run in &scan.runs[first..] {
             let Some(seen) = run.range.intersection(part) else { break };
             let count = u16::try_from(pages(seen).get()).unwrap_or(u16::MAX);
             for kind in Kinds::of(run).indices() {
@@ -137,7 +137,7 @@ impl Counting {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::pipeline) struct SlotState {
     pages: [u16; KINDS],
-    told: Kinds,
+    known: Kinds,
 }
 
 impl SlotState {
@@ -158,18 +158,18 @@ impl std::ops::AddAssign<&SlotState> for PageCounts {
         }
         let count =
             |kind: Kinds| PageCount::new(kind.indices().map(|kind| u64::from(slot.pages[kind])).sum());
-        let told = |kind| slot.told.contains(kind).then(|| count(kind));
+        let known = |kind| slot.known.contains(kind).then(|| count(kind));
         *self += Self {
             present: count(Kinds::PRESENT),
             swapped: count(Kinds::SWAPPED),
             file: count(Kinds::FILE),
-            zero: told(Kinds::ZERO),
-            huge: told(Kinds::HUGE),
-            shared: told(Kinds::SHARED),
-            exclusive: told(Kinds::EXCLUSIVE),
-            ksm: told(Kinds::KSM),
-            mthp: told(Kinds::MTHP),
-            hugetlb: told(Kinds::HUGETLB),
+            zero: known(Kinds::ZERO),
+            huge: known(Kinds::HUGE),
+            shared: known(Kinds::SHARED),
+            exclusive: known(Kinds::EXCLUSIVE),
+            ksm: known(Kinds::KSM),
+            mthp: known(Kinds::MTHP),
+            hugetlb: known(Kinds::HUGETLB),
         };
     }
 }

@@ -1,31 +1,31 @@
-//! What was chosen for one round of looks.
+//! What was chosen for one round of scans.
 
 use std::collections::BTreeMap;
 
 use crate::{
-    event::{LookReason, SpaceId},
+    event::{ScanReason, SpaceId},
     units::VirtRange,
 };
 
 /// Ranges by address space; each address once.
 #[derive(Debug, Default)]
-pub(super) struct Chosen(BTreeMap<SpaceId, Vec<(VirtRange, LookReason)>>);
+pub(super) struct Chosen(BTreeMap<SpaceId, Vec<(VirtRange, ScanReason)>>);
 
 impl Chosen {
-    pub(super) fn add(&mut self, space: SpaceId, range: VirtRange, reason: LookReason) {
+    pub(super) fn add(&mut self, space: SpaceId, range: VirtRange, reason: ScanReason) {
         self.0.entry(space).or_default().push((range, reason));
     }
 
     /// The ranges, ascending and apart; neighbours that were chosen for the same reason are one.
-    pub(super) fn into_ranges(self) -> impl Iterator<Item = (SpaceId, Vec<(VirtRange, LookReason)>)> {
+    pub(super) fn into_ranges(self) -> impl Iterator<Item = (SpaceId, Vec<(VirtRange, ScanReason)>)> {
         self.0.into_iter().map(|(space, ranges)| (space, disjoint(ranges)))
     }
 }
 
 /// Where two overlap, the one that begins first has it all; of those that begin together, the better reason.
-fn disjoint(mut ranges: Vec<(VirtRange, LookReason)>) -> Vec<(VirtRange, LookReason)> {
+fn disjoint(mut ranges: Vec<(VirtRange, ScanReason)>) -> Vec<(VirtRange, ScanReason)> {
     ranges.sort_unstable_by_key(|(range, reason)| (range.start(), *reason));
-    let mut apart: Vec<(VirtRange, LookReason)> = Vec::new();
+    let mut apart: Vec<(VirtRange, ScanReason)> = Vec::new();
     for (range, reason) in ranges {
         let Some((last, last_reason)) = apart.last_mut() else {
             apart.push((range, reason));
@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn ranges_are_apart_and_neighbours_of_one_reason_are_one() {
-        use LookReason::{Call, Heat, Rotation};
+        use ScanReason::{Call, Heat, Rotation};
         let mut chosen = Chosen::default();
         for (start, end, reason) in
             [(60, 80, Rotation), (20, 40, Heat), (0, 20, Heat), (40, 60, Call), (20, 70, Rotation)]

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     event::{
-        Comm, FaultCounts, HeatCell, HostFacts, Landmarks, LookDepth, MapRequest, MapsLook, ProbeRequest,
+        Comm, FaultCounts, HeatCell, HostFacts, Landmarks, MapRequest, MapsReading, ProbeRequest, ScanDepth,
         TaskAction, TaskEvent, Tgid, Tid, Vma,
     },
     pagemap::{PageCategories, StateRun},
@@ -21,7 +21,7 @@ fn slot_range(first: u64, end: u64) -> VirtRange {
     VirtRange::new(VirtAddr::from_raw(first * SLOT), VirtAddr::from_raw(end * SLOT)).expect("not empty")
 }
 
-/// A process and what looks at it are chosen by; each look takes as long per page as it is told.
+/// A process and what its scans are chosen by; each scan takes as long per page as a test says.
 struct World {
     focus: Focus,
     directory: Directory,
@@ -31,7 +31,7 @@ struct World {
 }
 
 impl World {
-    /// A process that has `regions` mapped, given in slots; looks may take `percent` of every 100 ms.
+    /// A process that has `regions` mapped, given in slots; scans may take `percent` of every 100 ms.
     fn new(areas: Vec<Area>, percent: u32, regions: &[(u64, u64, &str)]) -> Self {
         let host = HostFacts::sample(at(0));
         let page = host.page;
@@ -51,20 +51,20 @@ impl World {
             name: name.as_bytes().to_vec(),
         };
         let vmas = regions.iter().map(vma).collect();
-        let look = MapsLook { began: at(1), vmas, landmarks: Landmarks::default(), devices: Vec::new() };
-        let compared = tasks.compare(at(1), (TGID, SPACE), &look);
+        let scan = MapsReading { began: at(1), vmas, landmarks: Landmarks::default(), devices: Vec::new() };
+        let compared = tasks.compare(at(1), (TGID, SPACE), &scan);
         assert!(compared.is_some(), "the process is known");
         let focus = Focus::new(options, page, Nanos::new(100 * MS));
         Self { focus, directory, tasks, page, now: 0 }
     }
 
-    /// Takes the looks of one round, each page of which takes `page_ns`, with `present` pages at the start of each; returns
+    /// Takes the scans of one round, each page of which takes `page_ns`, with `present` pages at the start of each; returns
     /// the ranges in slots, with their reasons.
-    fn round(&mut self, page_ns: u64, present: u64) -> Vec<(u64, u64, LookReason)> {
+    fn round(&mut self, page_ns: u64, present: u64) -> Vec<(u64, u64, ScanReason)> {
         self.now += 100;
         let mut requests = Vec::new();
         self.focus.plan(at(self.now), &self.directory, &self.tasks, &mut requests);
-        let mut looks = Vec::new();
+        let mut scans = Vec::new();
         for ProbeRequest { target, .. } in requests {
             let ProbeTarget::Pages(ranges) = target else { continue };
             for (range, reason) in ranges {
@@ -72,14 +72,14 @@ impl World {
                 let end = VirtAddr::from_raw(range.start().as_raw() + present * 4096);
                 let runs = VirtRange::new(range.start(), end)
                     .map(|range| StateRun::new(range, PageCategories::PRESENT));
-                let (began, told) = (at(self.now), PageCategories::PRESENT);
-                let depth = LookDepth::Categories;
-                let look = PageLook { began, reason, range, told, depth, runs: runs.into_iter().collect() };
-                self.focus.learn(at(self.now).after(took), SPACE, &look);
-                looks.push((range.start().as_raw() / SLOT, range.end().as_raw() / SLOT, reason));
+                let (began, known) = (at(self.now), PageCategories::PRESENT);
+                let depth = ScanDepth::Categories;
+                let scan = PageScan { began, reason, range, known, depth, runs: runs.into_iter().collect() };
+                self.focus.learn(at(self.now).after(took), SPACE, &scan);
+                scans.push((range.start().as_raw() / SLOT, range.end().as_raw() / SLOT, reason));
             }
         }
-        looks
+        scans
     }
 
     /// Faults in slots, by number.
@@ -103,11 +103,11 @@ impl World {
 fn everything_is_visited_at_first_and_then_only_what_happens() {
     let mut world = World::new(Vec::new(), 100, &[(2, 4, ""), (10, 11, "")]);
 
-    assert_eq!(world.round(20, 1), [(2, 4, LookReason::Population), (10, 11, LookReason::Population)]);
+    assert_eq!(world.round(20, 1), [(2, 4, ScanReason::Population), (10, 11, ScanReason::Population)]);
     world.count(2);
     assert_eq!(world.round(20, 1), []);
     world.heat(&[(3, 9)]);
-    assert_eq!(world.round(20, 1), [(3, 4, LookReason::Heat)]);
+    assert_eq!(world.round(20, 1), [(3, 4, ScanReason::Heat)]);
     assert_eq!(world.round(20, 1), []);
 }
 
@@ -120,20 +120,20 @@ fn hottest_slots_come_first_and_the_others_wait() {
     let slots: Vec<_> = (100..300).map(|slot| (slot, slot)).collect();
     world.heat(&slots);
 
-    let rounds = std::iter::repeat_with(|| world.round(20, 0)).take_while(|looks| !looks.is_empty());
+    let rounds = std::iter::repeat_with(|| world.round(20, 0)).take_while(|scans| !scans.is_empty());
 
     let mut hottest = 300;
-    for looks in rounds {
-        let [(first, end, LookReason::Heat)] = looks[..] else { panic!("neighbours: {looks:?}") };
+    for scans in rounds {
+        let [(first, end, ScanReason::Heat)] = scans[..] else { panic!("neighbours: {scans:?}") };
         assert_eq!(end, hottest, "the hottest that are left");
-        assert!(end - first <= 101, "{looks:?}");
+        assert!(end - first <= 101, "{scans:?}");
         hottest = first;
     }
     assert_eq!(hottest, 100, "all have had their turn");
 }
 
 #[test]
-fn memory_that_a_call_populates_is_looked_at() {
+fn memory_that_a_call_populates_is_scanned() {
     let mut world = World::new(Vec::new(), 100, &[(2, 40, "")]);
     while !world.round(20, 1).is_empty() {}
     world.count(38);
@@ -144,7 +144,7 @@ fn memory_that_a_call_populates_is_looked_at() {
     let failed = MapCall { result: Err(12), ..call };
     world.focus.called(SPACE, &failed);
 
-    assert_eq!(world.round(20, 1), [(20, 24, LookReason::Call)]);
+    assert_eq!(world.round(20, 1), [(20, 24, ScanReason::Call)]);
 }
 
 #[test]
@@ -157,20 +157,20 @@ fn population_that_no_event_tells_of_is_found_by_a_visit() {
 
     world.count(200 + 256);
 
-    assert_eq!(world.round(20, 356), [(2, 4, LookReason::Population)]);
+    assert_eq!(world.round(20, 356), [(2, 4, ScanReason::Population)]);
     world.count(456);
     assert_eq!(world.round(20, 356), []);
 }
 
 #[test]
-fn what_the_user_names_is_looked_at_every_time() {
+fn what_the_user_names_is_scanned_every_time() {
     let areas = vec![Area::Name("lib".to_owned()), Area::Range(slot_range(31, 33))];
     let mut world = World::new(areas, 100, &[(2, 4, "/usr/lib/x.so"), (10, 12, "[heap]"), (30, 40, "")]);
     world.round(20, 1);
     world.count(3);
 
     for _ in 0..3 {
-        assert_eq!(world.round(20, 1), [(2, 4, LookReason::Asked), (31, 33, LookReason::Asked)]);
+        assert_eq!(world.round(20, 1), [(2, 4, ScanReason::Asked), (31, 33, ScanReason::Asked)]);
     }
 }
 
@@ -180,10 +180,10 @@ fn what_is_asked_for_goes_on_where_it_had_to_stop() {
 
     let mut seen = Vec::new();
     while seen.last() != Some(&1000) {
-        let looks = world.round(20, 0);
-        let asked = looks.iter().filter(|(.., reason)| *reason == LookReason::Asked);
+        let scans = world.round(20, 0);
+        let asked = scans.iter().filter(|(.., reason)| *reason == ScanReason::Asked);
         let (start, end, _) = asked.copied().next().expect("something each time");
-        assert_eq!(start, seen.last().copied().unwrap_or(0), "{looks:?}");
+        assert_eq!(start, seen.last().copied().unwrap_or(0), "{scans:?}");
         seen.push(end);
     }
 
@@ -197,7 +197,7 @@ fn rotation_reaches_everything_and_begins_anew_when_its_time_has_come() {
     world.count(64);
     world.now += 10_000;
 
-    assert_eq!(world.round(20, 1), [(0, 64, LookReason::Rotation)]);
+    assert_eq!(world.round(20, 1), [(0, 64, ScanReason::Rotation)]);
     assert_eq!(world.round(20, 1), []);
 }
 
@@ -208,14 +208,14 @@ fn rotation_takes_no_more_than_its_share_whatever_the_size() {
     while !world.round(20, 0).is_empty() {}
     world.now += 10_000;
 
-    let looks = world.round(20, 0);
+    let scans = world.round(20, 0);
 
-    let [(0, end, LookReason::Rotation)] = looks[..] else { panic!("{looks:?}") };
-    assert!((300..=310).contains(&end), "{looks:?}");
+    let [(0, end, ScanReason::Rotation)] = scans[..] else { panic!("{scans:?}") };
+    assert!((300..=310).contains(&end), "{scans:?}");
 }
 
 #[test]
-fn long_range_that_a_call_changed_is_looked_at_in_parts() {
+fn long_range_that_a_call_changed_is_scanned_in_parts() {
     // 1 ms: about a hundred slots each time.
     let mut world = World::new(Vec::new(), 1, &[(0, 4, "")]);
     while !world.round(20, 1).is_empty() {}
@@ -227,7 +227,7 @@ fn long_range_that_a_call_changed_is_looked_at_in_parts() {
 
     let mut next = 0;
     while next < 1000 {
-        let [(start, end, LookReason::Call)] = world.round(20, 0)[..] else { panic!("one part each time") };
+        let [(start, end, ScanReason::Call)] = world.round(20, 0)[..] else { panic!("one part each time") };
         assert_eq!(start, next);
         assert!((1..=101).contains(&(end - start)), "{start}..{end}");
         next = end;
@@ -243,15 +243,15 @@ fn slots_beyond_what_can_wait_make_everything_worth_a_visit() {
     world.count(4);
     let slots: Vec<_> = (1000..).map(|slot| (slot, 1)).take(MAX_WAITING).collect();
     world.heat(&slots);
-    assert!(!world.focus.residents[&SPACE].is_visit_due());
+    assert!(!world.focus.coverage[&SPACE].is_visit_due());
 
     world.heat(&[(999, 1)]);
 
-    assert!(world.focus.residents[&SPACE].is_visit_due());
+    assert!(world.focus.coverage[&SPACE].is_visit_due());
 }
 
 #[test]
-fn process_that_has_gone_is_not_looked_at() {
+fn process_that_has_gone_is_not_scanned() {
     let mut world = World::new(vec![Area::All], 100, &[(2, 4, "")]);
     world.heat(&[(3, 1)]);
     let action = TaskAction::Exit { space: SPACE, group_dead: true, account: None };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::event::flags::{MREMAP_DONTUNMAP, MREMAP_FIXED};
 
-/// `mmap` of anonymous memory, and the VMA that the kernel shows of it.
+/// `mmap` of anonymous memory, and the VMA that the kernel reports of it.
 fn anonymous(millis: u64, place: (u64, u64)) -> [Record; 2] {
     [shown(millis, anon(place)), mmap(millis, place)]
 }

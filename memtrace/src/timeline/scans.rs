@@ -1,82 +1,82 @@
-//! What was looked at, why, and what was not.
+//! What was scanned, why, and what was not.
 
 use std::collections::BTreeMap;
 
 use crate::{
-    event::LookReason,
+    event::ScanReason,
     units::{PageCount, Timestamp},
 };
 
-/// All looks at pages.
+/// All scans of pages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LookSummary {
-    /// Looks by what asked for them.
-    pub by_reason: BTreeMap<LookReason, LookCount>,
+pub struct ScanSummary {
+    /// Scans by what asked for them.
+    pub by_reason: BTreeMap<ScanReason, ScanCount>,
     /// Slots in which faults happened between two readings of the heat counters, each time counted.
     pub hot_slots: u64,
     /// Those of them whose process was gone when that became known.
     pub hot_slots_gone: u64,
-    /// Those of them that were looked at before the next reading; others had to wait, or their process went.
-    pub hot_slots_looked: u64,
-    /// Regions that no look saw, but for those that allow no access.
+    /// Those of them that were scanned before the next reading; others had to wait, or their process went.
+    pub hot_slots_scanned: u64,
+    /// Regions that no scan saw, but for those that allow no access.
     pub unseen: UnseenRegions,
 }
 
-impl LookSummary {
-    /// All looks together.
+impl ScanSummary {
+    /// All scans together.
     #[must_use]
-    pub fn total(&self) -> LookCount {
-        self.by_reason.values().fold(LookCount::default(), |mut sum, count| {
+    pub fn total(&self) -> ScanCount {
+        self.by_reason.values().fold(ScanCount::default(), |mut sum, count| {
             sum += *count;
             sum
         })
     }
 }
 
-/// A number of looks, and the pages that they covered.
+/// A number of scans, and the pages that they covered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LookCount {
+pub struct ScanCount {
     /// How many.
-    pub looks: u64,
+    pub scans: u64,
     /// Pages of address space, mapped or not.
     pub pages: PageCount,
 }
 
-impl std::ops::AddAssign for LookCount {
+impl std::ops::AddAssign for ScanCount {
     fn add_assign(&mut self, other: Self) {
-        self.looks += other.looks;
+        self.scans += other.scans;
         self.pages += other.pages;
     }
 }
 
-/// Regions that no look saw.
+/// Regions that no scan saw.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UnseenRegions {
     /// How many.
     pub regions: u64,
     /// Their sizes together.
     pub bytes: u64,
-    /// How many of them were gone before an interval was over: no look could have been in time.
+    /// How many of them were gone before an interval was over: no scan could have been in time.
     pub brief: u64,
 }
 
-/// Pages of a region, or of a process, as looks saw them last: each slot of 2 MiB at its own time.
+/// Pages of a region, or of a process, as scans saw them last: each at its own time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PageState {
-    /// When the last look was.
-    pub looked: Timestamp,
+    /// When the last scan was.
+    pub scanned: Timestamp,
     /// What was seen.
     pub counts: PageCounts,
 }
 
 impl std::ops::AddAssign for PageState {
     fn add_assign(&mut self, other: Self) {
-        self.looked = self.looked.max(other.looked);
+        self.scanned = self.scanned.max(other.scanned);
         self.counts += other.counts;
     }
 }
 
-/// Base pages by what was seen of them; `None` where looks did not tell of all pages.
+/// Base pages by what was seen of them; `None` where scans did not tell of all pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageCounts {
     /// In memory.

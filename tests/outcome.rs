@@ -1,15 +1,15 @@
-//! What faults gave: each kind of memory that the workload touches has just what its ledger says.
+//! The outcomes of faults: each kind of memory that the workload touches has just what its ledger says.
 
 use std::collections::BTreeMap;
 
 use memtrace_tests::{
     file_on_disk,
     ledger::{Gift, Gifts},
-    look::has_scan,
     made, memtrace, program,
     recording::{Memtrace, Recording},
     require,
     rows::{FaultRow, PageRow},
+    scan::has_scan,
     setting::{Setting, transparent_huge_pages},
     turn,
 };
@@ -20,25 +20,25 @@ const SHMEM_ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 /// Runs the workload with `args` under `memtrace`; what it did, and what was recorded.
 fn recorded(memtrace: Memtrace, args: &[&str]) -> (Gifts, Recording) {
     let options = ["--interval", "100ms", "--max-cpu", "100%"];
-    let target = [&[program!("gave")], args].concat();
+    let target = [&[program!("outcome")], args].concat();
     let mut recording = memtrace.start(&options, &target);
     let gifts = serde_json::from_str(&recording.running.first_line()).expect("a ledger");
     (gifts, recording.finish().expect_code(0))
 }
 
-/// Faults of `tgid` in `gift` by what they gave, and how many pages these were.
+/// Faults in `gift` by their outcome, and how many pages these were.
 fn given(faults: &[FaultRow], tgid: u32, gift: &Gift) -> BTreeMap<String, (u64, u64)> {
     let mut given: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     let here = |row: &&FaultRow| row.tgid == Some(tgid) && (gift.start..gift.end).contains(&row.addr);
     for row in faults.iter().filter(here) {
-        let (faults, pages) = given.entry(row.gave.clone().unwrap_or_default()).or_default();
+        let (faults, pages) = given.entry(row.outcome.clone().unwrap_or_default()).or_default();
         *faults += 1;
-        *pages += row.gave_pages.unwrap_or_default();
+        *pages += row.outcome_pages.unwrap_or_default();
     }
     given
 }
 
-/// Pages of `tgid` in `gift` that changed, by state before, state after and cause; those that were gone for a moment are left out.
+/// Pages in `gift` that changed, by state before, state after and cause; those that were gone for a moment are left out.
 fn changed(rows: &[PageRow], tgid: u32, gift: &Gift) -> BTreeMap<(String, String, String), u64> {
     let mut changed = BTreeMap::new();
     let here = |row: &&PageRow| {
@@ -52,7 +52,7 @@ fn changed(rows: &[PageRow], tgid: u32, gift: &Gift) -> BTreeMap<(String, String
 }
 
 #[test]
-fn faults_gave_the_memory_that_the_workload_was_given() {
+fn faults_brought_the_memory_that_the_workload_was_given() {
     require!(root);
     require!(bpf);
     let _turn = turn();
@@ -70,7 +70,7 @@ fn faults_gave_the_memory_that_the_workload_was_given() {
     expect("huge", pid, &[("anon", 3, 3 * 512)]);
     expect("huge_of_file", pid, &[("file", 2, 2 * 512)]);
     expect("zero", pid, &[("zero", 200, 200)]);
-    // What the reads gave was gone when somebody looked, unless a look came just in between.
+    // What the reads gave was gone at the next scan, unless a scan came just in between.
     let mut upgraded = given(&faults, pid, &gifts["upgraded"]);
     assert_eq!(upgraded.remove("anon"), Some((100, 100)), "{upgraded:?}");
     let gone = upgraded.get("").map_or(0, |(faults, _)| *faults);
@@ -103,7 +103,7 @@ fn faults_gave_the_memory_that_the_workload_was_given() {
 }
 
 #[test]
-fn faults_gave_the_pages_of_files_that_the_workload_was_given() {
+fn faults_brought_the_pages_of_files_that_the_workload_was_given() {
     require!(root);
     require!(bpf);
     let _disk = made!(file_on_disk());
@@ -120,7 +120,7 @@ fn faults_gave_the_pages_of_files_that_the_workload_was_given() {
 }
 
 #[test]
-fn what_faults_gave_is_told_as_far_as_that_goes_without_frame_numbers() {
+fn outcomes_of_faults_is_told_as_far_as_that_goes_without_frame_numbers() {
     require!(root);
     require!(bpf);
     require!(program "setpriv" of "util-linux");

@@ -1,4 +1,4 @@
-//! What faults and calls touched lately: a look under way at that time may have seen the pages before or after.
+//! What faults and calls did to pages lately: a scan under way at that time may have seen the pages before or after.
 
 use std::collections::VecDeque;
 
@@ -9,10 +9,10 @@ use crate::{
     units::{Nanos, Timestamp, VirtAddr, VirtRange},
 };
 
-/// How many are kept in mind: 1.5 MiB, and a million faults a second for 32 ms, many times what most looks take.
+/// How many are remembered: 1.5 MiB, and a million faults a second for 32 ms, many times what most scans take.
 const MAX_TOUCHES: usize = 1 << 15;
 
-/// Neighbours that are touched within this time are one touch.
+/// What happens to neighbours within this time is one race.
 const TOGETHER: Nanos = Nanos::new(1_000_000);
 
 /// As many touches before one are asked whether they are its neighbours: threads take turns.
@@ -20,10 +20,10 @@ const TURNS: usize = 4;
 
 /// The last touches of all address spaces.
 #[derive(Debug, Default)]
-pub(in crate::pipeline) struct Touched {
+pub(in crate::pipeline) struct Races {
     /// In the order of their first times.
     touches: VecDeque<Touch>,
-    /// Time of the last one that is no longer kept in mind.
+    /// Time of the last one that is no longer remembered.
     forgotten: Timestamp,
 }
 
@@ -35,7 +35,7 @@ struct Touch {
     range: VirtRange,
 }
 
-impl Touched {
+impl Races {
     /// Something was done to `range` of `space`; its effect may have been there before `time`, but not after.
     pub(in crate::pipeline) fn add(&mut self, time: Timestamp, space: SpaceId, range: VirtRange) {
         let mut recent = self.touches.iter_mut().rev().take(TURNS);
@@ -87,19 +87,19 @@ mod tests {
         Timestamp::from_nanos(micros * US)
     }
 
-    fn add(touched: &mut Touched, micros: u64, space: u64, (start, end): (u64, u64)) {
+    fn add(touched: &mut Races, micros: u64, space: u64, (start, end): (u64, u64)) {
         touched.add(at(micros), SpaceId(space), range(start, end));
     }
 
-    /// What was touched at 0x1000..0x9000 after `began`.
-    fn since(touched: &Touched, began: u64) -> Vec<(u64, u64)> {
+    /// What raced in 0x1000..0x9000 after `began`.
+    fn since(touched: &Races, began: u64) -> Vec<(u64, u64)> {
         let set = touched.since(at(began), SpaceId(1), range(0x1000, 0x9000));
         set.iter().map(|part| (part.start.as_raw(), part.end.as_raw())).collect()
     }
 
     #[test]
-    fn touches_after_the_begin_of_a_look_count_where_it_looked() {
-        let mut touched = Touched::default();
+    fn touches_after_the_begin_of_a_scan_count_where_it_scanned() {
+        let mut touched = Races::default();
         add(&mut touched, 10, 1, (0x2000, 0x3000));
         add(&mut touched, 20, 1, (0, 0x2000));
         add(&mut touched, 21, 2, (0x4000, 0x5000));
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn neighbours_that_are_touched_in_turns_are_one_touch_for_a_millisecond() {
-        let mut touched = Touched::default();
+        let mut touched = Races::default();
         for page in 0..4 {
             for (space, time) in [(1, 0), (2, 1)] {
                 let start = 0x2000 + page * 0x1000;
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn more_than_is_kept_in_mind_may_have_touched_anything() {
-        let mut touched = Touched::default();
+        let mut touched = Races::default();
         for time in 0..=MAX_TOUCHES as u64 {
             add(&mut touched, 100 + time, 2, (0x2000, 0x3000));
         }

@@ -49,20 +49,20 @@ type Changed = (Range<u64>, Option<u64>, Option<u64>, Cause);
 const CHILD: SpaceId = SpaceId(8);
 
 /// Slots of two address spaces.
-struct World(Places);
+struct World(PageHistory);
 
 impl World {
     fn new() -> Self {
-        Self(Places::new(page()))
+        Self(PageHistory::new(page()))
     }
 
-    /// A look at the slot that began and ended at `time`; returns what changed.
-    fn look(&mut self, time: u64, runs: &[StateRun]) -> Vec<Changed> {
-        self.long_look(SPACE, (time, time), runs)
+    /// A scan of the slot that began and ended at `time`; returns what changed.
+    fn scan(&mut self, time: u64, runs: &[StateRun]) -> Vec<Changed> {
+        self.long_scan(SPACE, (time, time), runs)
     }
 
-    /// A look at the slot in `space` from `began` to `ended`, when all faults and calls to the end are known.
-    fn long_look(&mut self, space: SpaceId, (began, ended): (u64, u64), runs: &[StateRun]) -> Vec<Changed> {
+    /// A scan of the slot in `space` from `began` to `ended`, when all faults and calls to the end are known.
+    fn long_scan(&mut self, space: SpaceId, (began, ended): (u64, u64), runs: &[StateRun]) -> Vec<Changed> {
         let slot = pages(0..512);
         let touched = self.0.touched_since(at(began), space, slot);
         let amid = amid(slot, runs, &touched, &RangeSet::new());
@@ -79,7 +79,7 @@ impl World {
             .collect()
     }
 
-    /// A fault that ended at `time` and took `latency`; tells whether it is the first since the last look.
+    /// A fault that ended at `time` and took `latency`; returns whether it is the first since the last scan.
     fn fault_in(&mut self, space: SpaceId, (time, latency): (u64, u64), index: u64) -> bool {
         let fault = Fault {
             time: at(time),
@@ -106,20 +106,20 @@ impl World {
 }
 
 #[test]
-fn what_was_there_at_the_first_look_is_no_change() {
+fn what_was_there_at_the_first_scan_is_no_change() {
     let mut world = World::new();
 
-    assert_eq!(world.look(10, &[small(0..4, 100)]), []);
-    assert_eq!(world.look(20, &[small(0..4, 100)]), []);
+    assert_eq!(world.scan(10, &[small(0..4, 100)]), []);
+    assert_eq!(world.scan(20, &[small(0..4, 100)]), []);
 }
 
 #[test]
 fn frames_that_the_kernel_changed_are_told_from_those_of_faults() {
     let mut world = World::new();
-    world.look(10, &[small(0..8, 100)]);
+    world.scan(10, &[small(0..8, 100)]);
     world.fault(15, 2);
 
-    let changes = world.look(20, &[small(0..2, 100), small(2..3, 900), small(3..6, 103), small(6..8, 206)]);
+    let changes = world.scan(20, &[small(0..2, 100), small(2..3, 900), small(3..6, 103), small(6..8, 206)]);
 
     assert_eq!(
         changes,
@@ -134,7 +134,7 @@ fn pages_of_one_run_came_by_faults_or_by_the_call_that_mapped_them() {
     world.fault(15, 2);
     world.fault(15, 3);
 
-    let changes = world.look(20, &[small(0..8, 100), small(30..31, 400)]);
+    let changes = world.scan(20, &[small(0..8, 100), small(30..31, 400)]);
 
     let expected = [
         (0..2, None, Some(100), Cause::Call),
@@ -145,22 +145,22 @@ fn pages_of_one_run_came_by_faults_or_by_the_call_that_mapped_them() {
 }
 
 #[test]
-fn call_that_populates_goes_on_for_many_looks() {
+fn call_that_populates_goes_on_for_many_scans() {
     let populate =
         MapRequest::Madvise { addr: addr(0), length: 8 * PAGE, advice: flags::MADV_POPULATE_WRITE };
     let mut world = World::new();
-    world.look(10, &[]);
+    world.scan(10, &[]);
     world.call(20, &populate, 0..8);
 
-    assert_eq!(world.look(30, &[small(0..3, 100)]), [(0..3, None, Some(100), Cause::Call)]);
+    assert_eq!(world.scan(30, &[small(0..3, 100)]), [(0..3, None, Some(100), Cause::Call)]);
     world.fault(35, 7);
     assert_eq!(
-        world.look(40, &[small(0..6, 100), small(7..8, 300)]),
+        world.scan(40, &[small(0..6, 100), small(7..8, 300)]),
         [(3..6, None, Some(103), Cause::Call), (7..8, None, Some(300), Cause::Fault)]
     );
     // It is done with those that have pages.
     assert_eq!(
-        world.look(50, &[small(0..1, 500), small(6..8, 200)])[..2],
+        world.scan(50, &[small(0..1, 500), small(6..8, 200)])[..2],
         [(0..1, Some(100), Some(500), Cause::Kernel), (1..6, Some(101), None, Cause::Kernel)]
     );
 }
@@ -169,14 +169,14 @@ fn call_that_populates_goes_on_for_many_looks() {
 fn what_is_mapped_anew_is_not_what_a_call_populates() {
     let locked = MapRequest::Mlock { addr: addr(0), length: 8 * PAGE, flags: 0 };
     let mut world = World::new();
-    world.look(10, &[]);
+    world.scan(10, &[]);
     world.call(20, &locked, 0..8);
-    world.look(30, &[]);
+    world.scan(30, &[]);
     world.call(40, &mmap(4 * PAGE), 0..4);
-    world.look(50, &[]);
+    world.scan(50, &[]);
 
     assert_eq!(
-        world.look(60, &[small(0..8, 100)]),
+        world.scan(60, &[small(0..8, 100)]),
         [(0..4, None, Some(100), Cause::Kernel), (4..8, None, Some(104), Cause::Call)]
     );
 }
@@ -191,7 +191,7 @@ fn fault_brings_all_of_a_folio() {
     let tails = run(5..8, 101, PageCategories::empty(), folio(PageFlags::COMPOUND_TAIL));
     let next = run(8..9, 104, PageCategories::empty(), folio(PageFlags::COMPOUND_HEAD));
 
-    let changes = world.look(20, &[head, tails, next]);
+    let changes = world.scan(20, &[head, tails, next]);
 
     let expected = [
         (4..5, None, Some(100), Cause::Fault),
@@ -209,7 +209,7 @@ fn pages_of_a_file_come_along_with_those_in_their_block() {
     world.fault(15, 3);
     let file = run(0..20, 100, PageCategories::FILE, PageFlags::UPTODATE);
 
-    let changes = world.look(20, &[file]);
+    let changes = world.scan(20, &[file]);
 
     let causes: Vec<_> = changes.into_iter().map(|(pages, .., cause)| (pages, cause)).collect();
     // Page 16 begins the next block of 64 KiB.
@@ -220,7 +220,7 @@ fn pages_of_a_file_come_along_with_those_in_their_block() {
 #[test]
 fn call_that_empties_leaves_nothing_and_one_that_moves_leaves_no_knowledge() {
     let mut world = World::new();
-    world.look(10, &[small(0..8, 100)]);
+    world.scan(10, &[small(0..8, 100)]);
     let munmap = MapRequest::Munmap { addr: addr(0), length: 2 * PAGE };
     assert!(world.call(12, &munmap, 0..2));
     let mremap = MapRequest::Mremap {
@@ -234,41 +234,41 @@ fn call_that_empties_leaves_nothing_and_one_that_moves_leaves_no_knowledge() {
     let cold = MapRequest::Madvise { addr: addr(6), length: 2 * PAGE, advice: 21 };
     assert!(!world.call(12, &cold, 6..8));
 
-    let changes = world.look(20, &[small(0..1, 500), small(2..4, 102), small(100..102, 104)]);
+    let changes = world.scan(20, &[small(0..1, 500), small(2..4, 102), small(100..102, 104)]);
 
     let expected = [(0..1, None, Some(500), Cause::Call), (6..8, Some(106), None, Cause::Call)];
     assert_eq!(changes, expected);
 }
 
 #[test]
-fn next_look_tells_what_a_fault_did_amid_a_look() {
-    // Whether the look saw the page before the fault or after.
+fn next_scan_tells_what_a_fault_did_amid_a_scan() {
+    // Whether the scan saw the page before the fault or after.
     for seen in [100, 200] {
         let mut world = World::new();
-        world.look(10, &[small(0..1, 100), small(4..5, 104)]);
+        world.scan(10, &[small(0..1, 100), small(4..5, 104)]);
         assert!(world.fault(25, 0));
         assert_eq!(
-            world.long_look(SPACE, (20, 28), &[small(0..1, seen), small(4..5, 304)]),
+            world.long_scan(SPACE, (20, 28), &[small(0..1, seen), small(4..5, 304)]),
             [(4..5, Some(104), Some(304), Cause::Kernel)]
         );
 
-        let changes = world.look(30, &[small(0..1, 200), small(4..5, 304)]);
+        let changes = world.scan(30, &[small(0..1, 200), small(4..5, 304)]);
 
         assert_eq!(changes, [(0..1, Some(100), Some(200), Cause::Fault)]);
     }
 }
 
 #[test]
-fn next_look_tells_what_a_call_did_amid_a_look() {
-    // Whether the look saw the page before it went or after.
+fn next_scan_tells_what_a_call_did_amid_a_scan() {
+    // Whether the scan saw the page before it went or after.
     for seen in [&[][..], &[small(0..1, 100)]] {
         let mut world = World::new();
-        world.look(10, &[small(0..1, 100)]);
+        world.scan(10, &[small(0..1, 100)]);
         world.call(25, &MapRequest::Munmap { addr: addr(0), length: PAGE }, 0..1);
-        assert_eq!(world.long_look(SPACE, (20, 28), seen), []);
+        assert_eq!(world.long_scan(SPACE, (20, 28), seen), []);
         assert!(world.fault(29, 0));
 
-        assert_eq!(world.look(30, &[small(0..1, 200)]), [(0..1, None, Some(200), Cause::Fault)]);
+        assert_eq!(world.scan(30, &[small(0..1, 200)]), [(0..1, None, Some(200), Cause::Fault)]);
     }
 }
 
@@ -298,9 +298,9 @@ fn pages_of_a_file_wait_with_the_fault_that_brought_them() {
     world.0.begin(SPACE);
     assert!(world.fault(25, 3));
     let file = run(0..20, 100, PageCategories::FILE, PageFlags::UPTODATE);
-    assert_eq!(world.long_look(SPACE, (20, 28), &[file]), []);
+    assert_eq!(world.long_scan(SPACE, (20, 28), &[file]), []);
 
-    let changes = world.look(30, &[file]);
+    let changes = world.scan(30, &[file]);
 
     let causes: Vec<_> = changes.into_iter().map(|(pages, .., cause)| (pages, cause)).collect();
     let (around, fault) = (Cause::FaultAround, Cause::Fault);
@@ -308,35 +308,35 @@ fn pages_of_a_file_wait_with_the_fault_that_brought_them() {
 }
 
 #[test]
-fn fault_under_way_at_the_end_of_a_look_may_have_done_its_work() {
+fn fault_under_way_at_the_end_of_a_scan_may_have_done_its_work() {
     let mut world = World::new();
-    world.look(20, &[small(0..2, 100)]);
+    world.scan(20, &[small(0..2, 100)]);
     world.fault_in(SPACE, (21, 5), 0);
     world.fault_in(SPACE, (22, 5), 8);
 
-    let changes = world.look(30, &[small(0..2, 200), small(8..9, 108)]);
+    let changes = world.scan(30, &[small(0..2, 200), small(8..9, 108)]);
 
     let expected = [(1..2, Some(101), Some(201), Cause::Kernel), (8..9, None, Some(108), Cause::Fault)];
-    assert_eq!(changes, expected, "page 8 was not there yet when the look ended");
+    assert_eq!(changes, expected, "page 8 was not there yet when the scan ended");
 }
 
 #[test]
 fn part_of_a_page_that_a_call_is_about_is_all_of_it() {
     let mut world = World::new();
-    world.look(10, &[small(0..8, 100)]);
+    world.scan(10, &[small(0..8, 100)]);
     let part = VirtRange::new(VirtAddr::from_raw(SLOT + 0x1123), VirtAddr::from_raw(SLOT + 0x2456));
     let lock = MapRequest::Mlock { addr: VirtAddr::from_raw(SLOT + 0x1123), length: 0x1333, flags: 0 };
     assert!(!world.0.call(at(25), SPACE, &lock, part.expect("not empty")));
-    assert_eq!(world.long_look(SPACE, (20, 28), &[small(0..8, 100)]), []);
+    assert_eq!(world.long_scan(SPACE, (20, 28), &[small(0..8, 100)]), []);
 
-    assert_eq!(world.look(30, &[small(0..8, 100)]), []);
+    assert_eq!(world.scan(30, &[small(0..8, 100)]), []);
     let place = &world.0.slots[&(SPACE, addr(0))];
     let ends: Vec<_> = place.runs.iter().map(|run| run.range.end()).collect();
     assert_eq!(ends, [addr(8)]);
 }
 
 #[test]
-fn pages_that_came_before_do_not_wait_with_a_fault_amid_the_look() {
+fn pages_that_came_before_do_not_wait_with_a_fault_amid_the_scan() {
     let touched = [addr(16)..addr(17)].into_iter().collect();
     let file = run(0..40, 100, PageCategories::FILE, PageFlags::UPTODATE);
     let came = [addr(0)..addr(16)].into_iter().collect();
@@ -365,19 +365,19 @@ fn child_of_a_process_that_fills_the_memory_is_not_kept_in_mind() {
 }
 
 #[test]
-fn second_fault_at_a_page_is_not_the_first_until_somebody_looks() {
+fn second_fault_at_a_page_is_not_the_first_until_somebody_scans() {
     let mut world = World::new();
     assert!(world.fault(10, 0));
     assert!(!world.fault(11, 0));
-    world.look(20, &[small(0..1, 100)]);
+    world.scan(20, &[small(0..1, 100)]);
     assert!(world.fault(21, 0));
 }
 
 #[test]
-fn child_has_what_its_parent_had_when_it_was_looked_at() {
+fn child_has_what_its_parent_had_when_it_was_scanned() {
     let mut world = World::new();
     let file = run(8..10, 300, PageCategories::FILE, PageFlags::UPTODATE);
-    world.look(10, &[small(0..4, 100), file]);
+    world.scan(10, &[small(0..4, 100), file]);
     world.fault(15, 1);
     let advice = MapRequest::Madvise { addr: addr(2), length: PAGE, advice: 21 };
     world.call(16, &advice, 2..3);
@@ -386,16 +386,16 @@ fn child_has_what_its_parent_had_when_it_was_looked_at() {
     world.fault_in(CHILD, (25, 1), 5);
 
     let seen = [small(0..3, 500), small(3..4, 103), small(5..6, 505), small(8..9, 308)];
-    let changes = world.long_look(CHILD, (30, 30), &seen);
+    let changes = world.long_scan(CHILD, (30, 30), &seen);
 
     let expected = [(0..1, Some(100), Some(500), Cause::Fault), (5..6, None, Some(505), Cause::Fault)];
     assert_eq!(changes, expected, "of pages 1, 2 and of the file nobody knows");
 }
 
 #[test]
-fn what_was_looked_at_longest_ago_is_forgotten_first() {
+fn what_was_scanned_longest_ago_is_forgotten_first() {
     let mut world = World::new();
-    world.look(10, &[small(0..1, 100)]);
+    world.scan(10, &[small(0..1, 100)]);
     let runs = u64::try_from(MAX_HELD).expect("small");
     let many: Vec<_> = (0..runs / 16).map(|index| small(0..1, 1000 + index)).collect();
     for slot in 1..=16 {
@@ -405,11 +405,11 @@ fn what_was_looked_at_longest_ago_is_forgotten_first() {
     }
 
     assert!(world.0.held <= MAX_HELD);
-    assert_eq!(world.look(40, &[small(0..1, 200)]), [], "nobody knows where it was");
+    assert_eq!(world.scan(40, &[small(0..1, 200)]), [], "nobody knows where it was");
 }
 
 #[test]
-fn scattered_faults_without_looks_are_forgotten_too() {
+fn scattered_faults_without_scans_are_forgotten_too() {
     let mut world = World::new();
     let slots = u64::try_from(MAX_HELD).expect("small") / 128;
     for slot in 0..slots {

@@ -2,7 +2,7 @@
 //!
 //! Input: mappings, or ranges of any pagemap. Output: a [`Page`] for each page; runs; single words.
 //! Source: `Documentation/admin-guide/mm/pagemap.rst`, which has the bits of a word.
-//! Keeps: where there is `PAGEMAP_SCAN`, pages are looked at with and without it, and must be the same. The soft-dirty bit is
+//! Keeps: where there is `PAGEMAP_SCAN`, pages are scanned with and without it, and must be the same. The soft-dirty bit is
 //! left out of what is compared: most configurations set it for any fresh page.
 //! Not here: touching memory (`memory`); what entries that are not present mean, which kernels differ in.
 
@@ -173,19 +173,19 @@ fn pages(range: VirtRange, runs: &[PageRun]) -> Vec<Page> {
 
 /// What the walk tells of each page of `range`, with `PAGEMAP_SCAN` or without.
 #[track_caller]
-fn look_by(pagemap: &File, range: VirtRange, scan: bool) -> Vec<Page> {
+fn scan_by(pagemap: &File, range: VirtRange, scan: bool) -> Vec<Page> {
     pages(range, &walk(pagemap, range, scan, EVERYTHING).expect("this process lives"))
 }
 
-/// As [`look`], at a range of this process through `pagemap`.
+/// As [`scan`], at a range of this process through `pagemap`.
 #[must_use]
 #[track_caller]
-pub fn look_through(pagemap: &File, range: VirtRange) -> Vec<Page> {
-    let by_words = look_by(pagemap, range, false);
+pub fn scan_through(pagemap: &File, range: VirtRange) -> Vec<Page> {
+    let by_words = scan_by(pagemap, range, false);
     if !has_scan() {
         return by_words;
     }
-    let by_scan = look_by(pagemap, range, true);
+    let by_scan = scan_by(pagemap, range, true);
     let seen =
         |pages: &[Page]| pages.iter().map(|page| (page.word(), page.frame.mapcount)).collect::<Vec<_>>();
     assert_eq!(seen(&by_scan), seen(&by_words), "by scan, by words");
@@ -195,15 +195,15 @@ pub fn look_through(pagemap: &File, range: VirtRange) -> Vec<Page> {
 /// What the walk tells of each page of `mapping`, with `PAGEMAP_SCAN` where there is one; without it, it is the same.
 #[must_use]
 #[track_caller]
-pub fn look(mapping: &Mapping) -> Vec<Page> {
-    look_through(&own_pagemap(), range(mapping))
+pub fn scan(mapping: &Mapping) -> Vec<Page> {
+    scan_through(&own_pagemap(), range(mapping))
 }
 
-/// Looks at `mapping`, which the kernel is changing, until `condition` holds of every page, or patience ends; what was seen last.
-pub fn look_until(mapping: &Mapping, mut condition: impl FnMut(&Page) -> bool) -> Vec<Page> {
+/// Scans `mapping`, which the kernel is changing, until `condition` holds of every page, or patience ends; what was seen last.
+pub fn scan_until(mapping: &Mapping, mut condition: impl FnMut(&Page) -> bool) -> Vec<Page> {
     let mut pages = Vec::new();
     let _in_time = wait_until(|| {
-        pages = look_by(&own_pagemap(), range(mapping), has_scan());
+        pages = scan_by(&own_pagemap(), range(mapping), has_scan());
         pages.iter().all(&mut condition)
     });
     pages

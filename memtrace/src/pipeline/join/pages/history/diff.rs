@@ -1,4 +1,4 @@
-//! What is different between what was known of pages and what a look saw.
+//! What is different between what was known of pages and what a scan saw.
 
 use rangemap::RangeSet;
 
@@ -13,13 +13,13 @@ use crate::{
 /// an administrator changed that.
 pub(super) const AROUND_SHIFT: u32 = 16;
 
-/// What was known of a slot when a look was taken.
+/// What was known of a slot when a scan was taken, and what raced with it.
 #[derive(Debug)]
-pub(in crate::pipeline) struct Former {
+pub(in crate::pipeline) struct SlotBefore {
     pub(super) place: Place,
-    /// What was touched amid the look: its state there may be the one before or the one after. So the next look tells of it.
+    /// What was touched amid the scan: its state there may be the one before or the one after. So the next scan tells of it.
     pub(super) amid: RangeSet<VirtAddr>,
-    /// What was absent at all looks since a call began to populate it.
+    /// What was absent at all scans since a call began to populate it.
     pub(super) populating: RangeSet<VirtAddr>,
 }
 
@@ -36,7 +36,7 @@ pub(in crate::pipeline) struct Change {
 /// What was known of pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::pipeline) enum Before {
-    /// Nothing: there was no close look, or something that may have moved them since.
+    /// Nothing: there was no close scan, or something that may have moved them since.
     Unknown,
     /// They were absent.
     Absent,
@@ -80,10 +80,10 @@ impl Change {
     }
 }
 
-impl Former {
-    /// When the look before ended.
-    pub(in crate::pipeline) fn looked(&self) -> Timestamp {
-        self.place.looked
+impl SlotBefore {
+    /// When the scan before ended.
+    pub(in crate::pipeline) fn scanned(&self) -> Timestamp {
+        self.place.scanned
     }
 
     /// What was known of the page at `addr`.
@@ -95,13 +95,13 @@ impl Former {
         run.map_or(Before::Absent, Before::Run)
     }
 
-    /// Whether anything can be told of a page of `range`: where it was is known, and nothing was done to it amid the look.
+    /// Whether anything can be told of a page of `range`: where it was is known, and nothing was done to it amid the scan.
     pub(in crate::pipeline) fn knows_of(&self, range: VirtRange) -> bool {
         let range = range.addrs();
         self.place.unknown.gaps(&range).any(|part| self.amid.gaps(&part).next().is_some())
     }
 
-    /// Whether something was done to pages of `range` amid the look, but for faults at them.
+    /// Whether something was done to pages of `range` amid the scan, but for faults at them.
     pub(in crate::pipeline) fn was_busy(&self, range: VirtRange, page: PageSize) -> bool {
         let parts = self.amid.overlapping(range.addrs());
         let mut parts = parts.filter_map(|part| VirtRange::new(part.start, part.end)?.intersection(range));
@@ -115,7 +115,7 @@ impl Former {
         parts.map(|part| part.pages(page).get()).sum()
     }
 
-    /// What is different in `range`, the part of a slot that one region has, if `after` is what the look saw.
+    /// What is different in `range`, the part of a slot that one region has, if `after` is what the scan saw.
     pub(in crate::pipeline) fn changes(
         &self,
         range: VirtRange,

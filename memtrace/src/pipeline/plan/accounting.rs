@@ -1,30 +1,30 @@
-//! Which looks were taken, and what they left out.
+//! Which scans were taken, and what they left out.
 
 use std::collections::BTreeSet;
 
 use crate::{
-    event::{HeatReading, PageLook, SpaceId},
+    event::{HeatReading, PageScan, SpaceId},
     region::Region,
-    timeline::{LookCount, LookSummary},
+    timeline::{ScanCount, ScanSummary},
     units::{Nanos, PageSize, Timestamp, VirtAddr},
 };
 
-/// Counts looks.
+/// Counts scans.
 #[derive(Debug)]
-pub(in crate::pipeline) struct LookTotals {
+pub(in crate::pipeline) struct ScanTotals {
     page: PageSize,
     interval: Nanos,
-    /// Slots that the last reading found hot, and no look has seen since.
+    /// Slots that the last reading found hot, and no scan has seen since.
     hot: BTreeSet<(SpaceId, VirtAddr)>,
-    summary: LookSummary,
+    summary: ScanSummary,
 }
 
-impl LookTotals {
+impl ScanTotals {
     pub(in crate::pipeline) fn new(page: PageSize, interval: Nanos) -> Self {
-        Self { page, interval, hot: BTreeSet::new(), summary: LookSummary::default() }
+        Self { page, interval, hot: BTreeSet::new(), summary: ScanSummary::default() }
     }
 
-    /// The heat counters were read; `is_there` tells of which address spaces there still is a process.
+    /// The heat counters were read; `is_there` says which address spaces still have a process.
     pub(in crate::pipeline) fn read(&mut self, reading: &HeatReading, is_there: impl Fn(SpaceId) -> bool) {
         let slots = reading.cells.iter().filter_map(|cell| Some((cell.space?, cell.slot?.start())));
         let (there, gone): (BTreeSet<_>, BTreeSet<_>) = slots.partition(|(space, _)| is_there(*space));
@@ -33,16 +33,16 @@ impl LookTotals {
         self.hot = there;
     }
 
-    /// A look was taken at `space`.
-    pub(in crate::pipeline) fn add(&mut self, space: SpaceId, look: &PageLook) {
-        let PageLook { range, reason, .. } = look;
-        let count = LookCount { looks: 1, pages: range.pages(self.page) };
+    /// A scan of `space` was taken.
+    pub(in crate::pipeline) fn add(&mut self, space: SpaceId, scan: &PageScan) {
+        let PageScan { range, reason, .. } = scan;
+        let count = ScanCount { scans: 1, pages: range.pages(self.page) };
         *self.summary.by_reason.entry(*reason).or_default() += count;
         let seen = self.hot.extract_if((space, range.start())..(space, range.end()), |_| true);
-        self.summary.hot_slots_looked += seen.count() as u64;
+        self.summary.hot_slots_scanned += seen.count() as u64;
     }
 
-    /// No look saw `region`, which died at `died` if it did.
+    /// No scan saw `region`, which died at `died` if it did.
     pub(in crate::pipeline) fn miss(&mut self, region: &Region, died: Option<Timestamp>) {
         if region.traits.perms().starts_with(b"---") {
             return;
@@ -53,7 +53,7 @@ impl LookTotals {
         unseen.brief += u64::from(died.is_some_and(|died| died.since(region.born) < self.interval));
     }
 
-    pub(in crate::pipeline) fn into_summary(self) -> LookSummary {
+    pub(in crate::pipeline) fn into_summary(self) -> ScanSummary {
         self.summary
     }
 }

@@ -1,4 +1,4 @@
-//! Touches memory of many kinds, each in a mapping of its own, and says where; before memory changes again a recorder may look.
+//! Touches memory of many kinds, each in a mapping of its own, and says where; it goes on when a recorder has seen that.
 //!
 //! Output: a line of [`Gifts`] when all is done; the end of stdin ends it.
 //! Keeps: all memory is there until the end; what a stretch is given is what its name says.
@@ -24,10 +24,10 @@ use rustix::{
     mm::Advice,
 };
 
-/// Touch memory of many kinds, print where it is, and wait for the end of stdin
+/// Touch memory of many kinds, print where it is, and wait for lines on stdin
 #[derive(Parser)]
 struct Args {
-    /// Time in which a recorder may look before memory changes again, in milliseconds
+    /// Time in which a recorder may scan before memory changes again, in milliseconds
     #[arg(long, default_value_t = 1000)]
     pause_ms: u64,
     /// Directory on a disk, in which it makes files to map too

@@ -1,24 +1,24 @@
-//! Looks: what asks for them, and which interval and region gets what they saw.
+//! Scans: what asks for them, and which interval and region gets what they saw.
 
 use super::*;
 use crate::event::{MapCall, MapRequest};
 
-/// A look at the first 2 MiB that could tell zero pages, and not huge ones.
+/// A scan of the first 2 MiB that knew zero pages from others, and not huge ones.
 fn pages(runs: Vec<StateRun>) -> Seen {
-    let told = PageCategories::PRESENT | PageCategories::SWAPPED | PageCategories::PFNZERO;
-    let (began, reason) = (Timestamp::default(), LookReason::Heat);
-    Seen::Pages(PageLook {
+    let known = PageCategories::PRESENT | PageCategories::SWAPPED | PageCategories::PFNZERO;
+    let (began, reason) = (Timestamp::default(), ScanReason::Heat);
+    Seen::Pages(PageScan {
         began,
         reason,
         range: range(0, 0x20_0000),
-        told,
-        depth: LookDepth::Categories,
+        known,
+        depth: ScanDepth::Categories,
         runs,
     })
 }
 
 #[test]
-fn hot_slots_ask_for_looks() {
+fn hot_slots_ask_for_scans() {
     let cell = |space, start, end| HeatCell {
         space: Some(SpaceId(space)),
         slot: Some(range(start, end)),
@@ -35,35 +35,35 @@ fn hot_slots_ask_for_looks() {
     let (_, requests, _) = run(Detail::Full, &[join(1), Record::Heat(HeatReading { time: at(100), cells })]);
 
     let ranges = [(0x20_0000, 0x60_0000), (0xa0_0000, 0xc0_0000)];
-    let ranges = ranges.map(|(start, end)| (range(start, end), LookReason::Heat)).to_vec();
+    let ranges = ranges.map(|(start, end)| (range(start, end), ScanReason::Heat)).to_vec();
     let ask = |target| ProbeRequest { tgid: TGID, space: SPACE, target };
     // The maps when it joined, then the pages, and how much there is in all.
     assert_eq!(requests, [ProbeTarget::Maps, ProbeTarget::Pages(ranges), ProbeTarget::Resident].map(ask));
 }
 
 #[test]
-fn look_after_an_interval_belongs_to_it() {
+fn scan_after_an_interval_belongs_to_it() {
     let runs = vec![
         StateRun::new(range(0x1000, 0x3000), PageCategories::PRESENT),
         StateRun::new(range(0x3000, 0x4000), PageCategories::SWAPPED),
         StateRun::new(range(0x8000, 0xa000), PageCategories::PRESENT | PageCategories::PFNZERO),
     ];
-    let look =
+    let scan =
         Record::Observation(Observation { time: at(105), tgid: TGID, space: SPACE, seen: pages(runs) });
     let mut records = story();
-    records.insert(6, look);
+    records.insert(6, scan);
 
     let (rows, _, summary) = run(Detail::Full, &records);
 
     let row = timeline(&rows)[0];
-    let pages = row.pages.expect("the region was looked at");
-    assert_eq!((row.start, pages.looked), (at(0), at(105)));
+    let pages = row.pages.expect("the region was scanned");
+    assert_eq!((row.start, pages.scanned), (at(0), at(105)));
     // The region is 0x1000..0x9000: two pages present, one in swap, one of the two zero pages within.
-    let counts = [pages.looked_pages, pages.counts.present, pages.counts.swapped].map(PageCount::get);
+    let counts = [pages.scanned_pages, pages.counts.present, pages.counts.swapped].map(PageCount::get);
     assert_eq!(counts, [8, 3, 1]);
     assert_eq!((pages.counts.zero, pages.counts.huge), (Some(PageCount::new(1)), None));
-    let total = summary.looks.total();
-    assert_eq!((total.looks, total.pages.get()), (1, 512));
+    let total = summary.scans.total();
+    assert_eq!((total.scans, total.pages.get()), (1, 512));
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn closed(options: Options, records: &[Record]) -> Vec<Row> {
 }
 
 #[test]
-fn region_that_a_look_finds_after_the_fault_gets_the_fault() {
+fn region_that_a_scan_finds_after_the_fault_gets_the_fault() {
     let options = Options { event_rows: true, ..options(Detail::Full) };
     let records = [
         join(1),
@@ -129,26 +129,26 @@ fn region_that_a_look_finds_after_the_fault_gets_the_fault() {
         heat(101, (0, 0x20_0000), 1),
         maps(102, SPACE, &[(0x1000, 0x9000)]),
         tick(110),
-        // A quarter of a second after the look and the tick that followed it.
+        // A quarter of a second after the scan and the tick that followed it.
         tick(361),
     ];
 
     let rows = closed(options, &records);
 
     let [Row::Fault(fault), Row::Timeline(row)] = &rows[..] else { panic!("two rows: {rows:?}") };
-    let region = row.region.as_ref().expect("the look came before the interval was closed");
-    let place = fault.place.as_ref().expect("the same look tells of it");
+    let region = row.region.as_ref().expect("the scan came before the interval was closed");
+    let place = fault.place.as_ref().expect("the same scan tells of it");
     assert_eq!((place.region, place.offset), (region.id, 0x2000));
     assert_eq!(row.faults.completed.minor, 1);
 }
 
 #[test]
-fn look_is_waited_for_when_ticks_are_far_apart() {
+fn scan_is_waited_for_when_ticks_are_far_apart() {
     let mut records = story();
     // One tick from 60 to 190: the interval to 100 is over before the reading at its end.
     records.truncate(6);
     records.extend([tick(190), heat(191, (0, 0x20_0000), 2), maps(192, SPACE, &[(0x1000, 0xa000)])]);
-    // By 440 all events before 190 have come, but not the look that the reading gave rise to.
+    // By 440 all events before 190 have come, but not the scan that followed the reading.
     records.extend([tick(200), tick(440)]);
     assert_eq!(timeline(&closed(options(Detail::Full), &records)), Vec::<&TimelineRow>::new());
 
@@ -163,7 +163,7 @@ fn look_is_waited_for_when_ticks_are_far_apart() {
 }
 
 #[test]
-fn look_takes_its_turn_among_events() {
+fn scan_takes_its_turn_among_events() {
     let munmap = MapRequest::Munmap { addr: VirtAddr::from_raw(0x1000), length: 0x8000 };
     let call = MapCall { request: munmap, result: Ok(0), may_have_resized: true, file: None };
     let records = [
@@ -195,7 +195,7 @@ fn task_event_older_than_a_reading_is_in_time() {
 }
 
 #[test]
-fn replaced_address_space_is_not_looked_at() {
+fn replaced_address_space_is_not_scanned() {
     let exec = TaskAction::Exec {
         space: SpaceId(9),
         old_tid: Tid(10),
@@ -215,8 +215,8 @@ fn replaced_address_space_is_not_looked_at() {
 }
 
 #[test]
-fn later_look_replaces_an_earlier_one() {
-    let look = |millis| {
+fn later_scan_replaces_an_earlier_one() {
+    let scan = |millis| {
         let runs = vec![StateRun::new(range(0x1000, 0x3000), PageCategories::PRESENT)];
         let seen = pages(runs);
         Record::Observation(Observation { time: at(millis), tgid: TGID, space: SPACE, seen })
@@ -224,23 +224,23 @@ fn later_look_replaces_an_earlier_one() {
     let slot = (0, 0x20_0000);
     let mut records = story();
     records.truncate(5);
-    records.extend([heat(30, slot, 2), look(31), heat(40, slot, 1), look(41), tick(300)]);
+    records.extend([heat(30, slot, 2), scan(31), heat(40, slot, 1), scan(41), tick(300)]);
 
     let (rows, ..) = run(Detail::Full, &records);
 
-    let pages = timeline(&rows)[0].pages.expect("the region was looked at");
-    assert_eq!((pages.looked, pages.looked_pages.get(), pages.counts.present.get()), (at(41), 8, 2));
+    let pages = timeline(&rows)[0].pages.expect("the region was scanned");
+    assert_eq!((pages.scanned, pages.scanned_pages.get(), pages.counts.present.get()), (at(41), 8, 2));
 }
 
 #[test]
-fn looks_of_a_recorder_that_lags_behind_are_not_counted_together() {
-    let look = |millis| {
+fn scans_of_a_recorder_that_lags_behind_are_not_counted_together() {
+    let scan = |millis| {
         let seen = pages(vec![StateRun::new(range(0x1000, 0x3000), PageCategories::PRESENT)]);
         Record::Observation(Observation { time: at(millis), tgid: TGID, space: SPACE, seen })
     };
     let slot = (0, 0x20_0000);
     let mut records = vec![join(1), maps(2, SPACE, &[(0x1000, 0x9000)])];
-    records.extend([heat(1000, slot, 1), look(1010), tick(100), heat(1020, slot, 1), look(1030)]);
+    records.extend([heat(1000, slot, 1), scan(1010), tick(100), heat(1020, slot, 1), scan(1030)]);
     records.extend((2..10).map(|tenth| tick(tenth * 100)));
     records.push(tick(2000));
 
@@ -248,40 +248,40 @@ fn looks_of_a_recorder_that_lags_behind_are_not_counted_together() {
 
     let seen: Vec<_> = timeline(&rows).iter().filter_map(|row| row.pages).collect();
     let [pages] = seen[..] else { panic!("{seen:?}") };
-    assert_eq!((pages.looked, pages.looked_pages.get(), pages.counts.present.get()), (at(1030), 8, 2));
+    assert_eq!((pages.scanned, pages.scanned_pages.get(), pages.counts.present.get()), (at(1030), 8, 2));
 }
 
 #[test]
-fn region_that_was_only_looked_at_had_no_faults() {
+fn region_that_was_only_scanned_had_no_faults() {
     let seen = pages(Vec::new());
-    let look = Record::Observation(Observation { time: at(50), tgid: TGID, space: SPACE, seen });
+    let scan = Record::Observation(Observation { time: at(50), tgid: TGID, space: SPACE, seen });
 
     let (rows, _, summary) =
-        run(Detail::Full, &[join(1), maps(2, SPACE, &[(0x1000, 0x9000)]), look, tick(300)]);
+        run(Detail::Full, &[join(1), maps(2, SPACE, &[(0x1000, 0x9000)]), scan, tick(300)]);
 
     assert_eq!(timeline(&rows)[0].faults.detail, Some(FaultDetail::default()));
     assert_eq!(summary.regions, []);
 }
 
-/// A look for `reason` at the first `slots` slots, whose first `present` pages are present.
-fn look(millis: u64, reason: LookReason, slots: u64, present: u64) -> Record {
-    let told = PageCategories::PRESENT | PageCategories::HUGE;
+/// A scan for `reason` of the first `slots` slots, whose first `present` pages are present.
+fn scan(millis: u64, reason: ScanReason, slots: u64, present: u64) -> Record {
+    let known = PageCategories::PRESENT | PageCategories::HUGE;
     let runs = VirtRange::new(VirtAddr::from_raw(0), VirtAddr::from_raw(present * 0x1000))
         .map(|range| StateRun::new(range, PageCategories::PRESENT));
     let runs = runs.into_iter().collect();
-    let seen = Seen::Pages(PageLook {
+    let seen = Seen::Pages(PageScan {
         began: at(millis),
         reason,
         range: range(0, slots * 0x20_0000),
-        told,
-        depth: LookDepth::Categories,
+        known,
+        depth: ScanDepth::Categories,
         runs,
     });
     Record::Observation(Observation { time: at(millis), tgid: TGID, space: SPACE, seen })
 }
 
 #[test]
-fn looks_are_counted_by_reason_and_what_they_left_out_is_too() {
+fn scans_are_counted_by_reason_and_what_they_left_out_is_too() {
     let hot = |space, slot: u64| HeatCell {
         space: Some(SpaceId(space)),
         slot: Some(range(slot * 0x20_0000, (slot + 1) * 0x20_0000)),
@@ -296,20 +296,20 @@ fn looks_are_counted_by_reason_and_what_they_left_out_is_too() {
         maps(2, SPACE, &regions),
         map(50, MapAction::Call { space: SPACE, call }),
         Record::Heat(HeatReading { time: at(100), cells }),
-        look(101, LookReason::Heat, 1, 3),
-        look(102, LookReason::Rotation, 1, 4),
+        scan(101, ScanReason::Heat, 1, 3),
+        scan(102, ScanReason::Rotation, 1, 4),
         tick(600),
     ];
 
     let (_, _, summary) = run(Detail::Full, &records);
 
-    let looks = summary.looks;
+    let scans = summary.scans;
     let counts: Vec<_> =
-        looks.by_reason.iter().map(|(reason, count)| (*reason, count.looks, count.pages.get())).collect();
-    assert_eq!(counts, [(LookReason::Heat, 1, 512), (LookReason::Rotation, 1, 512)]);
-    assert_eq!((looks.hot_slots, looks.hot_slots_looked, looks.hot_slots_gone), (4, 1, 1));
+        scans.by_reason.iter().map(|(reason, count)| (*reason, count.scans, count.pages.get())).collect();
+    assert_eq!(counts, [(ScanReason::Heat, 1, 512), (ScanReason::Rotation, 1, 512)]);
+    assert_eq!((scans.hot_slots, scans.hot_slots_scanned, scans.hot_slots_gone), (4, 1, 1));
     // One lives to the end, the other went after 48 ms.
-    let unseen = looks.unseen;
+    let unseen = scans.unseen;
     assert_eq!((unseen.regions, unseen.bytes, unseen.brief), (2, 0x30_0000, 1));
 }
 
@@ -321,17 +321,17 @@ fn pages_of_a_process_are_those_of_the_regions_that_it_had_last() {
     let records = [
         join(1),
         maps(2, SPACE, &regions),
-        look(10, LookReason::Heat, 1, 512),
+        scan(10, ScanReason::Heat, 1, 512),
         map(20, MapAction::Call { space: SPACE, call }),
-        look(30, LookReason::Heat, 1, 0x110),
+        scan(30, ScanReason::Heat, 1, 0x110),
         exit(40),
         tick(600),
     ];
 
     let (rows, _, summary) = run(Detail::Full, &records);
 
-    let pages = summary.processes[0].pages.expect("there were looks");
-    assert_eq!((pages.looked, pages.counts.present.get(), pages.counts.zero), (at(30), 16, None));
+    let pages = summary.processes[0].pages.expect("there were scans");
+    assert_eq!((pages.scanned, pages.counts.present.get(), pages.counts.zero), (at(30), 16, None));
     assert_eq!(pages.counts.huge, Some(PageCount::new(0)));
     let peaks: Vec<_> = rows
         .iter()
@@ -342,13 +342,13 @@ fn pages_of_a_process_are_those_of_the_regions_that_it_had_last() {
 }
 
 #[test]
-fn look_at_a_process_whose_address_space_was_not_known_is_of_the_one_it_lives_in() {
-    let Record::Observation(seen) = look(10, LookReason::Full, 1, 512) else { unreachable!() };
-    let look = Record::Observation(Observation { space: SpaceId::UNKNOWN, ..seen });
+fn scan_at_a_process_whose_address_space_was_not_known_is_of_the_one_it_lives_in() {
+    let Record::Observation(seen) = scan(10, ScanReason::Full, 1, 512) else { unreachable!() };
+    let scan = Record::Observation(Observation { space: SpaceId::UNKNOWN, ..seen });
 
-    let (_, _, summary) = run(Detail::Full, &[join(1), maps(2, SPACE, &[(0x1000, 0x9000)]), look, tick(600)]);
+    let (_, _, summary) = run(Detail::Full, &[join(1), maps(2, SPACE, &[(0x1000, 0x9000)]), scan, tick(600)]);
 
-    let pages = summary.processes[0].pages.expect("there was a look");
+    let pages = summary.processes[0].pages.expect("there was a scan");
     assert_eq!(pages.counts.present.get(), 8);
 }
 
@@ -359,7 +359,7 @@ fn pages_that_a_region_no_longer_has_are_not_its_last() {
     let records = [
         join(1),
         maps(2, SPACE, &[(0, 0x60_0000)]),
-        look(10, LookReason::Full, 3, 3 * 512),
+        scan(10, ScanReason::Full, 3, 3 * 512),
         map(20, MapAction::Call { space: SPACE, call }),
         exit(40),
         tick(600),
@@ -367,6 +367,6 @@ fn pages_that_a_region_no_longer_has_are_not_its_last() {
 
     let (_, _, summary) = run(Detail::Full, &records);
 
-    let pages = summary.processes[0].pages.expect("there was a look");
+    let pages = summary.processes[0].pages.expect("there was a scan");
     assert_eq!(pages.counts.present.get(), 512);
 }

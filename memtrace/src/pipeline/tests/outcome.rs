@@ -1,11 +1,11 @@
-//! What faults gave and what changed pages, as far as looks tell.
+//! The outcomes of faults and what changed pages, as far as scans know them.
 
 use std::slice;
 
 use super::*;
 use crate::{
     pagemap::{EntryFlags, PageFlags, PageWords, PagemapEntry},
-    timeline::{GaveKind, PageCause, PageKind, PageRow},
+    timeline::{OutcomeKind, PageCause, PageKind, PageRow},
 };
 
 const PAGE: u64 = 4096;
@@ -24,14 +24,14 @@ fn there(index: u64, pages: u64, pfn: u64) -> StateRun {
     run_of(index, pages, PRESENT | pfn, Some(PageFlags::ANON))
 }
 
-/// A look at each page of the first 2 MiB, which took no time.
-fn look(millis: u64, (tgid, space): (Tgid, SpaceId), runs: Vec<StateRun>) -> Record {
-    let seen = Seen::Pages(PageLook {
+/// A scan of each page of the first 2 MiB, which took no time.
+fn scan(millis: u64, (tgid, space): (Tgid, SpaceId), runs: Vec<StateRun>) -> Record {
+    let seen = Seen::Pages(PageScan {
         began: at(millis),
-        reason: LookReason::Heat,
+        reason: ScanReason::Heat,
         range: range(0, 0x20_0000),
-        told: PageCategories::all(),
-        depth: LookDepth::Frames,
+        known: PageCategories::all(),
+        depth: ScanDepth::Frames,
         runs,
     });
     Record::Observation(Observation { time: at(millis), tgid, space, seen })
@@ -49,11 +49,13 @@ fn rows_of(records: &[Record]) -> Vec<Row> {
     run_with(Options { event_rows: true, ..options(Detail::Full) }, &records).0
 }
 
-/// What the faults of `records` gave, in their order.
-fn given(records: &[Record]) -> Vec<Option<GaveKind>> {
+/// The outcomes of the faults in `records`, in their order.
+fn given(records: &[Record]) -> Vec<Option<OutcomeKind>> {
     let rows = rows_of(records).into_iter();
-    rows.filter_map(|row| if let Row::Fault(row) = row { Some(row.gave.map(|gave| gave.kind)) } else { None })
-        .collect()
+    rows.filter_map(|row| {
+        if let Row::Fault(row) = row { Some(row.outcome.map(|outcome| outcome.kind)) } else { None }
+    })
+    .collect()
 }
 
 /// Pages of `records` that changed.
@@ -69,11 +71,11 @@ const PROCESS: (Tgid, SpaceId) = (TGID, SPACE);
 #[test]
 fn copy_is_told_from_reuse_by_the_frame_before() {
     let faults = [write(20, TGID.0, 1), write(21, TGID.0, 2)];
-    let before = look(10, PROCESS, vec![there(1, 2, 100)]);
-    let after = look(30, PROCESS, vec![there(1, 1, 500), there(2, 1, 101)]);
+    let before = scan(10, PROCESS, vec![there(1, 2, 100)]);
+    let after = scan(30, PROCESS, vec![there(1, 1, 500), there(2, 1, 101)]);
 
     let known = [&[before][..], &faults, slice::from_ref(&after)].concat();
-    assert_eq!(given(&known), [Some(GaveKind::Copy), Some(GaveKind::Reuse)]);
+    assert_eq!(given(&known), [Some(OutcomeKind::Copy), Some(OutcomeKind::Reuse)]);
     let unknown = [&faults[..], &[after]].concat();
     assert_eq!(given(&unknown), [None, None]);
 }
@@ -81,67 +83,67 @@ fn copy_is_told_from_reuse_by_the_frame_before() {
 #[test]
 fn child_copies_what_it_had_of_its_parent() {
     let records = [
-        look(10, PROCESS, vec![there(1, 3, 100)]),
+        scan(10, PROCESS, vec![there(1, 3, 100)]),
         write(12, TGID.0, 3),
         copied(15, CHILD.1.0),
         fork(15, CHILD.0.0, CHILD.1.0),
         write(20, CHILD.0.0, 1),
         write(21, CHILD.0.0, 2),
         write(22, CHILD.0.0, 3),
-        look(30, CHILD, vec![there(1, 1, 500), there(2, 1, 101), there(3, 1, 600)]),
+        scan(30, CHILD, vec![there(1, 1, 500), there(2, 1, 101), there(3, 1, 600)]),
     ];
 
-    // Where the third was when the parent forked, no look has told.
-    assert_eq!(given(&records)[1..], [Some(GaveKind::Copy), Some(GaveKind::Reuse), None]);
+    // Where the third was when the parent forked, no scan saw.
+    assert_eq!(given(&records)[1..], [Some(OutcomeKind::Copy), Some(OutcomeKind::Reuse), None]);
 }
 
 #[test]
 fn what_a_page_was_between_two_faults_is_not_known() {
     let records = [
-        look(10, PROCESS, vec![there(1, 1, 100)]),
+        scan(10, PROCESS, vec![there(1, 1, 100)]),
         write(20, TGID.0, 1),
         write(21, TGID.0, 1),
-        look(30, PROCESS, vec![there(1, 1, 500)]),
+        scan(30, PROCESS, vec![there(1, 1, 500)]),
     ];
 
     assert_eq!(given(&records), [None, None]);
 }
 
 #[test]
-fn major_fault_gave_what_was_in_swap_if_that_is_known() {
+fn major_fault_brought_what_was_in_swap_if_that_is_known() {
     let major = |millis, index: u64| {
         let Record::Fault(fault) = fault(millis, index * PAGE) else { panic!("a fault") };
         Record::Fault(Fault { kind: FaultKind::Major, ..fault })
     };
     let swapped = run_of(1, 1, EntryFlags::SWAPPED.bits() | 7 << 5, None);
     let faults = [major(20, 1), major(21, 2)];
-    let after = look(30, PROCESS, vec![there(1, 2, 500)]);
+    let after = scan(30, PROCESS, vec![there(1, 2, 500)]);
 
-    let known = [&[look(10, PROCESS, vec![swapped])][..], &faults, slice::from_ref(&after)].concat();
-    assert_eq!(given(&known), [Some(GaveKind::Swap), Some(GaveKind::Anon)]);
+    let known = [&[scan(10, PROCESS, vec![swapped])][..], &faults, slice::from_ref(&after)].concat();
+    assert_eq!(given(&known), [Some(OutcomeKind::Swap), Some(OutcomeKind::Anon)]);
     let unknown = [&faults[..], &[after]].concat();
     assert_eq!(given(&unknown), [None, None], "others serve faults too, as userfaultfd does");
 }
 
 #[test]
-fn fault_that_ended_amid_a_look_waits_for_the_next() {
-    let mut amid = look(25, PROCESS, vec![there(1, 1, 100)]);
+fn fault_that_ended_amid_a_scan_waits_for_the_next() {
+    let mut amid = scan(25, PROCESS, vec![there(1, 1, 100)]);
     let Record::Observation(Observation { seen: Seen::Pages(pages), .. }) = &mut amid else {
-        panic!("a look at pages")
+        panic!("a scan of pages")
     };
     pages.began = at(15);
     let records = [
-        look(10, PROCESS, vec![there(1, 1, 100)]),
+        scan(10, PROCESS, vec![there(1, 1, 100)]),
         write(20, TGID.0, 1),
         amid,
-        look(30, PROCESS, vec![there(1, 1, 500)]),
+        scan(30, PROCESS, vec![there(1, 1, 500)]),
     ];
 
-    assert_eq!(given(&records), [Some(GaveKind::Copy)], "the look amid saw the page before the copy");
+    assert_eq!(given(&records), [Some(OutcomeKind::Copy)], "the scan amid saw the page before the copy");
 }
 
 #[test]
-fn what_faults_gave_in_all_is_known_if_it_is_of_each() {
+fn outcomes_of_faults_in_all_is_known_if_it_is_of_each() {
     let of_file = |index| StateRun {
         categories: PageCategories::PRESENT | PageCategories::FILE,
         ..there(index, 1, 100 + index)
@@ -153,16 +155,16 @@ fn what_faults_gave_in_all_is_known_if_it_is_of_each() {
     let begin = [join(1), maps(2, SPACE, &[(0, 0x20_0000)])];
     let [first, second] = [1, 2].map(|index| of_file(index * 100));
     // Of the first nobody knows what was there before.
-    let before = [read(10, 100), look(20, PROCESS, vec![first])];
-    let after = [read(30, 200), look(40, PROCESS, vec![first, second])];
+    let before = [read(10, 100), scan(20, PROCESS, vec![first])];
+    let after = [read(30, 200), scan(40, PROCESS, vec![first, second])];
     let total = |records: &[Record]| {
         let records = [&begin[..], records].concat();
         let summary = run_with(Options { event_rows: true, ..options(Detail::Full) }, &records).2;
-        let totals = summary.gave[&(GaveKind::File, None)];
+        let totals = summary.outcome[&(OutcomeKind::File, None)];
         (totals.faults, totals.pages)
     };
 
-    let known = [&[look(5, PROCESS, vec![])], &before[..], &after].concat();
+    let known = [&[scan(5, PROCESS, vec![])], &before[..], &after].concat();
     assert_eq!(total(&known), (2, Some(PageCount::new(2))));
     let unknown = [before, after].concat();
     assert_eq!(total(&unknown), (2, None));
@@ -173,10 +175,10 @@ fn reclaimed(millis: u64, swap_backed: u64, file: u64) -> Record {
     Record::Reclaim(ReclaimReading { time: at(millis), swap_backed, file })
 }
 
-/// What took a page away that was like `was` and is like `is`, with these readings and events between the looks at 10 and 30 ms.
+/// What took a page away that was like `was` and is like `is`, with these readings and events between the scans of 10 and 30 ms.
 fn cause_of_absence(was: StateRun, is: &[StateRun], meanwhile: &[Record]) -> PageCause {
-    let looks = [look(10, PROCESS, vec![was]), look(30, PROCESS, is.to_vec())];
-    let changes = changed(&[&looks[..1], meanwhile, &looks[1..]].concat());
+    let scans = [scan(10, PROCESS, vec![was]), scan(30, PROCESS, is.to_vec())];
+    let changes = changed(&[&scans[..1], meanwhile, &scans[1..]].concat());
     let [PageRow { ref prev_state, cause, .. }] = changes[..] else { panic!("one row: {changes:?}") };
     assert_ne!(*prev_state, PageKind::Absent);
     cause
@@ -203,7 +205,7 @@ fn page_that_went_while_nothing_was_reclaimed_went_for_an_unknown_reason() {
 
     assert_eq!(cause_of_absence(page, &[], &[]), PageCause::Unknown, "no counters");
     assert_eq!(cause_of_absence(page, &[], &[reclaimed(5, 7, 7), reclaimed(25, 7, 7)]), PageCause::Unknown);
-    // What was reclaimed before the first look, and after the second.
+    // What was reclaimed before the first scan, and after the second.
     let before_and_after = [reclaimed(4, 6, 6), reclaimed(5, 7, 7), reclaimed(25, 7, 7), reclaimed(35, 8, 8)];
     assert_eq!(cause_of_absence(page, &[], &before_and_after), PageCause::Unknown);
 }
@@ -236,7 +238,7 @@ fn advice_that_fails_since_not_all_is_mapped_takes_away_what_is() {
         let call =
             crate::event::MapCall { request, result: Err(result), may_have_resized: false, file: None };
         let call = map(20, MapAction::Call { space: SPACE, call });
-        let changes = changed(&[look(10, PROCESS, vec![there(1, 1, 100)]), call, look(30, PROCESS, vec![])]);
+        let changes = changed(&[scan(10, PROCESS, vec![there(1, 1, 100)]), call, scan(30, PROCESS, vec![])]);
         changes.iter().map(|row| row.cause).collect::<Vec<_>>()
     };
     let (dontneed, cold) = (4, 20);
@@ -251,9 +253,9 @@ fn advice_that_fails_since_not_all_is_mapped_takes_away_what_is() {
 #[test]
 fn page_that_went_did_not_go_by_faults_near_it() {
     let changes = changed(&[
-        look(10, PROCESS, vec![there(1, 2, 100)]),
+        scan(10, PROCESS, vec![there(1, 2, 100)]),
         fault(20, PAGE),
-        look(30, PROCESS, vec![there(2, 1, 101)]),
+        scan(30, PROCESS, vec![there(2, 1, 101)]),
     ]);
 
     let [PageRow { state, prev_state, cause, .. }] = changes[..] else { panic!("one row: {changes:?}") };
@@ -267,9 +269,9 @@ fn guard_is_not_in_swap() {
         crate::event::MapRequest::Madvise { addr: VirtAddr::from_raw(PAGE), length: PAGE, advice: 102 };
     let call = crate::event::MapCall { request: advice, result: Ok(0), may_have_resized: false, file: None };
     let changes = changed(&[
-        look(10, PROCESS, vec![there(1, 1, 100)]),
+        scan(10, PROCESS, vec![there(1, 1, 100)]),
         map(20, MapAction::Call { space: SPACE, call }),
-        look(30, PROCESS, vec![guard]),
+        scan(30, PROCESS, vec![guard]),
     ]);
 
     let [PageRow { state, cause, .. }] = changes[..] else { panic!("one row: {changes:?}") };
@@ -284,8 +286,8 @@ fn pages_that_huge_ones_took_the_place_of_have_not_migrated() {
     };
     let records = [
         heat(105, (0, 0x20_0000), 1),
-        look(110, PROCESS, vec![there(0, 2, 100), there(8, 2, 300)]),
-        look(
+        scan(110, PROCESS, vec![there(0, 2, 100), there(8, 2, 300)]),
+        scan(
             120,
             PROCESS,
             vec![

@@ -1,4 +1,4 @@
-//! What faults gave, and what changed pages: told by the first close look that follows.
+//! The outcomes of faults, and what changed pages: found by the first close scan that follows.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -6,35 +6,35 @@ use rangemap::RangeSet;
 
 use super::{
     counts::Kinds,
-    places::{Before, Cause, Change, Former, around},
+    history::{Before, Cause, Change, SlotBefore, around},
 };
 use crate::{
     event::{Access, Fault, FaultKind, SpaceId, Tgid},
     pagemap::{NotPresent, PageCategories, PagemapEra, Residence, StateRun, folio_around},
     pipeline::join::reclaims::Reclaims,
-    timeline::{FaultRow, Gave, GaveKind, PageCause, PageKind, PageRow, RegionId},
+    timeline::{FaultOutcome, FaultRow, OutcomeKind, PageCause, PageKind, PageRow, RegionId},
     units::{PageCount, PageSize, Timestamp, VirtAddr, VirtRange, Vpn},
 };
 
-/// Completed faults that no look has followed yet, by page. Of several at one page the last: what the others gave is gone.
+/// Completed faults that no scan has followed yet, by page. Of several at one page the last: what the others gave is gone.
 #[derive(Debug, Default)]
 pub(in crate::pipeline) struct Unresolved(BTreeMap<(SpaceId, Vpn), Waiting>);
 
-/// A fault whose page was not looked at yet.
+/// A fault whose page was not scanned yet.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::pipeline) struct Waiting {
     pub(in crate::pipeline) time: Timestamp,
     /// Its place among the fault rows of its interval.
     pub(in crate::pipeline) row: usize,
     access: Option<Access>,
-    /// Whether it is the first at its page since that was looked at.
+    /// Whether it is the first at its page since that was scanned.
     is_first: bool,
     /// Whether the page was read before it, which gives the zero page where there is nothing.
     follows_read: bool,
 }
 
 impl Unresolved {
-    /// A completed `fault` in `space`, which has the place `row` among those of its interval.
+    /// A completed `fault` in `space`.
     pub(in crate::pipeline) fn add(
         &mut self,
         space: SpaceId,
@@ -55,12 +55,12 @@ impl Unresolved {
         self.0.extract_if(keys(space, range, page), |_, _| true).for_each(drop);
     }
 
-    /// No look will tell any more of faults before `time`.
+    /// No scan will tell any more of faults before `time`.
     pub(in crate::pipeline) fn forget_before(&mut self, time: Timestamp) {
         self.0.retain(|_, waiting| waiting.time >= time);
     }
 
-    /// Takes the faults in `slot` that a look tells of which began at `began`, in the order of addresses. What was `touched` since
+    /// Takes the faults in `slot` that a scan decides which began at `began`, in the order of addresses. What `raced` since
     /// waits for the next one.
     pub(in crate::pipeline) fn take(
         &mut self,
@@ -70,10 +70,10 @@ impl Unresolved {
         began: Timestamp,
         touched: &RangeSet<VirtAddr>,
     ) -> Vec<(VirtAddr, Waiting)> {
-        let told = self.0.extract_if(keys(space, slot, page), |(_, vpn), waiting| {
+        let known = self.0.extract_if(keys(space, slot, page), |(_, vpn), waiting| {
             waiting.time <= began && !touched.contains(&vpn.start(page))
         });
-        told.map(|((_, vpn), waiting)| (vpn.start(page), waiting)).collect()
+        known.map(|((_, vpn), waiting)| (vpn.start(page), waiting)).collect()
     }
 }
 
@@ -83,32 +83,32 @@ fn keys(space: SpaceId, range: VirtRange, page: PageSize) -> Range<(SpaceId, Vpn
     (space, range.start().vpn(page))..(space, Vpn::from_raw(end))
 }
 
-/// A close look at a slot, and what was known of it before.
+/// A close scan of a slot, and what was known of it before.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::pipeline) struct SlotLook<'a> {
+pub(in crate::pipeline) struct SlotScan<'a> {
     pub(in crate::pipeline) began: Timestamp,
     /// What it saw.
     pub(in crate::pipeline) runs: &'a [StateRun],
     /// What was known of the slot before.
-    pub(in crate::pipeline) before: &'a Former,
+    pub(in crate::pipeline) before: &'a SlotBefore,
     pub(in crate::pipeline) page: PageSize,
-    /// Of which kinds of pages it tells.
-    pub(in crate::pipeline) told: Kinds,
+    /// Which kinds of pages it knows.
+    pub(in crate::pipeline) known: Kinds,
     /// What the kernel reclaimed until then.
     pub(in crate::pipeline) reclaims: Reclaims,
 }
 
-impl SlotLook<'_> {
-    /// What the fault of `row` in `region` gave, which was `waiting`; `None` if it is there no more, or not known.
+impl SlotScan<'_> {
+    /// The outcome of the fault at the page `addr` in `region`, which was `waiting`; `None` if it is there no more, or not known.
     ///
     /// Faults come in the order of addresses. Pages of a file before `counted` came along with another one.
-    pub(in crate::pipeline) fn gave(
+    pub(in crate::pipeline) fn outcome(
         &self,
         row: &FaultRow,
         region: Option<VirtRange>,
         waiting: &Waiting,
         counted: &mut VirtAddr,
-    ) -> Option<Gave> {
+    ) -> Option<FaultOutcome> {
         let FaultRow { fault, place, .. } = row;
         let index = self.runs.iter().position(|run| run.range.contains(fault.addr))?;
         let run = &self.runs[index];
@@ -118,7 +118,7 @@ impl SlotLook<'_> {
             return None;
         }
         let is_of_file = place.as_ref().is_some_and(|place| place.file_offset.is_some());
-        // What a fault before it made of the page was not looked at.
+        // What a fault before it made of the page was not scanned.
         let before = if waiting.is_first { self.before.page(fault.addr, self.page) } else { Before::Unknown };
         let was = match before {
             Before::Run(was) => Kinds::of(&was),
@@ -130,48 +130,48 @@ impl SlotLook<'_> {
             && (fault.protection == Some(true) || is_of_file)
             && !was.intersects(Kinds::ZERO | Kinds::SWAPPED);
         let kind = if kinds.contains(Kinds::HUGETLB) {
-            GaveKind::Hugetlb
+            OutcomeKind::Hugetlb
         } else if kinds.contains(Kinds::ZERO) {
-            GaveKind::Zero
+            OutcomeKind::Zero
         } else if is_copy {
             let is_in = run.part(here, self.page).and_then(|run| run.pfn());
             match before {
-                // Whether the page is still in its frame is what tells.
+                // What decides is whether the page is still in its frame.
                 Before::Run(_) if is_in.is_none() => return None,
-                Before::Run(was) if was.pfn() == is_in => GaveKind::Reuse,
-                _ if kinds.contains(Kinds::FILE) => GaveKind::File,
-                Before::Run(was) if was.pfn().is_some() => GaveKind::Copy,
-                Before::Absent if is_of_file => GaveKind::Copy,
-                Before::Unknown if is_of_file && waiting.follows_read => GaveKind::Copy,
+                Before::Run(was) if was.pfn() == is_in => OutcomeKind::Reuse,
+                _ if kinds.contains(Kinds::FILE) => OutcomeKind::File,
+                Before::Run(was) if was.pfn().is_some() => OutcomeKind::Copy,
+                Before::Absent if is_of_file => OutcomeKind::Copy,
+                Before::Unknown if is_of_file && waiting.follows_read => OutcomeKind::Copy,
                 _ => return None,
             }
         } else if kinds.contains(Kinds::FILE) {
-            GaveKind::File
+            OutcomeKind::File
         } else if was.contains(Kinds::SWAPPED) {
-            GaveKind::Swap
+            OutcomeKind::Swap
         } else if fault.kind == FaultKind::Major && before == Before::Unknown {
             // It may have been in swap; but others serve faults too.
             return None;
-        } else if self.told.contains(Kinds::ZERO) || fault.access == Some(Access::Write) {
-            GaveKind::Anon
+        } else if self.known.contains(Kinds::ZERO) || fault.access == Some(Access::Write) {
+            OutcomeKind::Anon
         } else {
             return None;
         };
         let pages = match kind {
-            GaveKind::File => region.and_then(|region| {
+            OutcomeKind::File => region.and_then(|region| {
                 let around = around(fault.addr, region)?;
                 // What the kernel maps as a whole may be larger.
                 let folio = self.folio(index, here).unwrap_or(here);
                 let all = around.start().min(folio.start())..around.end().max(folio.end());
                 self.came_along(VirtRange::new(all.start, all.end)?, counted)
             }),
-            GaveKind::Reuse => Some(PageCount::new(1)),
+            OutcomeKind::Reuse => Some(PageCount::new(1)),
             _ => self.folio(index, here).map(|folio| folio.pages(self.page)),
         };
-        Some(Gave { kind, pages, lag: self.began.since(fault.time) })
+        Some(FaultOutcome { kind, pages, lag: self.began.since(fault.time) })
     }
 
-    /// Where the folio lies that `here`, in the run with this `index`, is a page of; `None` if that is not told.
+    /// Where the folio lies that `here`, in the run with this `index`, is a page of; `None` if that is not known.
     fn folio(&self, index: usize, here: VirtRange) -> Option<VirtRange> {
         let run = &self.runs[index];
         if run.words.is_some_and(|words| words.flags.is_some()) {
@@ -182,7 +182,7 @@ impl SlotLook<'_> {
         run.categories.contains(PageCategories::HUGE).then(|| here.widened(bytes_of_huge.ilog2()))
     }
 
-    /// Pages of a file `around` a fault that are there now and were not before, and its own one; not those that had faults themselves,
+    /// Pages of a file, `around` a fault as fault-around brings them, that are there now and were not before, and its own one; not those that had faults themselves,
     /// nor those before `counted`.
     fn came_along(&self, around: VirtRange, counted: &mut VirtAddr) -> Option<PageCount> {
         if self.before.was_busy(around, self.page) {
@@ -224,8 +224,8 @@ impl SlotLook<'_> {
             region,
             range,
             pages: range.pages(self.page),
-            state: after.map_or(PageKind::Absent, |run| self.told.kind_of(&run)),
-            prev_state: was.map_or(PageKind::Absent, |run| self.told.kind_of(&run)),
+            state: after.map_or(PageKind::Absent, |run| self.known.kind_of(&run)),
+            prev_state: was.map_or(PageKind::Absent, |run| self.known.kind_of(&run)),
             pfn: after.and_then(|run| run.pfn()),
             prev_pfn: was.and_then(|run| run.pfn()),
             flags: after.and_then(|run| run.words?.flags),
@@ -258,7 +258,7 @@ impl SlotLook<'_> {
         let size = |kinds: Kinds| (kinds.contains(Kinds::HUGE), kinds.contains(Kinds::MTHP));
         if size(is) > size(was) {
             PageCause::Collapse
-        } else if is.difference(was).contains(Kinds::KSM) && self.told.contains(Kinds::KSM) {
+        } else if is.difference(was).contains(Kinds::KSM) && self.known.contains(Kinds::KSM) {
             PageCause::Merge
         } else if is_in_other_frame {
             PageCause::Migration
@@ -283,7 +283,7 @@ impl SlotLook<'_> {
             Some(Residence::NotPresent(NotPresent::Swap(_))) => PageCause::Reclaim,
             // Of these there are no lists to reclaim from.
             _ if kinds.intersects(Kinds::ZERO | Kinds::HUGETLB) => PageCause::Unknown,
-            _ if self.reclaims.has_taken(was, self.before.looked()) => PageCause::Reclaim,
+            _ if self.reclaims.has_taken(was, self.before.scanned()) => PageCause::Reclaim,
             _ => PageCause::Unknown,
         }
     }

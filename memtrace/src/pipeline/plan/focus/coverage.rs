@@ -1,9 +1,9 @@
-//! What is resident in an address space against what looks have seen of it.
+//! What is resident in an address space against what scans have seen of it.
 
 use std::collections::BTreeMap;
 
 use crate::{
-    event::PageLook,
+    event::PageScan,
     pagemap::PageCategories,
     pipeline::slots::{slot_of, slots},
     units::{PageCount, PageSize, VirtAddr},
@@ -15,7 +15,7 @@ const GROWTH_PART: u64 = 64;
 
 /// Resident and seen pages.
 #[derive(Debug, Default)]
-pub(super) struct Residents {
+pub(super) struct Coverage {
     /// Present pages of each slot that has any, as last seen.
     slots: BTreeMap<VirtAddr, u64>,
     seen: u64,
@@ -35,7 +35,7 @@ enum Visit {
     Missed(u64),
 }
 
-impl Residents {
+impl Coverage {
     /// The kernel counts so many resident pages now.
     pub(super) fn count(&mut self, pages: PageCount) {
         self.resident = pages.get();
@@ -62,16 +62,16 @@ impl Residents {
         self.visit = Visit::Due;
     }
 
-    /// The last looks of a visit have been asked for.
+    /// The last scans of a visit have been asked for.
     pub(super) fn end_visit(&mut self) {
         self.visit = Visit::Done;
     }
 
-    /// A look, at whole slots.
-    pub(super) fn see(&mut self, look: &PageLook, page: PageSize) {
-        let before = self.slots.extract_if(look.range.addrs(), |_, _| true);
+    /// A scan of whole slots.
+    pub(super) fn see(&mut self, scan: &PageScan, page: PageSize) {
+        let before = self.slots.extract_if(scan.range.addrs(), |_, _| true);
         self.seen -= before.map(|(_, pages)| pages).sum::<u64>();
-        for run in look.runs.iter().filter(|run| run.categories.contains(PageCategories::PRESENT)) {
+        for run in scan.runs.iter().filter(|run| run.categories.contains(PageCategories::PRESENT)) {
             for part in slots(run.range) {
                 let pages = part.pages(page).get();
                 *self.slots.entry(slot_of(part.start())).or_default() += pages;
@@ -85,7 +85,7 @@ impl Residents {
 mod tests {
     use super::*;
     use crate::{
-        event::{LookDepth, LookReason},
+        event::{ScanDepth, ScanReason},
         pagemap::StateRun,
         units::{Timestamp, VirtRange},
     };
@@ -96,15 +96,15 @@ mod tests {
         VirtRange::new(VirtAddr::from_raw(start), VirtAddr::from_raw(end)).expect("not empty")
     }
 
-    /// A look at two slots that finds the first `pages` pages of them present.
-    fn look(pages: u64) -> PageLook {
+    /// A scan of two slots that finds the first `pages` pages of them present.
+    fn scan(pages: u64) -> PageScan {
         let categories = PageCategories::PRESENT;
-        PageLook {
+        PageScan {
             began: Timestamp::default(),
-            reason: LookReason::Rotation,
+            reason: ScanReason::Rotation,
             range: range(SLOT, 3 * SLOT),
-            told: categories,
-            depth: LookDepth::Categories,
+            known: categories,
+            depth: ScanDepth::Categories,
             runs: vec![StateRun::new(range(SLOT, SLOT + pages * 4096), categories)],
         }
     }
@@ -115,43 +115,43 @@ mod tests {
 
     #[test]
     fn visit_is_due_when_more_is_resident_than_was_seen() {
-        let mut residents = Residents::default();
-        assert!(residents.is_visit_due(), "nothing has been seen");
-        residents.see(&look(600), page());
-        residents.end_visit();
-        residents.count(PageCount::new(630));
-        assert!(!residents.is_visit_due(), "30 pages are no page-table's");
+        let mut coverage = Coverage::default();
+        assert!(coverage.is_visit_due(), "nothing has been seen");
+        coverage.see(&scan(600), page());
+        coverage.end_visit();
+        coverage.count(PageCount::new(630));
+        assert!(!coverage.is_visit_due(), "30 pages are no page-table's");
 
-        residents.count(PageCount::new(630 + 255));
-        assert!(!residents.is_visit_due());
-        residents.count(PageCount::new(630 + 256));
-        assert!(residents.is_visit_due());
+        coverage.count(PageCount::new(630 + 255));
+        assert!(!coverage.is_visit_due());
+        coverage.count(PageCount::new(630 + 256));
+        assert!(coverage.is_visit_due());
     }
 
     #[test]
     fn what_was_seen_before_is_replaced() {
-        let mut residents = Residents::default();
-        residents.see(&look(1024), page());
-        residents.see(&look(10), page());
-        residents.end_visit();
+        let mut coverage = Coverage::default();
+        coverage.see(&scan(1024), page());
+        coverage.see(&scan(10), page());
+        coverage.end_visit();
 
-        residents.count(PageCount::new(10));
-        residents.count(PageCount::new(10 + 256));
+        coverage.count(PageCount::new(10));
+        coverage.count(PageCount::new(10 + 256));
 
-        assert!(residents.is_visit_due());
+        assert!(coverage.is_visit_due());
     }
 
     #[test]
     fn growth_counts_from_the_least_that_was_unseen() {
-        let mut residents = Residents::default();
-        residents.end_visit();
+        let mut coverage = Coverage::default();
+        coverage.end_visit();
         for pages in [1000, 100, 355] {
-            residents.count(PageCount::new(pages));
-            assert!(!residents.is_visit_due(), "{pages}");
+            coverage.count(PageCount::new(pages));
+            assert!(!coverage.is_visit_due(), "{pages}");
         }
 
-        residents.count(PageCount::new(356));
+        coverage.count(PageCount::new(356));
 
-        assert!(residents.is_visit_due());
+        assert!(coverage.is_visit_due());
     }
 }

@@ -1,4 +1,4 @@
-//! Words for looks at traced processes: what is asked for, and what was seen.
+//! Words for scans of traced processes: what is asked for, and what was seen.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,12 +8,12 @@ use crate::{
     units::{PageCount, Timestamp, VirtRange},
 };
 
-/// A look at a traced process, or why there is none.
+/// A scan of a traced process, or why there is none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observation {
-    /// When the look ended.
+    /// When the scan ended.
     pub time: Timestamp,
-    /// The process that was looked at.
+    /// The process that was scanned.
     pub tgid: Tgid,
     /// The address space it was expected to have.
     pub space: SpaceId,
@@ -21,13 +21,13 @@ pub struct Observation {
     pub seen: Seen,
 }
 
-/// What a look saw.
+/// What a scan saw.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Seen {
     /// All its VMAs.
-    Maps(MapsLook),
+    Maps(MapsReading),
     /// Page state of a range.
-    Pages(PageLook),
+    Pages(PageScan),
     /// How many pages are resident, from `/proc/PID/statm`.
     Resident(PageCount),
     /// The process is gone, or could not be read.
@@ -36,7 +36,7 @@ pub enum Seen {
 
 /// A reading of `/proc/PID/maps`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MapsLook {
+pub struct MapsReading {
     /// When the reading began: what changed since may or may not show.
     pub began: Timestamp,
     /// In address order.
@@ -47,7 +47,7 @@ pub struct MapsLook {
     pub devices: Vec<(Device, FileKind)>,
 }
 
-impl MapsLook {
+impl MapsReading {
     /// What lies on `device`, if that is known.
     #[must_use]
     pub fn kind_on(&self, device: Device) -> Option<FileKind> {
@@ -57,25 +57,25 @@ impl MapsLook {
 
 /// Page state of a range; pages in no run are absent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PageLook {
-    /// When the look began: what changed since may or may not show.
+pub struct PageScan {
+    /// When the scan began: what changed since may or may not show.
     pub began: Timestamp,
     /// Why it was taken.
-    pub reason: LookReason,
-    /// What was looked at.
+    pub reason: ScanReason,
+    /// What was scanned.
     pub range: VirtRange,
-    /// What the look could tell: without a category here, its absence from a run means nothing.
-    pub told: PageCategories,
+    /// What the scan could know: without a category here, its absence from a run means nothing.
+    pub known: PageCategories,
     /// What else was read of each page.
-    pub depth: LookDepth,
+    pub depth: ScanDepth,
     /// Runs of pages that are not absent, in address order.
     pub runs: Vec<StateRun>,
 }
 
-/// How much a look reads of each page; each more than the one before.
+/// How much a scan reads of each page; each more than the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum LookDepth {
+pub enum ScanDepth {
     /// Categories alone: what a scan tells in one go.
     Categories,
     /// Its word in pagemap too.
@@ -84,26 +84,26 @@ pub enum LookDepth {
     Frames,
 }
 
-/// Why pages were looked at; in order of importance.
+/// Why pages were scanned; in order of importance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum LookReason {
+pub enum ScanReason {
     /// The user named them with `--focus`.
     Asked,
     /// There were faults.
     Heat,
     /// A call mapped or unmapped them, or gave advice on them.
     Call,
-    /// More was resident in their address space than looks had seen.
+    /// More was resident in their address space than scans had seen.
     Population,
-    /// It was their turn: what nothing points at is looked at too, now and then.
+    /// It was their turn: what nothing points at is scanned too, now and then.
     Rotation,
-    /// Everything was looked at: by signal, or because recording or the process ended.
+    /// Everything was scanned: by signal, or because recording or the process ended.
     Full,
 }
 
-impl LookReason {
-    /// Whether each page is worth a look of its own: something points at just these.
+impl ScanReason {
+    /// Whether each page is worth a scan of its own: something points at just these.
     #[must_use]
     pub const fn is_close(self) -> bool {
         match self {
@@ -143,14 +143,14 @@ pub struct Vma {
     pub name: Vec<u8>,
 }
 
-/// A look that the core would like the shell to take.
+/// A scan that the core would like the shell to take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeRequest {
-    /// Process to look at.
+    /// Process to scan.
     pub tgid: Tgid,
     /// Address space it is expected to have.
     pub space: SpaceId,
-    /// What to look at.
+    /// What to scan.
     pub target: ProbeTarget,
 }
 
@@ -160,7 +160,7 @@ pub enum ProbeTarget {
     /// Its VMAs.
     Maps,
     /// Page state of these ranges, ascending and apart, and why.
-    Pages(Vec<(VirtRange, LookReason)>),
+    Pages(Vec<(VirtRange, ScanReason)>),
     /// How many of its pages are resident.
     Resident,
     /// Its VMAs, and the page state of all of them that some access is allowed to.

@@ -1,4 +1,4 @@
-//! Pages of a region as looks saw them last: a look takes in only a part of it, as a rule.
+//! Pages of a region as scans saw them last: a scan takes in only a part of it, as a rule.
 
 use std::collections::BTreeMap;
 
@@ -17,19 +17,19 @@ pub(in crate::pipeline) struct Residence {
     slots: BTreeMap<VirtAddr, SlotState>,
     present: u64,
     peak: u64,
-    looked: Timestamp,
+    scanned: Timestamp,
 }
 
 impl Residence {
-    /// A look saw the part of the region in the slot at `slot` like this.
+    /// A scan saw the part of the region in the slot at `slot` like this.
     pub(in crate::pipeline) fn see(&mut self, time: Timestamp, slot: VirtAddr, state: SlotState) {
         let before = if state.is_empty() { self.slots.remove(&slot) } else { self.slots.insert(slot, state) };
         self.present = self.present + state.present() - before.map_or(0, |before| before.present());
         self.peak = self.peak.max(self.present);
-        self.looked = time;
+        self.scanned = time;
     }
 
-    /// Most pages that were present at one time, as far as looks tell.
+    /// Most pages that were present at one time, as far as scans tell.
     pub(in crate::pipeline) fn peak(&self) -> PageCount {
         PageCount::new(self.peak)
     }
@@ -41,6 +41,6 @@ impl Residence {
         for (_, state) in self.slots.range(slots.addrs()) {
             counts += state;
         }
-        PageState { looked: self.looked, counts }
+        PageState { scanned: self.scanned, counts }
     }
 }

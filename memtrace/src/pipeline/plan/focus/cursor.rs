@@ -2,33 +2,33 @@
 
 use memtrace_ebpf::HEAT_SLOT_SHIFT;
 
-use super::pace::{Pace, Purse};
+use super::cost::{Budget, CostModel};
 use crate::{
     event::SpaceId,
     region::{AddressSpace, Region},
     units::{VirtAddr, VirtRange},
 };
 
-/// How far a sweep has come.
+/// How far a cursor has come.
 #[derive(Debug, Default)]
-pub(super) struct Sweep {
+pub(super) struct ScanCursor {
     next: Option<(SpaceId, VirtAddr)>,
 }
 
-impl Sweep {
+impl ScanCursor {
     /// Whether it will begin anew.
     pub(super) const fn is_over(&self) -> bool {
         self.next.is_none()
     }
 
-    /// Hands `take` the `wanted` parts of regions as whole slots, from where it stopped the last time, until `purse` is empty;
+    /// Hands `take` the `wanted` parts of regions as whole slots, from where it stopped the last time, until `budget` is empty;
     /// returns the address spaces that it has come to the end of.
     pub(super) fn go_on<'a>(
         &mut self,
         spaces: impl Iterator<Item = (SpaceId, &'a AddressSpace)>,
         wanted: impl Fn(&AddressSpace, &Region) -> Vec<VirtRange>,
-        pace: &Pace,
-        purse: &mut Purse,
+        cost: &CostModel,
+        budget: &mut Budget,
         mut take: impl FnMut(SpaceId, VirtRange),
     ) -> Vec<SpaceId> {
         const BEGIN: VirtAddr = VirtAddr::from_raw(0);
@@ -42,7 +42,7 @@ impl Sweep {
             for part in parts.flat_map(|region| wanted(regions, region)) {
                 let slots = part.widened(HEAT_SLOT_SHIFT);
                 while let Some(rest) = VirtRange::new(next.max(slots.start()), slots.end()) {
-                    let Some(piece) = purse.pay_for(rest, pace) else {
+                    let Some(piece) = budget.pay_for(rest, cost) else {
                         self.next = Some((space, rest.start()));
                         return visited;
                     };

@@ -1,6 +1,6 @@
-//! Which frame each page was in at its last close look, and what changed since.
+//! Which frame each page was in at its last close scan, and what changed since.
 
-mod changes;
+mod diff;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -9,9 +9,9 @@ use std::{
 
 use rangemap::RangeSet;
 
-use self::changes::AROUND_SHIFT;
-pub(in crate::pipeline) use self::changes::{Before, Cause, Change, Former, around};
-use super::touched::Touched;
+use self::diff::AROUND_SHIFT;
+pub(in crate::pipeline) use self::diff::{Before, Cause, Change, SlotBefore, around};
+use super::races::Races;
 use crate::{
     event::{Fault, MapRequest, SpaceId, flags},
     pagemap::{PageCategories, StateRun, inside, outside},
@@ -19,39 +19,39 @@ use crate::{
     units::{PageSize, Timestamp, VirtAddr, VirtRange},
 };
 
-/// Runs and ranges that are kept in mind, over all slots: 4 MiB. The slots that were looked at longest ago are forgotten first.
+/// Runs and ranges that are remembered, over all slots: 4 MiB. The slots that were scanned longest ago are forgotten first.
 const MAX_HELD: usize = 1 << 16;
 
 /// For how many of them a slot counts even if it has none.
 const HELD_BY_SLOT: usize = 4;
 
-/// Looks at slots that are remembered for each slot, most of them of no use any more.
-const MAX_LOOKED_PER_SLOT: usize = 4;
+/// Scans at slots that are remembered for each slot, most of them of no use any more.
+const MAX_SCANS_PER_SLOT: usize = 4;
 
-/// Ranges of populating calls that are kept in mind, over all address spaces. If there are more, all are forgotten.
+/// Ranges that are remembered of one address space where no slot is kept. If there are more, all are forgotten.
 const MAX_POPULATING: usize = 1 << 12;
 
 /// Pages of all address spaces, slot by slot.
 #[derive(Debug)]
-pub(in crate::pipeline) struct Places {
+pub(in crate::pipeline) struct PageHistory {
     page: PageSize,
     slots: BTreeMap<(SpaceId, VirtAddr), Place>,
-    /// In the order of their looks; one that was looked at again is there again.
-    looked: VecDeque<(Timestamp, (SpaceId, VirtAddr))>,
-    /// Addresses that had no pages at one time, and were not looked at since.
+    /// In the order of their scans; one that was scanned again is there again.
+    scanned: VecDeque<(Timestamp, (SpaceId, VirtAddr))>,
+    /// Addresses that had no pages at one time, and were not scanned since.
     emptied: BTreeMap<SpaceId, RangeSet<VirtAddr>>,
-    /// Addresses that a call populates and that no look saw pages at yet: it may go on for many looks.
+    /// Addresses that a call populates and that no scan saw pages at yet: it may go on for many scans.
     populating: BTreeMap<SpaceId, RangeSet<VirtAddr>>,
-    touched: Touched,
+    touched: Races,
     /// How many runs and ranges all slots hold.
     held: usize,
 }
 
-/// Pages of a slot, and what happened to them since they were looked at.
+/// Pages of a slot, and what happened to them since they were scanned.
 #[derive(Clone, Debug, Default)]
 struct Place {
-    /// When the look ended; if there was none, when the first fault happened.
-    looked: Timestamp,
+    /// When the scan ended; if there was none, when the first fault happened.
+    scanned: Timestamp,
     /// Pages that are not absent.
     runs: Vec<StateRun>,
     /// Pages of which it is not known where they are.
@@ -60,15 +60,15 @@ struct Place {
     called: RangeSet<VirtAddr>,
 }
 
-impl Places {
+impl PageHistory {
     pub(in crate::pipeline) fn new(page: PageSize) -> Self {
         Self {
             page,
             slots: BTreeMap::new(),
-            looked: VecDeque::new(),
+            scanned: VecDeque::new(),
             emptied: BTreeMap::new(),
             populating: BTreeMap::new(),
-            touched: Touched::default(),
+            touched: Races::default(),
             held: 0,
         }
     }
@@ -86,7 +86,7 @@ impl Places {
         }
     }
 
-    /// `child` has what `parent` has in private memory; of files it may have less. It is not kept in mind if there is no room: most
+    /// `child` has what `parent` has in private memory; of files it may have less. It is not remembered if there is no room: most
     /// children soon execute something else.
     pub(in crate::pipeline) fn fork(&mut self, time: Timestamp, parent: SpaceId, child: SpaceId) {
         let keys = (parent, VirtAddr::from_raw(0))..=(parent, VirtAddr::from_raw(u64::MAX));
@@ -97,29 +97,29 @@ impl Places {
         }
         let forked: Vec<_> = places.map(|((_, slot), place)| ((child, *slot), place.forked(time))).collect();
         for (key, place) in forked {
-            // Before what was looked at: it is the first to be forgotten.
-            self.looked.push_front((time, key));
+            // Before what was scanned: it is the first to be forgotten.
+            self.scanned.push_front((time, key));
             self.put(key, place);
         }
     }
 
-    /// A fault was completed; tells whether it is the first at its page since that was looked at.
+    /// A fault was completed; returns whether it is the first at its page since that was scanned.
     pub(in crate::pipeline) fn fault(&mut self, space: SpaceId, fault: &Fault) -> bool {
         let Fault { time, addr, latency, .. } = *fault;
         let key = (space, slot_of(addr));
-        let Self { page, slots, looked, emptied, touched, held, .. } = self;
+        let Self { page, slots, scanned, emptied, touched, held, .. } = self;
         let here = VirtRange::of_page(addr, *page);
         touched.add(time, space, here);
         let place = slots.entry(key).or_insert_with(|| {
-            looked.push_back((time, key));
-            let place = Place { looked: time, ..Place::unseen(key.1, emptied.get(&space)) };
+            scanned.push_back((time, key));
+            let place = Place { scanned: time, ..Place::unseen(key.1, emptied.get(&space)) };
             *held += place.held();
             place
         });
         *held -= place.held();
-        // One under way when the look ended may have done its work by then.
+        // One under way when the scan ended may have done its work by then.
         let began = time.before(latency.unwrap_or_default());
-        if began < place.looked && place.run_at(addr).is_some() {
+        if began < place.scanned && place.run_at(addr).is_some() {
             place.unknown.insert(here.addrs());
         }
         let is_first = !place.faulted.contains(&addr);
@@ -129,7 +129,7 @@ impl Places {
         is_first
     }
 
-    /// A call in `space` was about `range`; tells whether pages that were there are there no more.
+    /// A call in `space` was about `range`; returns whether pages that were there are there no more.
     pub(in crate::pipeline) fn call(
         &mut self,
         time: Timestamp,
@@ -166,7 +166,7 @@ impl Places {
                 let old = VirtRange::new(old_addr, old_end).map(|old| old.whole_pages(self.page));
                 for range in old.into_iter().chain([range]) {
                     self.touched.add(time, space, range);
-                    self.lose_sight(space, range);
+                    self.invalidate(space, range);
                 }
                 true
             }
@@ -194,7 +194,7 @@ impl Places {
     }
 
     /// What there is in `range` is not known now.
-    fn lose_sight(&mut self, space: SpaceId, range: VirtRange) {
+    fn invalidate(&mut self, space: SpaceId, range: VirtRange) {
         if let Some(emptied) = self.emptied.get_mut(&space) {
             emptied.remove(range.addrs());
         }
@@ -249,7 +249,7 @@ impl Places {
         self.held -= replaced.as_ref().map_or(0, Place::held);
     }
 
-    /// What was touched in `range` of `space` after the look that is told of began.
+    /// What was touched in `range` of `space` after the scan that is told of began.
     pub(in crate::pipeline) fn touched_since(
         &self,
         began: Timestamp,
@@ -259,7 +259,7 @@ impl Places {
         self.touched.since(began, space, range)
     }
 
-    /// Replaces what was known of `slot` by what a look saw that ended at `ended`, and returns it. What was done `amid` the look
+    /// Replaces what was known of `slot` by what a scan saw that ended at `ended`, and returns it. What was done `amid` the scan
     /// stays as it was known.
     pub(in crate::pipeline) fn replace(
         &mut self,
@@ -268,7 +268,7 @@ impl Places {
         slot: VirtRange,
         seen: &[StateRun],
         amid: RangeSet<VirtAddr>,
-    ) -> Former {
+    ) -> SlotBefore {
         let key = (space, slot_of(slot.start()));
         let known = self.slots.remove(&key);
         self.held -= known.as_ref().map_or(0, Place::held);
@@ -278,23 +278,23 @@ impl Places {
             emptied.remove(slot.addrs());
         }
         let populating = self.populated(space, slot, seen, &amid);
-        let next = place.looked_at(ended, seen, &amid, self.page);
-        self.looked.push_back((ended, key));
+        let next = place.scanned(ended, seen, &amid, self.page);
+        self.scanned.push_back((ended, key));
         self.put(key, next);
         self.forget();
-        Former { place, amid, populating }
+        SlotBefore { place, amid, populating }
     }
 
     /// Forgets what is too much.
     fn forget(&mut self) {
-        if self.looked.len() > MAX_LOOKED_PER_SLOT * (self.slots.len() + 1) {
-            let Self { slots, looked, .. } = self;
-            looked.retain(|(time, key)| slots.get(key).is_some_and(|place| place.looked == *time));
+        if self.scanned.len() > MAX_SCANS_PER_SLOT * (self.slots.len() + 1) {
+            let Self { slots, scanned, .. } = self;
+            scanned.retain(|(time, key)| slots.get(key).is_some_and(|place| place.scanned == *time));
         }
         while self.held > MAX_HELD
-            && let Some((looked, key)) = self.looked.pop_front()
+            && let Some((scanned, key)) = self.scanned.pop_front()
         {
-            if self.slots.get(&key).is_some_and(|place| place.looked == looked)
+            if self.slots.get(&key).is_some_and(|place| place.scanned == scanned)
                 && let Some(place) = self.slots.remove(&key)
             {
                 self.held -= place.held();
@@ -305,7 +305,7 @@ impl Places {
     /// Forgets address spaces that are gone.
     pub(in crate::pipeline) fn retain(&mut self, is_there: impl Fn(SpaceId) -> bool) {
         self.slots.retain(|(space, _), _| is_there(*space));
-        self.looked.retain(|(_, (space, _))| is_there(*space));
+        self.scanned.retain(|(_, (space, _))| is_there(*space));
         self.emptied.retain(|space, _| is_there(*space));
         self.populating.retain(|space, _| is_there(*space));
         self.held = self.slots.values().map(Place::held).sum();
@@ -313,7 +313,7 @@ impl Places {
 }
 
 impl Place {
-    /// A slot that was not looked at, of which the addresses in `emptied` had no pages at one time.
+    /// A slot that was not scanned, of which the addresses in `emptied` had no pages at one time.
     fn unseen(slot: VirtAddr, emptied: Option<&RangeSet<VirtAddr>>) -> Self {
         let slot = slot..slot_end(slot);
         let (mut unknown, mut called) = (RangeSet::new(), RangeSet::new());
@@ -333,11 +333,11 @@ impl Place {
         let mut unknown = self.unknown.clone();
         unknown.extend(of_files.into_iter().map(|run| run.range.addrs()));
         unknown.extend(self.faulted.iter().chain(self.called.iter()).cloned());
-        Self { looked: time, runs: private, unknown, ..Self::default() }
+        Self { scanned: time, runs: private, unknown, ..Self::default() }
     }
 
-    /// This after a look that ended at `ended` and saw `seen`, which does not count for what lies in `amid`.
-    fn looked_at(
+    /// This after a scan that ended at `ended` and saw `seen`, which does not count for what `raced`.
+    fn scanned(
         &self,
         ended: Timestamp,
         seen: &[StateRun],
@@ -348,7 +348,7 @@ impl Place {
         let mut runs: Vec<_> = outside(seen, amid, page).chain(inside(&self.runs, amid, page)).collect();
         runs.sort_by_key(|run| run.range.start());
         let [unknown, faulted, called] = [&self.unknown, &self.faulted, &self.called].map(kept);
-        Self { looked: ended, runs, unknown, faulted, called }
+        Self { scanned: ended, runs, unknown, faulted, called }
     }
 
     /// For how many runs and ranges it counts.
@@ -363,7 +363,7 @@ impl Place {
     }
 }
 
-/// The pages of `slot` that were `touched` amid a look which saw it as `seen`, and those of files that may have come along with
+/// The pages of `slot` that `raced` with a scan which saw it as `seen`, and those of files that fault-around may have brought with
 /// them; but not those that `came` before.
 pub(in crate::pipeline) fn amid(
     slot: VirtRange,
