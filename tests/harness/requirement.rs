@@ -6,8 +6,9 @@
 
 use std::{
     env,
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::Write as _,
+    thread,
 };
 
 use rustix::{
@@ -99,6 +100,13 @@ pub fn program(program: &str, package: &str) -> Option<String> {
     (!found).then(|| format!("needs {program}: apt-get install {package}"))
 }
 
+/// What is missing to do much in little time: a processor that no program emulates.
+#[must_use]
+pub fn processor() -> Option<String> {
+    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    processor.contains("QEMU TCG").then(|| "needs a processor that is not emulated".to_owned())
+}
+
 /// Says that a test was skipped, and why.
 pub fn skip(reason: &str) {
     eprintln!("skipped: {reason}");
@@ -110,8 +118,11 @@ pub fn skip(reason: &str) {
         .append(true)
         .open(&path)
         .expect("the file named by MEMTRACE_SKIPS can be written");
+    // libtest names the thread of a test after it.
+    let thread = thread::current();
+    let test = thread.name().filter(|name| *name != "main").unwrap_or_default();
     // In one piece: other tests write to it too.
     skips
-        .write_all(format!("{reason}\n").as_bytes())
+        .write_all(format!("{test}\t{reason}\n").as_bytes())
         .expect("the file named by MEMTRACE_SKIPS can be written");
 }

@@ -85,7 +85,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
     eprintln!("  here:      {}, LLVM {}, {}", fresh.rustc, fresh.llvm, fresh.bpf_linker);
     eprintln!("testing the fresh object against the kernel instead");
     let _object = shell.push_env("MEMTRACE_EBPF_DIR", &scratch);
-    test::kernel(&shell, None)
+    test::kernel(&shell)
 }
 
 /// Whether the committed object is whole and was made from this tree, for this machine's architecture.

@@ -8,10 +8,13 @@ mod bench;
 mod bless;
 mod check;
 mod ebpf;
+mod executables;
 mod layers;
+mod libtest;
 mod oracles;
 mod privilege;
 mod run;
+mod skips;
 mod test;
 mod toolchain;
 mod vm;
@@ -36,6 +39,9 @@ enum Verb {
         /// Run only the privileged tier, in virtual machines with these kernels; all if none is named
         #[arg(long, value_name = "KERNEL", num_args = 0..)]
         vm: Option<Vec<vm::Kernel>>,
+        /// Of that tier, run only what shows within minutes that a kernel is served
+        #[arg(long, requires = "vm")]
+        smoke: bool,
         /// Run only the programs of others that are traced, and all of them
         #[arg(long, conflicts_with = "vm")]
         strangers: bool,
@@ -79,9 +85,9 @@ enum Verb {
 fn main() -> ExitCode {
     let outcome = match Verb::parse() {
         Verb::Run { args } => run::run(&args),
-        Verb::Test { strangers: true, filter, .. } => test::strangers(filter.as_deref()),
+        Verb::Test { strangers: true, filter, .. } => test::whole("kernel_strangers", filter.as_deref()),
         Verb::Test { vm: None, filter, .. } => test::test(filter.as_deref()),
-        Verb::Test { vm: Some(kernels), filter, .. } => vm::test(&kernels, filter.as_deref()),
+        Verb::Test { vm: Some(kernels), smoke, filter, .. } => vm::test(&kernels, smoke, filter.as_deref()),
         Verb::Check => check::check(),
         Verb::BuildEbpf { check: false } => ebpf::build(),
         Verb::BuildEbpf { check: true } => ebpf::check(),

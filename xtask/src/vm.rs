@@ -1,11 +1,13 @@
 //! Runs the privileged tier on other kernels: `cargo xtask test --vm`, `cargo xtask verifier`.
 //!
 //! Each kernel boots in a virtual machine whose whole file system is an archive of the tests and their programs; this
-//! machine takes part as one more kernel. What each wrote becomes a column of a table.
+//! machine takes part as one more kernel. What each wrote becomes a column of a table. Guests run side by side, since each
+//! takes one processor (`boot`); this machine runs the tests when they have ended.
 //! Not here: the tier on this machine alone, as part of all tests (`test`).
 #![expect(clippy::print_stdout, reason = "a table on stdout is what it is for")]
 
 mod boot;
+mod flaky;
 mod guest;
 mod initramfs;
 mod kernel;
@@ -15,13 +17,18 @@ mod table;
 mod tier;
 mod verified;
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use anyhow::bail;
 pub(crate) use kernel::Kernel;
+use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
 use xshell::Shell;
 
-use self::{report::Report, tier::Tier};
+use self::{flaky::Known, report::Report, tier::Tier};
 use crate::workspace;
 
 /// What came of a kernel.
@@ -33,58 +40,71 @@ struct Column {
     problem: Option<String>,
 }
 
-/// Runs the tier, or the tests whose names contain `filter`, on `kernels`; fails if any test failed, in a guest twice.
-pub(crate) fn test(kernels: &[Kernel], filter: Option<&str>) -> anyhow::Result<()> {
+/// Runs the tier, or what of it is smoke, or the tests whose names contain `filter`, on `kernels`; fails if any test failed,
+/// unless it is known to fail now and then in that guest, and failed once.
+pub(crate) fn test(kernels: &[Kernel], is_smoke: bool, filter: Option<&str>) -> anyhow::Result<()> {
+    let targets = if is_smoke { tier::SMOKE } else { tier::WHOLE };
     let arguments: Vec<_> = filter.into_iter().collect();
-    let columns = run(kernels, &arguments)?;
+    let columns = run(kernels, targets, &arguments)?;
     print!("{}", table::summary(&columns));
+    print!("\n{}", table::times(&columns));
     print!("\n{}", table::features(&columns));
     print!("\n{}", table::skips(&columns));
-    verdict(&columns)
+    verdict(&columns, &Known::read()?)
 }
 
 /// Counts what the verifier of each of `kernels` walks; with `record`, keeps the numbers in the tree.
 pub(crate) fn verifier(kernels: &[Kernel], record: bool) -> anyhow::Result<()> {
-    let columns = run(kernels, &["--exact", "programs_stay_within_the_verifier_budget"])?;
+    let columns =
+        run(kernels, &["kernel_verifier"], &["--exact", "programs_stay_within_the_verifier_budget"])?;
     print!("{}", verified::table(&columns));
     if record {
         verified::record(&columns)?;
     }
-    verdict(&columns)
+    verdict(&columns, &Known::default())
 }
 
 /// Runs `targets` of the tier with `arguments` of libtest on each of `kernels`.
-fn run(kernels: &[Kernel], arguments: &[&str]) -> anyhow::Result<Vec<Column>> {
+fn run(kernels: &[Kernel], targets: &[&str], arguments: &[&str]) -> anyhow::Result<Vec<Column>> {
     let shell = workspace::shell()?;
     let kernels = Kernel::columns(kernels);
-    let tier = Tier::build(&shell)?;
-    let run = Run { shell: &shell, tier, arguments, name: "first" };
-    if kernels.iter().any(|kernel| kernel.is_guest()) {
+    let tier = Tier::build(&shell, targets)?;
+    let (guests, host): (Vec<_>, Vec<_>) = kernels.into_iter().partition(|kernel| kernel.is_guest());
+    if !guests.is_empty() {
         if std::env::consts::ARCH != "x86_64" {
             bail!("the virtual machines are x86-64, this machine is {}", std::env::consts::ARCH);
         }
         boot::check(&shell)?;
+    }
+    let initramfs = workspace::target().join("vm/first.cpio");
+    let run = Run { shell: &Mutex::new(shell), tier, arguments, name: "first", initramfs };
+    if !guests.is_empty() {
         run.write_initramfs()?;
     }
-    Ok(kernels.into_iter().map(|kernel| run.column(kernel)).collect())
+    let mut columns: Vec<_> = guests.into_par_iter().map(|kernel| run.column(kernel)).collect();
+    columns.extend(host.into_iter().map(|kernel| run.column(kernel)));
+    Ok(columns)
 }
 
 /// Tests to run, whatever the kernel.
 struct Run<'a> {
-    shell: &'a Shell,
+    /// Whoever has it works alone: twins share their image, and all archives the scratch directory that they are made in.
+    shell: &'a Mutex<Shell>,
     tier: Tier,
     arguments: &'a [&'a str],
     /// What its consoles are named after.
     name: &'static str,
+    /// The archive that guests start with.
+    initramfs: PathBuf,
 }
 
 impl Run<'_> {
-    /// Runs the tests on `kernel`, and what fails in a guest once more.
+    /// Runs the tests on `kernel`, and in a guest the targets in which some fail once more.
     fn column(&self, kernel: Kernel) -> Column {
         eprintln!("== {}", kernel.label());
         let mut column = self.once(kernel);
         if kernel.is_guest() && column.report.failed().next().is_some() {
-            eprintln!("== {}: what failed, again", kernel.label());
+            eprintln!("== {}: targets in which a test failed, again", kernel.label());
             match self.again(&column) {
                 Ok(second) => column.report.add_rerun(&second.report),
                 Err(failure) => eprintln!("{}: {failure:#}", kernel.label()),
@@ -93,15 +113,14 @@ impl Run<'_> {
         column
     }
 
-    /// Runs the tests of `first` that failed once more, in a guest of their own.
+    /// Runs the targets of `first` in which a test failed once more, in a guest of their own, all of their tests: a test that
+    /// fails beside others may pass alone.
     ///
     /// Processors that are emulated, and those that emulate them, may stand still at any time and for long.
     fn again(&self, first: &Column) -> anyhow::Result<Column> {
-        let failed: Vec<_> = first.report.failed().collect();
-        let tier = self.tier.only(|name| failed.iter().any(|(target, _)| *target == name));
-        let arguments: Vec<_> =
-            std::iter::once("--exact").chain(failed.iter().map(|(_, test)| *test)).collect();
-        let run = Run { shell: self.shell, tier, arguments: &arguments, name: "again" };
+        let tier = self.tier.only(|name| first.report.failed().any(|target| target == name));
+        let initramfs = first.kernel.directory().join("again.cpio");
+        let run = Run { shell: self.shell, tier, arguments: self.arguments, name: "again", initramfs };
         run.write_initramfs()?;
         Ok(run.once(first.kernel))
     }
@@ -134,21 +153,22 @@ impl Run<'_> {
 
     fn console(&self, kernel: Kernel) -> anyhow::Result<boot::Console> {
         let console = kernel.directory().join(format!("{}.log", self.name));
-        if let Some(image) = kernel.image(self.shell)? {
-            return boot::guest(kernel, &image, &self.initramfs(), console);
+        let image = kernel.image(&self.shell())?;
+        if let Some(image) = image {
+            return boot::guest(kernel, &image, &self.initramfs, console);
         }
         self.tier.write_orders(&kernel.directory(), self.arguments)?;
-        boot::host(self.shell, &kernel.directory(), console)
+        boot::host(&self.shell(), &kernel.directory(), console)
     }
 
-    /// The archive that guests start with.
-    fn initramfs(&self) -> PathBuf {
-        workspace::target().join("vm").join(format!("{}.cpio", self.name))
+    fn shell(&self) -> MutexGuard<'_, Shell> {
+        self.shell.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write_initramfs(&self) -> anyhow::Result<()> {
         let stripped = workspace::target().join("vm/stripped");
-        guest::initramfs(self.shell, &self.tier, self.arguments, &stripped)?.write(&self.initramfs())?;
+        let shell = self.shell();
+        guest::initramfs(&shell, &self.tier, self.arguments, &stripped)?.write(&self.initramfs)?;
         fs::remove_dir_all(&stripped)?;
         Ok(())
     }
@@ -163,7 +183,7 @@ impl Column {
 }
 
 /// Fails unless every test passed on every kernel, those that are `known` be it the second time.
-fn verdict(columns: &[Column]) -> anyhow::Result<()> {
+fn verdict(columns: &[Column], known: &Known) -> anyhow::Result<()> {
     let failed: Vec<_> = columns
         .iter()
         .filter(|column| !column.problems().is_empty())
@@ -171,6 +191,15 @@ fn verdict(columns: &[Column]) -> anyhow::Result<()> {
         .collect();
     if !failed.is_empty() {
         bail!("tests failed on {}", failed.join(", "));
+    }
+    let flaky = columns.iter().flat_map(|column| {
+        let flaky = column.report.flaky().map(|(target, test)| (target, test.name.as_str()));
+        let unknown = flaky.filter(|(target, test)| !known.has(column.kernel, target, test));
+        unknown.map(|(target, test)| format!("{target}::{test} on {}", column.kernel.label()))
+    });
+    let flaky: Vec<_> = flaky.collect();
+    if !flaky.is_empty() {
+        bail!("failed once, and not listed in tests/expected/flaky.csv: {}", flaky.join(", "));
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::Column;
+use crate::skips;
 
 /// Longest text of a cell; longer ones become notes.
 const CELL: usize = 24;
@@ -41,7 +42,9 @@ pub(super) fn summary(columns: &[Column]) -> String {
     let notes: Vec<_> = columns
         .iter()
         .flat_map(|column| {
-            let flaky = column.report.flaky().map(|it| format!("{it}; passed when run again"));
+            let flaky = column.report.flaky();
+            let flaky =
+                flaky.map(|(target, test)| format!("{target}: {}; passed when run again", test.line()));
             let notes = column.problems().into_iter().chain(flaky);
             notes.map(|note| format!("- {}: {note}\n", column.kernel.label()))
         })
@@ -51,6 +54,24 @@ pub(super) fn summary(columns: &[Column]) -> String {
         text.push_str(&notes.concat());
     }
     text
+}
+
+/// Target × kernel: how many seconds its tests took.
+pub(super) fn times(columns: &[Column]) -> String {
+    let mut header = vec!["seconds of".to_owned()];
+    header.extend(columns.iter().map(|column| column.kernel.label().to_owned()));
+    let mut seconds = BTreeMap::<&str, Vec<String>>::new();
+    for (index, column) in columns.iter().enumerate() {
+        for target in column.report.targets.iter().filter(|target| target.passed + target.failed > 0) {
+            let row = seconds.entry(&target.name).or_insert_with(|| vec![String::new(); columns.len()]);
+            row[index] = format!("{:.1}", target.seconds);
+        }
+    }
+    let rows: Vec<_> = seconds
+        .into_iter()
+        .map(|(name, cells)| std::iter::once(name.to_owned()).chain(cells).collect())
+        .collect();
+    markdown(&header, &rows)
 }
 
 /// Facility × kernel, as `doctor` finds them.
@@ -83,8 +104,8 @@ pub(super) fn skips(columns: &[Column]) -> String {
     header.extend(columns.iter().map(|column| column.kernel.label().to_owned()));
     let mut counts = BTreeMap::<&str, Vec<usize>>::new();
     for (index, column) in columns.iter().enumerate() {
-        for reason in &column.report.skips {
-            counts.entry(reason).or_insert_with(|| vec![0; columns.len()])[index] += 1;
+        for (reason, count) in skips::by_reason(&column.report.skips) {
+            counts.entry(reason).or_insert_with(|| vec![0; columns.len()])[index] = count;
         }
     }
     let rows: Vec<_> = counts
@@ -166,14 +187,20 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::vm::{Kernel, report::Report};
+    use crate::{
+        skips::Skip,
+        vm::{Kernel, report::Report},
+    };
 
     fn column(kernel: Kernel, features: &Value, skips: &[&str]) -> Column {
         let report = Report {
             begin: Some(2.0),
             end: Some(62.5),
             doctor: Some(json!({ "kernel_release": "6.1.0", "features": features })),
-            skips: skips.iter().map(|reason| (*reason).to_owned()).collect(),
+            skips: skips
+                .iter()
+                .map(|reason| Skip { test: String::new(), reason: (*reason).to_owned() })
+                .collect(),
             ..Report::default()
         };
         Column { kernel, report, problem: None }

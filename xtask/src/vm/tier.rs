@@ -9,14 +9,30 @@ use std::{
 };
 
 use anyhow::Context as _;
-use serde::Deserialize;
 use xshell::{Shell, cmd};
+
+use crate::executables::{self, Executable};
 
 /// Runs the tier and prints what `report` reads.
 pub(super) const SCRIPT: &str = include_str!("tier.sh");
 
 /// The target whose tests take something from the machine for good: for guests alone, and the last one there.
 const DISPOSABLE: &str = "disposable";
+
+/// All targets of the tier, as cargo is asked for them.
+pub(super) const WHOLE: &[&str] = &["kernel*", DISPOSABLE];
+
+/// Those that show within minutes that a kernel is served: what is recorded is what the kernel counted, maps are followed,
+/// nothing is left behind by whoever is killed, what is missing is said, frames are read as the kernel's own tools read
+/// them, and the verifier has room.
+pub(super) const SMOKE: &[&str] = &[
+    "kernel",
+    "kernel_command",
+    "kernel_degrade",
+    "kernel_maps",
+    "kernel_snapshot_oracles",
+    "kernel_verifier",
+];
 
 /// The executables of the tier.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -28,30 +44,25 @@ pub(super) struct Tier {
 }
 
 impl Tier {
-    /// Builds it.
-    pub(super) fn build(shell: &Shell) -> anyhow::Result<Self> {
+    /// Builds `targets` of it, [`WHOLE`] or [`SMOKE`].
+    pub(super) fn build(shell: &Shell, targets: &[&str]) -> anyhow::Result<Self> {
+        let targets = targets.iter().flat_map(|target| ["--test", target]);
         let messages = cmd!(
             shell,
-            "cargo test --release --workspace --no-run --test kernel* --test {DISPOSABLE} --features memtrace-tests/disposable
-             --message-format json-render-diagnostics"
+            "cargo test --release --workspace --no-run {targets...} --features memtrace-tests/disposable"
         )
+        .args(executables::MESSAGES)
         .read()
         .context("cannot build the privileged tier")?;
-        Ok(Self::from_messages(&messages))
+        Ok(Self::of(Executable::parse(&messages)))
     }
 
-    /// Finds executables in what cargo prints with `--message-format json`.
-    fn from_messages(messages: &str) -> Self {
+    fn of(executables: Vec<Executable>) -> Self {
         let mut tier = Self::default();
-        let artifacts = messages.lines().filter_map(|line| serde_json::from_str::<Artifact>(line).ok());
-        for Artifact { target, executable } in artifacts {
-            match executable {
-                Some(executable) if target.kind.iter().any(|kind| kind == "test") => {
-                    tier.tests.push((target.name, executable));
-                }
-                Some(executable) if target.kind.iter().any(|kind| kind == "bin") => {
-                    tier.programs.push(executable);
-                }
+        for Executable { name, kind, path, .. } in executables {
+            match kind.as_str() {
+                "test" => tier.tests.push((name, path)),
+                "bin" => tier.programs.push(path),
                 _ => {}
             }
         }
@@ -108,36 +119,9 @@ pub(super) enum Machine {
     Host,
 }
 
-/// The part of cargo's messages that names executables.
-#[derive(Deserialize)]
-struct Artifact {
-    target: Target,
-    executable: Option<PathBuf>,
-}
-
-#[derive(Deserialize)]
-struct Target {
-    name: String,
-    kind: Vec<String>,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn executables_are_told_apart_from_libraries() {
-        let messages = r#"{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"memtrace"},"executable":null}
-{"reason":"compiler-artifact","target":{"kind":["test"],"name":"kernel"},"executable":"/t/deps/kernel-1"}
-{"reason":"compiler-artifact","target":{"kind":["bin"],"name":"memtrace-under-test"},"executable":"/t/memtrace-under-test"}
-{"reason":"build-finished","success":true}"#;
-
-        let tier = Tier::from_messages(messages);
-
-        assert_eq!(tier.tests, [("kernel".to_owned(), PathBuf::from("/t/deps/kernel-1"))]);
-        assert_eq!(tier.memtrace().expect("it is listed"), Path::new("/t/memtrace-under-test"));
-        assert_eq!(tier.programs.len(), 1);
-    }
 
     #[test]
     fn orders_name_one_test_or_argument_per_line() {
