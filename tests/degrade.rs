@@ -11,19 +11,24 @@ use memtrace_tests::{
 };
 use serde_json::Value;
 
-/// Records a phase of `touch` on a kernel that lacks something; its faults must be those of its ledger.
+/// Most programs that a preemptible kernel may skip while `touch` is recorded: they are skipped for all tasks of the machine, and
+/// other tests change maps meanwhile.
+const MOST_SKIPPED: u64 = 100;
+
+/// Records a phase of `touch` on a kernel that lacks something; its faults must be those of its ledger, but for as many as the
+/// kernel says that it skipped programs.
 #[track_caller]
 fn touched(memtrace: Memtrace, phase: &[&str]) -> (Recording, Ledger) {
     let command = [&[program!("touch")], phase].concat();
-    let record = || memtrace.record(&[], &command).expect_code(0);
-    let is_whole = |recording: &Recording| recording.losses().iter().all(|loss| loss.cause != "skipped");
-    // A preemptible kernel skips programs at classic tracepoints now and then, and says so: other tests change maps meanwhile.
-    let recording = (0..2).map(|_| record()).find(is_whole).unwrap_or_else(record);
+    let recording = memtrace.record(&[], &command).expect_code(0);
     recording.expect_complete_but_for_skips();
+    let skipped = recording.losses().iter().filter_map(|loss| loss.count).sum::<u64>();
+    assert!(skipped <= MOST_SKIPPED, "{phase:?}: {skipped}");
     let ledger: Ledger = recording.run.last_line();
     let faults = recording.faults();
     for area in &ledger.areas {
-        assert_eq!(area.found_in(&faults), *area, "{phase:?}");
+        let found = area.found_in(&faults);
+        assert!(area.apart_from(&found) <= skipped, "{phase:?}: {found:?}, {area:?}, {skipped} skipped");
     }
     (recording, ledger)
 }

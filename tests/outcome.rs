@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use memtrace_tests::{
     file_on_disk,
+    follow::Place,
     ledger::{Gift, Gifts},
     made, memtrace, program,
     recording::{Memtrace, Recording},
@@ -17,19 +18,31 @@ use memtrace_tests::{
 /// Where huge pages of shared memory are allowed, `advise` to those that ask for them.
 const SHMEM_ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 
-/// Runs the workload with `args` under `memtrace`; what it did, and what was recorded.
-fn recorded(memtrace: Memtrace, args: &[&str]) -> (Gifts, Recording) {
+/// Runs the workload with `args` under `memtrace`; what it did, and what was recorded. Memory changes again only when what was
+/// touched before has been scanned.
+fn recorded(memtrace: Memtrace, args: &[&str]) -> (BTreeMap<String, Gift>, Recording) {
     let options = ["--interval", "100ms", "--max-cpu", "100%"];
     let target = [&[program!("outcome")], args].concat();
     let mut recording = memtrace.start(&options, &target);
-    let gifts = serde_json::from_str(&recording.running.first_line()).expect("a ledger");
-    (gifts, recording.finish().expect_code(0))
+    let mut all = BTreeMap::new();
+    for line in 0.. {
+        let Gifts { gifts, are_all } = serde_json::from_str(&recording.running.line(line)).expect("a ledger");
+        let place =
+            |gift: &Gift| Place { pid: gift.pid, range: gift.start..gift.end, until_ns: gift.time_ns };
+        recording.wait_for_scans(&gifts.values().map(place).collect::<Vec<_>>());
+        all.extend(gifts);
+        if are_all {
+            break;
+        }
+        recording.running.send("\n");
+    }
+    (all, recording.finish().expect_code(0))
 }
 
 /// Faults in `gift` by their outcome, and how many pages these were.
-fn given(faults: &[FaultRow], tgid: u32, gift: &Gift) -> BTreeMap<String, (u64, u64)> {
+fn given(faults: &[FaultRow], gift: &Gift) -> BTreeMap<String, (u64, u64)> {
     let mut given: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-    let here = |row: &&FaultRow| row.tgid == Some(tgid) && (gift.start..gift.end).contains(&row.addr);
+    let here = |row: &&FaultRow| row.tgid == Some(gift.pid) && (gift.start..gift.end).contains(&row.addr);
     for row in faults.iter().filter(here) {
         let (faults, pages) = given.entry(row.outcome.clone().unwrap_or_default()).or_default();
         *faults += 1;
@@ -39,10 +52,10 @@ fn given(faults: &[FaultRow], tgid: u32, gift: &Gift) -> BTreeMap<String, (u64, 
 }
 
 /// Pages in `gift` that changed, by state before, state after and cause; those that were gone for a moment are left out.
-fn changed(rows: &[PageRow], tgid: u32, gift: &Gift) -> BTreeMap<(String, String, String), u64> {
+fn changed(rows: &[PageRow], gift: &Gift) -> BTreeMap<(String, String, String), u64> {
     let mut changed = BTreeMap::new();
     let here = |row: &&PageRow| {
-        row.tgid == tgid && (gift.start..gift.end).contains(&row.addr) && row.state != "absent"
+        row.tgid == gift.pid && (gift.start..gift.end).contains(&row.addr) && row.state != "absent"
     };
     for row in rows.iter().filter(here) {
         let key = (row.prev_state.clone(), row.state.clone(), row.cause.clone());
@@ -58,30 +71,30 @@ fn faults_brought_the_memory_that_the_workload_was_given() {
     let _turn = turn();
     let _huge = made!(transparent_huge_pages("enabled"));
     let _shared = made!(Setting::change(SHMEM_ENABLED, "advise"));
-    let (Gifts { pid, child, gifts }, recording) = recorded(memtrace!(), &[]);
+    let (gifts, recording) = recorded(memtrace!(), &[]);
 
     let (faults, pages) = (recording.faults(), recording.pages());
-    let expect = |name: &str, tgid, expected: &[(&str, u64, u64)]| {
+    let expect = |name: &str, expected: &[(&str, u64, u64)]| {
         let expected: BTreeMap<_, _> =
             expected.iter().map(|(kind, faults, pages)| ((*kind).to_owned(), (*faults, *pages))).collect();
-        assert_eq!(given(&faults, tgid, &gifts[name]), expected, "{name}");
+        assert_eq!(given(&faults, &gifts[name]), expected, "{name}");
     };
-    expect("small", pid, &[("anon", 300, 300)]);
-    expect("huge", pid, &[("anon", 3, 3 * 512)]);
-    expect("huge_of_file", pid, &[("file", 2, 2 * 512)]);
-    expect("zero", pid, &[("zero", 200, 200)]);
+    expect("small", &[("anon", 300, 300)]);
+    expect("huge", &[("anon", 3, 3 * 512)]);
+    expect("huge_of_file", &[("file", 2, 2 * 512)]);
+    expect("zero", &[("zero", 200, 200)]);
     // What the reads gave was gone at the next scan, unless a scan came just in between.
-    let mut upgraded = given(&faults, pid, &gifts["upgraded"]);
+    let mut upgraded = given(&faults, &gifts["upgraded"]);
     assert_eq!(upgraded.remove("anon"), Some((100, 100)), "{upgraded:?}");
     let gone = upgraded.get("").map_or(0, |(faults, _)| *faults);
     let zero = upgraded.get("zero").map_or(0, |(faults, _)| *faults);
     assert_eq!((gone + zero, upgraded.len()), (100, usize::from(gone > 0) + usize::from(zero > 0)));
-    expect("refaulted", pid, &[("anon", 300, 300)]);
-    expect("populated", pid, &[]);
-    expect("filled", pid, &[("anon", 64, 64)]);
-    expect("own", pid, &[("copy", 40, 40)]);
-    expect("shared", pid, &[("anon", 100, 100), ("copy", 50, 50), ("reuse", 50, 50)]);
-    expect("shared", child, &[("copy", 50, 50)]);
+    expect("refaulted", &[("anon", 300, 300)]);
+    expect("populated", &[]);
+    expect("filled", &[("anon", 64, 64)]);
+    expect("own", &[("copy", 40, 40)]);
+    expect("shared", &[("anon", 100, 100), ("copy", 50, 50), ("reuse", 50, 50)]);
+    expect("copied", &[("copy", 50, 50)]);
 
     let expect = |name: &str, expected: &[(&str, &str, &str, u64)]| {
         let expected: BTreeMap<_, _> = expected
@@ -90,7 +103,7 @@ fn faults_brought_the_memory_that_the_workload_was_given() {
                 (((*before).to_owned(), (*after).to_owned(), (*cause).to_owned()), *pages)
             })
             .collect();
-        assert_eq!(changed(&pages, pid, &gifts[name]), expected, "{name}");
+        assert_eq!(changed(&pages, &gifts[name]), expected, "{name}");
     };
     expect("small", &[("absent", "small", "fault", 300)]);
     // Words do not tell how a page of a large folio is mapped.
@@ -108,11 +121,11 @@ fn faults_brought_the_pages_of_files_that_the_workload_was_given() {
     require!(bpf);
     let _disk = made!(file_on_disk());
     let _turn = turn();
-    let (Gifts { pid, child: _, gifts }, recording) = recorded(memtrace!(), &["--dir", "/var/tmp"]);
+    let (gifts, recording) = recorded(memtrace!(), &["--dir", "/var/tmp"]);
 
     let faults = recording.faults();
     for name in ["warm", "cold"] {
-        let given = given(&faults, pid, &gifts[name]);
+        let given = given(&faults, &gifts[name]);
         let kinds: Vec<_> = given.keys().map(String::as_str).collect();
         let pages: u64 = given.values().map(|(_, pages)| pages).sum();
         assert_eq!((kinds, pages), (vec!["file"], gifts[name].touched), "{name}");
@@ -130,13 +143,13 @@ fn outcomes_of_faults_is_told_as_far_as_that_goes_without_frame_numbers() {
     let _shared = made!(Setting::change(SHMEM_ENABLED, "advise"));
     // At the level 3 of Debian's kernels none but those who see frame numbers may have events.
     let _level = made!(Setting::change("/proc/sys/kernel/perf_event_paranoid", "2"));
-    let (Gifts { pid, gifts, .. }, recording) = recorded(memtrace!().without_frame_numbers(), &[]);
+    let (gifts, recording) = recorded(memtrace!().without_frame_numbers(), &[]);
 
     let (faults, pages) = (recording.faults(), recording.pages());
     let expect = |name: &str, expected: (&str, u64, u64)| {
         let (kind, faults_of_kind, pages) = expected;
         let expected = BTreeMap::from([(kind.to_owned(), (faults_of_kind, pages))]);
-        assert_eq!(given(&faults, pid, &gifts[name]), expected, "{name}");
+        assert_eq!(given(&faults, &gifts[name]), expected, "{name}");
     };
     expect("small", ("anon", 300, 0));
     expect("huge", ("anon", 3, 3 * 512));
@@ -145,5 +158,5 @@ fn outcomes_of_faults_is_told_as_far_as_that_goes_without_frame_numbers() {
     expect("own", ("copy", 40, 0));
     assert!(pages.iter().all(|row| row.pfn.is_none() && row.prev_pfn.is_none()));
     let key = ("absent".to_owned(), "present".to_owned(), "call".to_owned());
-    assert_eq!(changed(&pages, pid, &gifts["populated"]), BTreeMap::from([(key, 400)]));
+    assert_eq!(changed(&pages, &gifts["populated"]), BTreeMap::from([(key, 400)]));
 }

@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use aya::maps::{HashMap, Map, MapData, loaded_maps};
+use memtrace_ebpf::TaskState;
 use memtrace_tests::{
     cgroup::hierarchy,
     ledger::{Ledger, Ready},
@@ -13,6 +15,7 @@ use memtrace_tests::{
     require,
     run::{Finished, Run, Running},
 };
+use procfs::process::Process;
 use rustix::process::Signal;
 
 /// A `touch` that waits before its phase.
@@ -88,6 +91,69 @@ fn running_process_is_traced_with_all_its_threads() {
         expect_recorded(&recording, &ledger);
         expect_untraced(&recording, &untraced);
     }
+}
+
+/// What the programs hold of a task.
+type State = [u8; TaskState::LEN];
+
+/// The tables of traced tasks that have the task `tid`, and what they hold of it.
+fn tables_with(tid: u32) -> Vec<(HashMap<MapData, u32, State>, State)> {
+    let tables = loaded_maps().flatten().filter(|map| map.name_as_str() == Some("TASKS"));
+    let tables =
+        tables.filter_map(|map| HashMap::try_from(Map::HashMap(MapData::from_id(map.id()).ok()?)).ok());
+    tables.filter_map(|table| table.get(&tid, 0).ok().map(|state| (table, state))).collect()
+}
+
+/// What the kernel has charged to a process, by `/proc/PID/stat`.
+fn charged(pid: u32) -> u64 {
+    let pid = i32::try_from(pid).expect("process IDs are small");
+    let stat = Process::new(pid).and_then(|process| process.stat()).expect("it lives");
+    stat.minflt + stat.majflt
+}
+
+#[test]
+fn target_of_which_no_event_came_is_not_complete() {
+    require!(root);
+    require!(bpf);
+    for memtrace in both_ways() {
+        // It lives on: a little after a task has ended the programs forget it.
+        let script =
+            "read go; for size in 1 2 3 4 5 6 7 8 9; do text=$text$text$PATH; done; echo grown; read end";
+        let mut silent = Run::new("sh").args(["-c", script]).with_stdin().start();
+        let (seen, seen_ready) = waiting(&["write"]);
+        let pids = format!("{},{}", silent.pid(), seen_ready.pid);
+        let attached = attach(memtrace, &["-p", &pids]);
+
+        // The programs forget the target, as if they had been given the number of somebody else.
+        let mut tables = tables_with(silent.pid());
+        assert_eq!(tables.len(), 1);
+        let (table, state) = &mut tables[0];
+        let before = charged(silent.pid());
+        table.remove(&silent.pid()).expect("an entry of the table");
+        silent.send("go\n");
+        silent.wait_for("growth", |silent| silent.stdout().contains("grown").then_some(()));
+        silent.wait_for("sleep", |silent| is_reading(silent.pid()).then_some(()));
+        let unseen = charged(silent.pid()) - before;
+        table.insert(silent.pid(), *state, 0).expect("there is room");
+        let (_, ledger) = finish(seen);
+        let recording = stop(attached);
+        silent.send("end\n");
+        silent.finish().expect_code(0);
+
+        expect_recorded(&recording, &ledger);
+        assert!(recording.faults().iter().all(|fault| fault.tgid == Some(seen_ready.pid)));
+        assert_eq!(recording.report().at("/complete"), false, "{:#?}", recording.run);
+        let losses = recording.losses();
+        let [loss] = &losses[..] else { panic!("one loss: {losses:?}") };
+        assert_eq!((&*loss.cause, loss.count), ("no_events", Some(unseen)));
+        assert!(unseen > 0);
+    }
+}
+
+/// Whether a process waits in a system call.
+fn is_reading(pid: u32) -> bool {
+    let pid = i32::try_from(pid).expect("process IDs are small");
+    Process::new(pid).and_then(|process| process.stat()).is_ok_and(|stat| stat.state == 'S')
 }
 
 #[test]
@@ -250,9 +316,9 @@ fn scan_at_everything_sees_what_has_not_faulted_for_long() {
         let mut attached = memtrace.start(&["-p", &ready.pid.to_string()], &[]);
         attached.wait_until_armed();
 
-        attached.running.signal(Signal::USR2);
-        // The recorder takes it between two drains.
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        attached.read_maps(ready.pid);
+        // Nothing but that signal and the end make it scan everything.
+        attached.wait_for_report("/scans/by/full/scans", 1);
         let recording = stop(attached);
         let resident = resident_stack_pages(ready.pid);
         touch.send("\n");

@@ -7,9 +7,10 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process, thread,
-    time::Duration,
+    process,
 };
+
+use crate::wait_until;
 
 /// Where a hierarchy is mounted whose kind and options satisfy `is_it`.
 #[must_use]
@@ -82,13 +83,7 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         // Busy until the kernel is done with its members.
-        let is_gone = (0..100).any(|_| {
-            fs::remove_dir(&self.dir).is_ok() || {
-                thread::sleep(Duration::from_millis(20));
-                false
-            }
-        });
-        if !is_gone {
+        if !wait_until(|| fs::remove_dir(&self.dir).is_ok()) {
             eprintln!("{} stays", self.path());
         }
     }

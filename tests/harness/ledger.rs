@@ -92,6 +92,32 @@ pub struct Area {
     pub unfinished: u64,
 }
 
+impl Area {
+    /// How many faults this one has that `other` has not, or has otherwise; all that `other` has beyond it, if it has more.
+    #[must_use]
+    pub fn apart_from(&self, other: &Self) -> u64 {
+        let counts = |area: &Self| {
+            let Self {
+                tid: _,
+                start: _,
+                end: _,
+                minor,
+                major,
+                failed,
+                refused,
+                emulated,
+                retried,
+                unfinished,
+            } = *area;
+            [minor, major, failed, refused, emulated, retried, unfinished]
+        };
+        let (ours, theirs) = (counts(self), counts(other));
+        let missing = ours.iter().zip(&theirs).map(|(one, other)| one.saturating_sub(*other)).sum();
+        let more = theirs.iter().zip(&ours).map(|(one, other)| one.saturating_sub(*other)).sum();
+        u64::max(missing, more)
+    }
+}
+
 /// What `endings` did at one place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ending {
@@ -291,26 +317,28 @@ pub struct Layout {
     pub swapped_pages: u64,
 }
 
-/// What the workload `gave` touched.
+/// What the workload `outcome` has touched since it said so the last time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gifts {
-    /// Its process.
-    pub pid: u32,
-    /// The child that it forked.
-    pub child: u32,
     /// By what they are like.
     pub gifts: BTreeMap<String, Gift>,
+    /// Whether it is done.
+    pub are_all: bool,
 }
 
 /// A stretch of memory that was touched in one way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gift {
+    /// The process that touched it.
+    pub pid: u32,
     /// First address.
     pub start: u64,
     /// First address behind.
     pub end: u64,
     /// How many of its pages were touched, huge ones as one, each time counted.
     pub touched: u64,
+    /// When all of them had been, in nanoseconds on `CLOCK_BOOTTIME`.
+    pub time_ns: u64,
 }
 
 /// Prints `entry` as one line of JSON on stdout.

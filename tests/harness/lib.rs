@@ -19,6 +19,7 @@ pub mod agreement;
 pub mod census;
 pub mod cgroup;
 pub mod fixture;
+pub mod follow;
 pub mod frozen;
 pub mod ledger;
 pub mod maps;

@@ -13,11 +13,11 @@ impl Recording {
     #[track_caller]
     pub fn expect_map_identity(&self, checks: u64) {
         self.expect_no_contradiction();
+        let losses = self.losses();
+        assert!(losses.iter().all(|loss| loss.cause == "events_ring"), "{losses:?}");
         let report = self.report();
         let identity = report.at("/map_identity");
         assert!(report.number("/map_identity/checks") >= checks, "at least {checks}: {identity}");
-        let losses = self.losses();
-        assert!(losses.iter().all(|loss| loss.cause == "events_ring"), "{losses:?}");
     }
 
     /// Checks that memtrace's map was the kernel's whenever nothing excused a difference.

@@ -9,7 +9,7 @@
 use std::{
     ffi::{CStr, c_int, c_void},
     fs::{self, File},
-    io,
+    io, mem,
     ops::Range,
     os::fd::AsRawFd as _,
     ptr::null_mut,
@@ -20,7 +20,8 @@ use std::{
 };
 
 use rustix::mm::{
-    Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mlock, mmap, mmap_anonymous, mprotect, munmap,
+    Advice, MapFlags, MprotectFlags, MremapFlags, ProtFlags, madvise, mlock, mmap, mmap_anonymous, mprotect,
+    mremap_fixed, munmap,
 };
 
 use crate::ledger::Area;
@@ -274,6 +275,19 @@ impl Mapping {
             0 => Ok(states.into_iter().map(|state| state & 1 == 1).collect()),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+
+    /// Moves all of it to another address, between two pages that stay inaccessible.
+    pub fn relocate(&mut self) -> io::Result<()> {
+        let mut last = Self::reserved(self.pages() + 2)?;
+        last.forbid()?;
+        let (first, place) = (last.split(page_bytes()), last.split(self.len));
+        let (from, to, flags) = (self.start.cast(), place.start.cast(), MremapFlags::MAYMOVE);
+        // SAFETY: replaces a mapping to which nothing refers; where this one is only `start` says.
+        unsafe { mremap_fixed(from, self.len, self.len, flags, to)? };
+        self.start = place.start;
+        mem::forget((first, place, last));
+        Ok(())
     }
 
     /// Lets the kernel populate and pin the whole mapping.

@@ -5,6 +5,8 @@
 //! Not here: ground truth (`ledger`), running programs (`run`).
 
 use std::{
+    cell::RefCell,
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -14,6 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
+    follow::Frames,
     ledger::{Area, Ready},
     memory::page_bytes,
     rows::{FaultRow, LossRow, MapRow, PageRow, RegionRow, TimelineRow},
@@ -110,7 +113,7 @@ impl Memtrace {
             .with_stdin()
             .in_dir(directory.path())
             .start();
-        InProgress { memtrace: self, directory, path, running }
+        InProgress { memtrace: self, directory, path, running, frames: Frames::default() }
     }
 
     /// Records `command` to its end.
@@ -126,12 +129,20 @@ impl Memtrace {
 pub struct InProgress {
     memtrace: Memtrace,
     directory: TempDir,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     /// memtrace.
     pub running: Running,
+    /// What is in the file and was not shown yet.
+    pub(crate) frames: Frames,
 }
 
 impl InProgress {
+    /// The directory that memtrace and the command run in.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// Waits until the probes are armed: the head of the file is written after that.
     #[track_caller]
     pub fn wait_until_armed(&mut self) {
@@ -167,8 +178,9 @@ impl InProgress {
     #[must_use]
     #[track_caller]
     pub fn finish(self) -> Recording {
-        let Self { memtrace, directory, path, running } = self;
-        Recording { memtrace: memtrace.within(&[]), directory, path, run: running.finish() }
+        let Self { memtrace, directory, path, running, frames: _ } = self;
+        let (memtrace, run) = (memtrace.within(&[]), running.finish());
+        Recording { memtrace, directory, path, run, texts: RefCell::default() }
     }
 }
 
@@ -180,6 +192,8 @@ pub struct Recording {
     path: PathBuf,
     /// The end of `memtrace record`, with what the command wrote.
     pub run: Finished,
+    /// The report and the tables that were asked for: a replay of a long recording takes seconds.
+    texts: RefCell<BTreeMap<String, String>>,
 }
 
 impl Recording {
@@ -209,6 +223,37 @@ impl Recording {
         assert_eq!(losses.iter().filter(is_lost).count(), 0, "{losses:?}");
     }
 
+    /// Checks that what was printed at the end is what the report says.
+    #[track_caller]
+    pub fn expect_summary(&self) {
+        let report = self.report();
+        let number = |pointer: &str| report.number(pointer);
+        let incomplete = ["failed", "refused", "emulated", "retried", "unfinished"];
+        let incomplete: u64 = incomplete.iter().map(|kind| number(&format!("/faults/{kind}"))).sum();
+        let (minor, major) = (number("/faults/minor"), number("/faults/major"));
+        let millis = number("/duration_ns") / 1_000_000;
+        let processes = match report.processes().len() {
+            1 => "1 process".to_owned(),
+            count => format!("{count} processes"),
+        };
+        let faults = format!(
+            "memtrace: {minor} minor and {major} major faults, {incomplete} that did not complete, in {}.{:03} s of {processes}",
+            millis / 1000,
+            millis % 1000,
+        );
+        let losses = match (number("/losses/gaps"), self.losses()) {
+            (0, _) => "memtrace: lost nothing".to_owned(),
+            (gaps, rows) => {
+                let known: u64 = rows.iter().filter_map(|loss| loss.count).sum();
+                let at_least = if rows.iter().all(|loss| loss.count.is_some()) { "" } else { "at least " };
+                format!("memtrace: lost {at_least}{known} records in {gaps} gaps")
+            }
+        };
+        for line in [faults, losses] {
+            assert!(self.run.stderr.lines().any(|said| said.starts_with(&line)), "{line}: {:#?}", self.run);
+        }
+    }
+
     /// The directory that memtrace and the command ran in.
     #[must_use]
     pub fn directory(&self) -> &Path {
@@ -225,21 +270,27 @@ impl Recording {
     #[must_use]
     #[track_caller]
     pub fn report(&self) -> Report {
-        let run = self.memtrace.run(["report", "--json"]).arg(&self.path).finish().expect_code(0);
-        Report(serde_json::from_str(&run.stdout).expect("the report is JSON"))
+        let report =
+            || self.memtrace.run(["report", "--json"]).arg(&self.path).finish().expect_code(0).stdout;
+        Report(serde_json::from_str(&self.once("report", report)).expect("the report is JSON"))
     }
 
     /// A table as CSV.
     #[must_use]
     #[track_caller]
     pub fn export(&self, table: &str) -> String {
-        export(self.memtrace, &self.path, table)
+        self.once(table, || export(self.memtrace, &self.path, table))
+    }
+
+    /// What `make` makes, which does so only the first time that `what` is asked for.
+    fn once(&self, what: &str, make: impl FnOnce() -> String) -> String {
+        self.texts.borrow_mut().entry(what.to_owned()).or_insert_with(make).clone()
     }
 
     /// The rows of a table.
     #[track_caller]
     fn rows<T: DeserializeOwned>(&self, table: &str) -> Vec<T> {
-        rows(self.memtrace, &self.path, table)
+        parse(table, &self.export(table))
     }
 
     /// The table `faults`.
@@ -301,7 +352,12 @@ fn export(memtrace: Memtrace, path: &Path, table: &str) -> String {
 /// The rows of a table of the recording at `path`.
 #[track_caller]
 fn rows<T: DeserializeOwned>(memtrace: Memtrace, path: &Path, table: &str) -> Vec<T> {
-    let text = export(memtrace, path, table);
+    parse(table, &export(memtrace, path, table))
+}
+
+/// The rows of the CSV `text` of a table.
+#[track_caller]
+fn parse<T: DeserializeOwned>(table: &str, text: &str) -> Vec<T> {
     let rows: Result<_, _> = csv::Reader::from_reader(text.as_bytes()).into_deserialize().collect();
     rows.unwrap_or_else(|cause| panic!("table {table}: {cause}"))
 }

@@ -154,6 +154,14 @@ impl Running {
         }
     }
 
+    /// Stops it alone, and waits until all its threads stand still.
+    #[track_caller]
+    pub fn stop(&mut self) {
+        self.signal(Signal::STOP);
+        let pid = self.pid();
+        self.wait_for("stop", |_| is_stopped(pid).then_some(()));
+    }
+
     /// Writes `text` to its stdin, and leaves it open.
     #[track_caller]
     pub fn send(&mut self, text: &str) {
@@ -194,7 +202,16 @@ impl Running {
     /// Waits for the first line of its stdout.
     #[track_caller]
     pub fn first_line(&mut self) -> String {
-        self.wait_for("line", |this| this.stdout().split_once('\n').map(|(line, _)| line.to_owned()))
+        self.line(0)
+    }
+
+    /// Waits for the line of its stdout before which there are `index` others.
+    #[track_caller]
+    pub fn line(&mut self, index: usize) -> String {
+        self.wait_for("line", |this| {
+            let stdout = this.stdout();
+            stdout.split_inclusive('\n').nth(index)?.strip_suffix('\n').map(str::to_owned)
+        })
     }
 
     /// Waits until the file at `path` holds something, and returns its text.

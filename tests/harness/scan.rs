@@ -6,7 +6,11 @@
 //! left out of what is compared: most configurations set it for any fresh page.
 //! Not here: touching memory (`memory`); what entries that are not present mean, which kernels differ in.
 
-use std::{fs::File, io, iter, os::unix::fs::FileExt as _};
+use std::{
+    fs::{self, File},
+    io, iter,
+    os::unix::fs::FileExt as _,
+};
 
 use memtrace::{
     pagemap::{Frame, PageCategories, PageFlags, PageRun, PagemapEntry},
@@ -68,6 +72,18 @@ pub fn range(mapping: &Mapping) -> VirtRange {
 #[must_use]
 pub fn first_page(mapping: &Mapping) -> u64 {
     range(mapping).start().vpn(page_size()).as_raw()
+}
+
+/// The field `name` of smaps in pages, for the VMA of the thread `tid` that begins at `start`.
+#[must_use]
+#[track_caller]
+pub fn smaps_pages(tid: u32, start: u64, name: &str) -> u64 {
+    let smaps = fs::read_to_string(format!("/proc/{tid}/smaps")).expect("root may");
+    let begin = format!("{start:x}-");
+    let mut rows = smaps.lines().skip_while(|row| !row.starts_with(&begin));
+    let field = rows.find_map(|row| row.strip_prefix(name)?.strip_prefix(':')).expect("a row for each VMA");
+    let kib: u64 = field.trim().trim_end_matches(" kB").parse().expect("a number");
+    (kib << 10) / page_size().bytes()
 }
 
 /// The pagemap of this process.

@@ -3,24 +3,19 @@
 //! Input: its size. Output: [`Swap`], which ends with it.
 //! Source: `Documentation/admin-guide/blockdev/zram.rst`; `union swap_header` of `include/linux/swap.h`; swapon(2).
 //! Keeps: the areas of one test at a time on the machine, since the end of one brings back what others swapped to it; devices
-//! that were there before are left alone. The thread stays on its CPU: what a thread touched on another may wait in a list of
-//! that CPU's, and is not swapped out before it leaves it.
+//! that were there before are left alone. The thread stays on its CPU: what waits in a batch of another is not swapped out.
 //! Not here: what is swapped out (`memory`).
 #![expect(unsafe_code, reason = "rustix has no swapon")]
 
 use std::{
     ffi::CString,
     fs::{self, File},
-    io, thread,
-    time::Duration,
+    io,
 };
 
-use rustix::{
-    fs::{FlockOperation, flock},
-    thread::{CpuSet, sched_getcpu, sched_setaffinity},
-};
+use rustix::fs::{FlockOperation, flock};
 
-use crate::memory::page_bytes;
+use crate::{memory::page_bytes, task::stay_on_this_cpu, wait_until};
 
 /// Where devices are made and unmade.
 const CONTROL: &str = "/sys/class/zram-control";
@@ -39,9 +34,7 @@ impl Swap {
     pub fn on(bytes: usize) -> Result<Self, String> {
         let turn = File::open(CONTROL).map_err(|_| "needs zram: modprobe zram (CONFIG_ZRAM)".to_owned())?;
         flock(&turn, FlockOperation::LockExclusive).expect("directories can be locked");
-        let mut here = CpuSet::new();
-        here.set(sched_getcpu());
-        sched_setaffinity(None, &here).expect("the CPU that it is on");
+        stay_on_this_cpu().expect("the CPU that it is on");
         Ok(Self::make(bytes, turn))
     }
 
@@ -104,14 +97,7 @@ impl Drop for Swap {
         }
         // The machine's own programs may be reading the new device.
         let remove = || fs::write(format!("{CONTROL}/hot_remove"), self.device.to_string());
-        let is_gone = (0..50).any(|_| {
-            let removed = remove();
-            removed.is_ok() || {
-                thread::sleep(Duration::from_millis(20));
-                false
-            }
-        });
-        if !is_gone {
+        if !wait_until(|| remove().is_ok()) {
             eprintln!("{} stays", self.path());
         }
     }

@@ -16,7 +16,9 @@ use std::{
     thread,
 };
 
-use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+use rustix::thread::{
+    CapabilitySet, CpuSet, capabilities, sched_getcpu, sched_setaffinity, set_capabilities,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::memory::Mapping;
@@ -226,6 +228,23 @@ pub fn without<T: Send>(taken: CapabilitySet, body: impl FnOnce() -> T + Send) -
         });
         lesser.join().expect("no panic")
     })
+}
+
+/// Ends the calling thread alone, and runs nothing of what ends a process.
+pub fn end_thread() -> ! {
+    // SAFETY: the call takes a number and does not return; nobody else's memory is freed.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+    unreachable!("the thread has ended")
+}
+
+/// Keeps this thread, and those that it makes from now on, on the CPU that it is on.
+///
+/// A page that was touched waits in a batch of that CPU to be put onto its list. Until then the kernel neither swaps it out nor
+/// sees that nobody shares it, unless it is asked on the same CPU (`wp_can_reuse_anon_folio` of `mm/memory.c`).
+pub fn stay_on_this_cpu() -> io::Result<()> {
+    let mut here = CpuSet::new();
+    here.set(sched_getcpu());
+    Ok(sched_setaffinity(None, &here)?)
 }
 
 /// The ID of the calling thread.

@@ -1,15 +1,23 @@
 //! Ends in the way that its arguments name.
 
 use std::{
+    fs,
     io::{self, Write as _},
     process::{self, ExitCode},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use clap::{Parser, Subcommand};
-use memtrace_tests::{memory::Mapping, task};
-use rustix::process::{Signal, getpid, kill_process};
+use memtrace_tests::{
+    ledger,
+    memory::{Mapping, page_bytes},
+    task,
+};
+use rustix::process::{Resource, Rlimit, Signal, getpid, getppid, kill_process, setrlimit};
+
+/// Time between two checks of what is waited for.
+const PERIOD: Duration = Duration::from_millis(5);
 
 /// End in one way
 #[derive(Parser)]
@@ -28,6 +36,16 @@ enum End {
         #[arg(long, default_value_t = 0)]
         after_ms: u64,
     },
+    /// By a signal of which the kernel dumps core
+    Core {
+        /// Pages of shared memory that nobody touches before the dump
+        pages: usize,
+    },
+    /// At the end of stdin, long after the thread that leads it; the other prints the area of its memory once the leader is gone
+    Leader {
+        /// Pages of it that are written to
+        pages: usize,
+    },
     /// By writing to forbidden memory
     Segv,
     /// By a signal that it sends to itself
@@ -35,12 +53,8 @@ enum End {
         /// Its number
         signal: i32,
     },
-    /// Some time after the first SIGTERM, and print how many there were by then
-    Terminations {
-        /// That time, in milliseconds
-        #[arg(long, default_value_t = 300)]
-        after_ms: u64,
-    },
+    /// When its parent is gone, and print how many SIGTERMs there were by then
+    Terminations,
 }
 
 fn main() -> io::Result<ExitCode> {
@@ -49,6 +63,17 @@ fn main() -> io::Result<ExitCode> {
             say("ready\n")?;
             thread::sleep(Duration::from_millis(after_ms));
             Ok(ExitCode::from(code))
+        }
+        End::Core { pages } => {
+            let _untouched = if pages > 0 { Some(Mapping::shared(pages)?) } else { None };
+            setrlimit(Resource::Core, Rlimit { current: None, maximum: None })?;
+            process::abort()
+        }
+        End::Leader { pages } => {
+            // Before Linux 6.4 it is looked up in `/proc/self/auxv`, which is empty once the leader is gone.
+            let _bytes = page_bytes();
+            thread::spawn(move || process::exit(outlive_leader(pages).map_or(1, |()| 0)));
+            task::end_thread()
         }
         End::Segv => {
             let memory = Mapping::anonymous(1)?;
@@ -59,22 +84,34 @@ fn main() -> io::Result<ExitCode> {
         }
         End::Signal { signal } => {
             let signal = Signal::from_named_raw(signal).ok_or(io::ErrorKind::InvalidInput)?;
+            // It has one thread, so the signal is delivered before the call returns.
             kill_process(getpid(), signal)?;
-            thread::sleep(Duration::from_secs(5));
             process::abort()
         }
-        End::Terminations { after_ms } => {
+        End::Terminations => {
             task::count_terminations()?;
+            let parent = getppid();
             say("ready\n")?;
-            let patience = Instant::now() + Duration::from_secs(5);
-            while task::terminations() == 0 && Instant::now() < patience {
-                thread::sleep(Duration::from_millis(5));
+            // Nobody else sends it any.
+            while getppid() == parent {
+                thread::sleep(PERIOD);
             }
-            thread::sleep(Duration::from_millis(after_ms));
             say(&format!("terminations: {}\n", task::terminations()))?;
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Has memory of `pages` written pages until the end of stdin.
+fn outlive_leader(pages: usize) -> io::Result<()> {
+    // What `/proc/self` shows is the leader's.
+    while !fs::read_to_string("/proc/self/statm")?.starts_with("0 ") {
+        thread::yield_now();
+    }
+    let memory = Mapping::anonymous(pages)?;
+    memory.write_all();
+    ledger::print(&memory.area(task::tid()))?;
+    io::copy(&mut io::stdin().lock(), &mut io::sink()).map(drop)
 }
 
 /// Prints `line` at once.

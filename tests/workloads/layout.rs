@@ -1,10 +1,10 @@
 //! Holds memory whose pages are of one kind, and says what it knows of them.
 //!
-//! Output: a line of [`Layout`]; the end of stdin ends it.
+//! Output: a line of [`Layout`]; when a line comes on stdin, `moved` moves and `swapped` is read; the end of stdin ends it.
 //! Keeps: settings of the machine that a kind takes are the caller's to make: sizes of folios, pools, merging, swap areas.
 
 use std::{
-    io::{self, Read as _, Seek as _, Write as _},
+    io::{self, BufRead as _, Read as _, Seek as _, Write as _},
     path::PathBuf,
     process,
 };
@@ -61,8 +61,14 @@ enum Kind {
     Populated,
     /// Nothing: no page is touched
     Untouched,
-    /// Base pages, the first half swapped out if the machine has room for it
+    /// Nothing but the first page, and address space that takes no memory
+    Reserved,
+    /// The first page of a file without any other
+    Sparse,
+    /// Base pages, the first half swapped out if the machine has room for it, and all read when a line comes on stdin
     Swapped,
+    /// Base pages, which move to another address when a line comes on stdin
+    Moved,
 }
 
 /// What is held until the end.
@@ -76,7 +82,7 @@ struct Held {
 
 fn main() -> io::Result<()> {
     let args = Args::parse();
-    let held = hold(&args)?;
+    let mut held = hold(&args)?;
     let stretch = |mapping: &Mapping| {
         let area = mapping.area(0);
         Stretch { start: area.start, end: area.end }
@@ -88,7 +94,14 @@ fn main() -> io::Result<()> {
         touched_pages: held.touched_pages as u64,
         swapped_pages: held.swapped_pages as u64,
     })?;
-    io::copy(&mut io::stdin().lock(), &mut io::sink()).map(drop)
+    let mut stdin = io::stdin().lock();
+    let is_asked = stdin.read_line(&mut String::new())? > 0;
+    if is_asked && args.kind == Kind::Moved {
+        held.mappings.iter_mut().try_for_each(Mapping::relocate)?;
+    } else if is_asked && args.kind == Kind::Swapped {
+        held.mappings.iter().for_each(Mapping::read_all);
+    }
+    io::copy(&mut stdin, &mut io::sink()).map(drop)
 }
 
 fn hold(args: &Args) -> io::Result<Held> {
@@ -121,7 +134,19 @@ fn hold(args: &Args) -> io::Result<Held> {
             Ok(Held { mappings: vec![mapping], touched_pages: pages, ..Held::default() })
         }
         Kind::Untouched => Ok(Held { mappings: vec![Mapping::anonymous(pages)?], ..Held::default() }),
+        Kind::Reserved => Ok(with_first_page(Mapping::reserved(pages)?)),
+        Kind::Sparse => {
+            let file = tempfile::tempfile_in(&args.dir)?;
+            file.set_len((pages * page_bytes()) as u64)?;
+            Ok(with_first_page(Mapping::of_file(&file, pages, Sharing::Shared)?))
+        }
         Kind::Swapped => swapped(pages),
+        Kind::Moved => {
+            let mut mapping = Mapping::anonymous(pages)?;
+            // Away from memory like it.
+            mapping.relocate()?;
+            Ok(written(mapping))
+        }
     }
 }
 
@@ -130,6 +155,12 @@ fn written(mapping: Mapping) -> Held {
     mapping.write_all();
     let touched_pages = mapping.pages();
     Held { mappings: vec![mapping], touched_pages, ..Held::default() }
+}
+
+/// `mapping`, its first page written to.
+fn with_first_page(mapping: Mapping) -> Held {
+    mapping.write(0);
+    Held { mappings: vec![mapping], touched_pages: 1, ..Held::default() }
 }
 
 /// Huge pages with holes, which the kernel does not mend.

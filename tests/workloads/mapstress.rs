@@ -1,29 +1,30 @@
 //! Random changes of one address space by threads that fight over the same addresses, with forks and execs between.
 //!
-//! Output: a line of [`Stress`](ledger::Stress). Keeps: the measured phase allocates nothing, so the break and the arena are the
-//! stress's own; what the kernel places elsewhere is tracked by the thread that asked for it, as whole VMAs.
+//! Output: if there are rounds, a line of [`Ready`] and one for each round; then one of [`Stress`](ledger::Stress).
+//! Keeps: the measured phase allocates nothing, so the break and the arena are the stress's own; what the kernel places elsewhere
+//! is tracked by the thread that asked for it, as whole VMAs.
 //! Source: mmap(2), mremap(2), mprotect(2), madvise(2), brk(2), fork(2).
 #![expect(unsafe_code, reason = "the workload is the calls that rustix makes safe, and those that it lacks")]
 
 use std::{
-    ffi::{CString, c_int, c_void},
+    ffi::CString,
     io,
     os::{
         fd::{AsRawFd as _, OwnedFd, RawFd},
         unix::ffi::OsStringExt as _,
     },
-    ptr::{null, null_mut, with_exposed_provenance_mut},
+    process,
     sync::{
         Barrier, Mutex,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use clap::Parser;
 use memtrace_tests::{
-    ledger,
+    ledger::{self, Ready},
     memory::{Mapping, page_bytes},
 };
 use rustix::{
@@ -33,19 +34,20 @@ use rustix::{
 
 #[path = "mapstress/tally.rs"]
 mod tally;
+#[path = "mapstress/worker.rs"]
+mod worker;
 
 use tally::{Kind, Tally};
+use worker::Worker;
 
 /// First address that threads fight over: far below all that the kernel chooses on 64-bit machines.
 const ARENA: usize = 0x10_0000_0000;
 /// Pages that threads fight over, and pages of each file.
 const ARENA_PAGES: usize = 512;
-/// Longest range of most calls, in pages.
-const LONGEST: usize = 16;
-/// Ranges outside of the arena that a thread holds at most.
-const HELD: usize = 32;
 /// Pages that a storm touches in a round.
 const STORM_PAGES: usize = 1024;
+/// Time between two calls of a thread while no round goes on: nobody need keep up with more.
+const PAUSE: Duration = Duration::from_millis(1);
 /// Calls of a child that only forks, and of one that executes this program.
 const CHILD_CALLS: (u64, u64) = (50, 300);
 
@@ -58,9 +60,10 @@ struct Args {
     /// Calls of all threads together; those of children come on top
     #[arg(long, default_value_t = 200_000)]
     calls: u64,
-    /// Seconds to spread the calls over
-    #[arg(long, default_value_t = 0.0)]
-    seconds: f64,
+    /// Rounds of so many calls together, each of which begins at a line on stdin and has a line on stdout when its last call is
+    /// made. Before, between and after them calls go on slowly, to the next line, or the end of stdin
+    #[arg(long, default_value_t = 0)]
+    rounds: u64,
     /// Threads that touch fresh pages meanwhile
     #[arg(long, default_value_t = 0)]
     storm_threads: usize,
@@ -83,9 +86,12 @@ struct Plan {
     tally: &'static Tally,
     /// Calls begun by the threads of this process.
     begun: AtomicU64,
+    /// How many calls are to be begun before they go on slowly.
+    due: AtomicU64,
+    /// Whether no more calls are to be begun than are due.
+    is_last: AtomicBool,
     calls: u64,
-    begin: Instant,
-    duration: Duration,
+    rounds: u64,
     forks: u64,
     execs: u64,
     /// The break when the phase began, for one thread at a time.
@@ -104,18 +110,22 @@ fn main() -> io::Result<()> {
         rustix::fs::ftruncate(&shared, size_of::<Tally>() as u64)?;
     }
     let plan = Plan::new(&args, fd)?;
+    if args.rounds > 0 {
+        ledger::print(&Ready { pid: process::id(), tids: Vec::new() })?;
+    }
     // At the begin, at the end of the calls, and when the break is where malloc left it.
     let barrier = Barrier::new(args.threads + args.storm_threads + 1);
     thread::scope(|scope| {
         let workers = (0..args.threads as u64).map(|number| {
             let seed = args.seed.wrapping_mul(0x9e37_79b9).wrapping_add(number + 1);
-            let mut worker = Worker { plan: &plan, random: Random(seed | 1), held: [None; HELD] };
+            let mut worker = Worker::new(&plan, seed);
             let barrier = &barrier;
             scope.spawn(move || {
                 barrier.wait();
-                worker.work();
+                let result = worker.work();
                 barrier.wait();
                 barrier.wait();
+                result
             })
         });
         let workers: Vec<_> = workers.collect();
@@ -131,12 +141,13 @@ fn main() -> io::Result<()> {
         });
         let storms: Vec<_> = storms.collect();
         barrier.wait();
+        plan.conduct();
         barrier.wait();
         plan.restore_break();
         barrier.wait();
         // Their own last calls are over only when they are: the end of the scope does not wait for these.
-        workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| io::ErrorKind::Other))?;
-        storms.into_iter().try_for_each(|storm| storm.join().map_err(|_| io::ErrorKind::Other)?)
+        let mut threads = workers.into_iter().chain(storms);
+        threads.try_for_each(|thread| thread.join().map_err(|_| io::ErrorKind::Other)?)
     })?;
     if args.child.is_none() {
         ledger::print(&plan.tally.ledger())?;
@@ -160,9 +171,10 @@ impl Plan {
         Ok(Self {
             tally: Tally::of(fd)?,
             begun: AtomicU64::new(0),
+            due: AtomicU64::new(if args.rounds == 0 { args.calls } else { 0 }),
+            is_last: AtomicBool::new(args.rounds == 0),
             calls: args.calls,
-            begin: Instant::now(),
-            duration: Duration::from_secs_f64(args.seconds),
+            rounds: args.rounds,
             forks: args.forks,
             execs: args.execs,
             heap: Mutex::new(set_break(0)),
@@ -171,9 +183,41 @@ impl Plan {
         })
     }
 
+    /// Begins the rounds, each at a line on stdin, and ends the last one.
+    fn conduct(&self) {
+        for _ in 0..self.rounds {
+            wait_for_line();
+            let behind = self.due.load(Relaxed).max(self.begun.load(Relaxed));
+            self.due.store(behind + self.calls / self.rounds, Relaxed);
+        }
+        if self.rounds > 0 {
+            wait_for_line();
+        }
+        self.is_last.store(true, Relaxed);
+    }
+
+    /// Takes the next call; `None` if there is none. One that no round asks for is made after a pause.
+    fn next_call(&self) -> Option<u64> {
+        if self.begun.load(Relaxed) >= self.due.load(Relaxed) {
+            if self.is_last.load(Relaxed) {
+                return None;
+            }
+            thread::sleep(PAUSE);
+        }
+        Some(self.begun.fetch_add(1, Relaxed))
+    }
+
+    /// The call `number` was made.
+    fn made(&self, number: u64) -> io::Result<()> {
+        if self.rounds > 0 && number + 1 == self.due.load(Relaxed) {
+            rustix::io::write(rustix::stdio::stdout(), b"round\n")?;
+        }
+        Ok(())
+    }
+
     /// Touches all pages of `memory` and drops them, until the last call has begun.
     fn storm(&self, memory: &Mapping) {
-        while self.begun.load(Relaxed) < self.calls {
+        while !self.is_last.load(Relaxed) || self.begun.load(Relaxed) < self.due.load(Relaxed) {
             memory.write_all();
             self.tally.storm_faults.fetch_add(memory.pages() as u64, Relaxed);
             self.tally.count(Kind::Madvise, memory.advise(Advice::LinuxDontNeed).is_ok());
@@ -186,13 +230,12 @@ impl Plan {
             self.tally.count(Kind::Brk, set_break(*heap) == *heap);
         }
     }
+}
 
-    /// Sleeps until the call `number` is due.
-    fn wait_for(&self, number: u64) {
-        #[expect(clippy::cast_precision_loss, reason = "a share of the time")]
-        let due = self.duration.mul_f64(number as f64 / self.calls as f64);
-        thread::sleep(due.saturating_sub(self.begin.elapsed()));
-    }
+/// Waits for a line on stdin, or its end; without memory of malloc, for which the break might move.
+fn wait_for_line() {
+    let mut byte = [0];
+    while rustix::io::read(rustix::stdio::stdin(), &mut byte) == Ok(1) && byte != *b"\n" {}
 }
 
 /// Moves the break to `to`, or leaves it if that cannot be; returns where it is. Behind libc's back.
@@ -200,282 +243,4 @@ fn set_break(to: usize) -> usize {
     // SAFETY: memory above the break of the beginning is nobody's but the stress's.
     let at = unsafe { libc::syscall(libc::SYS_brk, to) };
     usize::try_from(at).unwrap_or(0)
-}
-
-/// A generator of random numbers: Marsaglia's xorshift64*.
-#[derive(Clone)]
-struct Random(u64);
-
-impl Random {
-    /// A number below `bound`.
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        let high = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
-        usize::try_from(high).unwrap_or(0) % bound
-    }
-
-    fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len())]
-    }
-}
-
-/// Pages in a row.
-#[derive(Clone, Copy)]
-struct Pages {
-    start: usize,
-    len: usize,
-}
-
-impl Pages {
-    fn new(start: usize, pages: usize) -> Self {
-        Self { start, len: pages * page_bytes() }
-    }
-
-    fn pages(self) -> usize {
-        self.len / page_bytes()
-    }
-}
-
-/// The memory at an address.
-fn at(address: usize) -> *mut c_void {
-    with_exposed_provenance_mut(address)
-}
-
-/// One thread, or the only thread of a child.
-struct Worker<'a> {
-    plan: &'a Plan,
-    random: Random,
-    /// What the kernel placed outside of the arena: each within one VMA, changed only as a whole.
-    held: [Option<Pages>; HELD],
-}
-
-impl Worker<'_> {
-    /// Makes calls until those of the process are made, and children in between.
-    fn work(&mut self) {
-        let Plan { calls, forks, execs, .. } = *self.plan;
-        let children = forks + execs;
-        let step = calls.checked_div(children).unwrap_or(u64::MAX).max(1);
-        loop {
-            let number = self.plan.begun.fetch_add(1, Relaxed);
-            if number >= calls {
-                return;
-            }
-            if number.is_multiple_of(64) {
-                self.plan.wait_for(number);
-            }
-            self.call();
-            let child = number / step;
-            if number % step == step - 1 && child < children {
-                // Spreads the executing ones evenly.
-                self.fork(child * execs / children != (child + 1) * execs / children);
-            }
-        }
-    }
-
-    /// Makes a child and waits for its end.
-    fn fork(&mut self, executes: bool) {
-        // SAFETY: the child makes system calls alone, and touches no lock that it would have to wait for.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            (0..CHILD_CALLS.0).for_each(|_| self.call());
-            if executes {
-                self.execute();
-            }
-            // SAFETY: no preconditions; skips the exit handlers, which are the parent's.
-            unsafe { libc::_exit(0) }
-        }
-        if child > 0 {
-            let made = if executes { &self.plan.tally.execs } else { &self.plan.tally.forks };
-            made.fetch_add(1, Relaxed);
-            // SAFETY: a null status is allowed.
-            unsafe { libc::waitpid(child, null_mut(), 0) };
-        }
-    }
-
-    /// Becomes this program again.
-    fn execute(&self) {
-        let mut arguments = [null(); 16];
-        for (argument, word) in arguments[..15].iter_mut().zip(&self.plan.program) {
-            *argument = word.as_ptr();
-        }
-        let environment = [null()];
-        // SAFETY: both lists end in null, and their strings outlive the call.
-        unsafe { libc::execve(arguments[0], arguments.as_ptr(), environment.as_ptr()) };
-    }
-
-    fn call(&mut self) {
-        match self.random.below(100) {
-            0..30 => self.mmap(),
-            30..50 => self.munmap(),
-            50..68 => self.mremap(),
-            68..86 => self.mprotect(),
-            86..96 => self.madvise(),
-            _ => self.brk(),
-        }
-    }
-
-    /// Pages of the arena, whatever is there.
-    fn contested(&mut self) -> Pages {
-        let longest = if self.random.below(16) == 0 { 4 * LONGEST } else { LONGEST };
-        let pages = 1 + self.random.below(longest);
-        let first = self.random.below(ARENA_PAGES - pages);
-        Pages::new(ARENA + first * page_bytes(), pages)
-    }
-
-    /// Pages that this thread holds and their place among them, or pages of the arena.
-    fn any(&mut self) -> (Pages, Option<usize>) {
-        let index = self.random.below(2 * HELD);
-        match self.held.get(index).copied().flatten() {
-            Some(pages) => (pages, Some(index)),
-            None => (self.contested(), None),
-        }
-    }
-
-    /// A free place among the held, emptied if need be.
-    fn place(&mut self) -> usize {
-        let free = self.held.iter().position(Option::is_none);
-        free.unwrap_or_else(|| {
-            let index = self.random.below(HELD);
-            if let Some(pages) = self.held[index].take() {
-                self.unmap(pages);
-            }
-            index
-        })
-    }
-
-    /// Holds pages that the kernel has placed outside of the arena.
-    fn hold(&mut self, place: usize, start: usize, pages: usize) {
-        let arena = ARENA..ARENA + ARENA_PAGES * page_bytes();
-        if !arena.contains(&start) {
-            self.held[place] = Some(Pages::new(start, pages));
-        }
-    }
-
-    fn protection(&mut self) -> c_int {
-        const RW: c_int = libc::PROT_READ | libc::PROT_WRITE;
-        const RX: c_int = libc::PROT_READ | libc::PROT_EXEC;
-        self.random.one_of(&[libc::PROT_NONE, libc::PROT_READ, RW, RW, RX, RW | RX])
-    }
-
-    fn mmap(&mut self) {
-        let (disk, memory) = (self.plan.files[0].as_raw_fd(), self.plan.files[1].as_raw_fd());
-        let file = self.random.one_of(&[-1, -1, disk, memory]);
-        let sharing = self.random.one_of(&[libc::MAP_PRIVATE, libc::MAP_SHARED]);
-        let kind = if file < 0 { libc::MAP_ANONYMOUS } else { 0 };
-        let protection = self.protection();
-        let pages = self.contested();
-        let offset = if file < 0 { 0 } else { self.random.below(ARENA_PAGES - pages.pages()) * page_bytes() };
-        let (fixed, place) = match self.random.below(8) {
-            0..5 => (libc::MAP_FIXED, None),
-            5 => (libc::MAP_FIXED_NOREPLACE, None),
-            _ => (0, Some(self.place())),
-        };
-        let hint = if place.is_some() { 0 } else { pages.start };
-        let flags = sharing | kind | fixed;
-        let offset = i64::try_from(offset).unwrap_or(0);
-        // SAFETY: in the arena, or where the kernel finds nothing.
-        let at = unsafe { libc::mmap(at(hint), pages.len, protection, flags, file, offset) };
-        if self.plan.tally.count(Kind::Mmap, at != libc::MAP_FAILED)
-            && let Some(place) = place
-        {
-            self.hold(place, at.addr(), pages.pages());
-        }
-    }
-
-    fn unmap(&mut self, pages: Pages) {
-        // SAFETY: in the arena, or held by this thread; nothing refers to either.
-        let result = unsafe { libc::munmap(at(pages.start), pages.len) };
-        self.plan.tally.count(Kind::Munmap, result == 0);
-    }
-
-    /// Unmaps pages of the arena; or of what is held all, the first, the last, or those in the middle.
-    fn munmap(&mut self) {
-        let (pages, index) = self.any();
-        let Some(index) = index else { return self.unmap(pages) };
-        let rest = self.place();
-        // Making place may have taken it away.
-        let Some(Pages { start, len }) = self.held[index].take() else { return };
-        let page = page_bytes();
-        let count = len / page;
-        let first = self.random.below(count);
-        let last = first + 1 + self.random.below(count - first);
-        self.unmap(Pages::new(start + first * page, last - first));
-        let part = |from: usize, to: usize| (from < to).then(|| Pages::new(start + from * page, to - from));
-        self.held[index] = part(0, first);
-        self.held[rest] = part(last, count);
-    }
-
-    fn mremap(&mut self) {
-        let place = self.place();
-        let (from, index) = self.any();
-        let to = self.contested();
-        let may_move = libc::MREMAP_MAYMOVE;
-        let onto_arena = may_move | libc::MREMAP_FIXED;
-        let longer = to.pages().max(from.pages() + 1);
-        let (old, new, flags) = match (self.random.below(8), index) {
-            (0, _) => (from.pages(), 1 + self.random.below(from.pages()), 0),
-            (1, None) => {
-                let end = ARENA + ARENA_PAGES * page_bytes();
-                let room = (end - from.start) / page_bytes();
-                (from.pages(), longer.min(room), 0)
-            }
-            (1 | 2, _) => (from.pages(), longer, may_move),
-            (3, _) => (from.pages(), from.pages(), may_move | libc::MREMAP_DONTUNMAP),
-            (4, _) => (0, to.pages(), may_move),
-            (5, _) => (0, to.pages(), onto_arena),
-            (_, None) => (from.pages(), to.pages(), onto_arena),
-            // A length that shrinks does so even where the move fails then.
-            (_, Some(_)) => (from.pages(), longer, onto_arena),
-        };
-        let page = page_bytes();
-        // SAFETY: what moves or is replaced is in the arena or held by this thread; else the kernel finds a place.
-        let start = unsafe { libc::mremap(at(from.start), old * page, new * page, flags, at(to.start)) };
-        if !self.plan.tally.count(Kind::Mremap, start != libc::MAP_FAILED) {
-            return;
-        }
-        let stays = old == 0 || flags & libc::MREMAP_DONTUNMAP != 0;
-        if let Some(index) = index.filter(|_| !stays) {
-            self.held[index] = None;
-        }
-        self.hold(place, start.addr(), new);
-    }
-
-    fn mprotect(&mut self) {
-        let protection = self.protection();
-        let (pages, _) = self.any();
-        // SAFETY: nothing accesses the arena or what is held.
-        let result = unsafe { libc::mprotect(at(pages.start), pages.len, protection) };
-        self.plan.tally.count(Kind::Mprotect, result == 0);
-    }
-
-    fn madvise(&mut self) {
-        let advice = self.random.one_of(&[
-            libc::MADV_DONTNEED,
-            libc::MADV_FREE,
-            libc::MADV_DONTFORK,
-            libc::MADV_DOFORK,
-            libc::MADV_WIPEONFORK,
-            libc::MADV_KEEPONFORK,
-            libc::MADV_NOHUGEPAGE,
-            libc::MADV_DONTDUMP,
-            libc::MADV_DODUMP,
-            libc::MADV_RANDOM,
-            libc::MADV_NORMAL,
-        ]);
-        let (pages, _) = self.any();
-        // SAFETY: nothing relies on the content of the arena or of what is held.
-        let result = unsafe { libc::madvise(at(pages.start), pages.len, advice) };
-        self.plan.tally.count(Kind::Madvise, result == 0);
-    }
-
-    /// Moves the break up or down, never below where it was; not while another thread does, or did at a fork.
-    fn brk(&mut self) {
-        let target = self.random.below(64) * page_bytes() + self.random.below(2) * 100;
-        if let Ok(heap) = self.plan.heap.try_lock() {
-            let target = *heap + target;
-            self.plan.tally.count(Kind::Brk, set_break(target) == target);
-        }
-    }
 }

@@ -20,7 +20,6 @@ use std::{
     ptr::null_mut,
     sync::mpsc,
     thread,
-    time::Duration,
 };
 
 use clap::Parser;
@@ -43,9 +42,6 @@ const ANONYMOUS: c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 /// Make one mapping of each kind and print where they are
 #[derive(Parser)]
 struct Args {
-    /// Milliseconds to hold them, instead of until a line comes on stdin
-    #[arg(long)]
-    hold: Option<u64>,
     /// Make as many VMAs of one mapping instead
     #[arg(long)]
     vmas: Option<usize>,
@@ -62,7 +58,7 @@ fn main() -> io::Result<()> {
     });
     if let Some(vmas) = args.vmas {
         zoo.add("vmas", alternating(vmas)?);
-        return zoo.show(args.hold);
+        return zoo.show();
     }
     // Before there are other threads, so that the child may do what any process may.
     zoo.forked()?;
@@ -84,7 +80,7 @@ fn main() -> io::Result<()> {
         let _end = ended.recv();
     });
     zoo.add("thread_stack", stack.recv().map_err(io::Error::other)??);
-    zoo.show(args.hold)?;
+    zoo.show()?;
     drop(end);
     thread.join().map_err(|_| io::ErrorKind::Other)?;
     // SAFETY: attached by this program, which refers to it no more.
@@ -124,14 +120,10 @@ impl Keeper {
         self.0.things.insert(what.to_owned(), place);
     }
 
-    /// Prints what there is, and holds it.
-    fn show(&self, hold: Option<u64>) -> io::Result<()> {
+    /// Prints what there is, and holds it until a line comes on stdin.
+    fn show(&self) -> io::Result<()> {
         ledger::print(&self.0)?;
-        match hold {
-            Some(ms) => thread::sleep(Duration::from_millis(ms)),
-            None => drop(io::stdin().lock().read_line(&mut String::new())?),
-        }
-        Ok(())
+        io::stdin().lock().read_line(&mut String::new()).map(drop)
     }
 
     /// Memory with advices about forks, and a child that reads its copy.
