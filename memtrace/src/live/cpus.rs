@@ -35,7 +35,7 @@ pub struct CpuCompletions(Arc<Mutex<Attached>>);
 struct Attached {
     /// With the number of the software event that each is for.
     programs: Vec<(OwnedFd, u64)>,
-    by_cpu: BTreeMap<u32, Vec<OwnedFd>>,
+    by_cpu: BTreeMap<u32, Vec<perf::Event>>,
 }
 
 impl CpuCompletions {

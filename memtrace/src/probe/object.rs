@@ -164,7 +164,7 @@ impl MemoryObject {
         let last = i64::MAX.unsigned_abs() / page.bytes() * page.bytes() - page.bytes();
         let beyond = (object.pages()?.get().saturating_mul(page.bytes()).saturating_add(BEYOND)).min(last);
         let mut state = [0];
-        cache::mincore(object.file.as_fd(), beyond, page, &mut state)
+        cache::mincore(object.file.as_fd(), beyond, &mut state)
             .map_err(|error| object.failure("map", error))?;
         match state {
             [0] => Ok(object),

@@ -190,7 +190,7 @@ impl MemoryObject {
     fn read_states(&self, pages: Range<u64>, states: &mut Vec<u8>) -> Result<(), ObjectError> {
         states.clear();
         states.resize(index(pages.end - pages.start), 0);
-        cache::mincore(self.file.as_fd(), pages.start * self.page.bytes(), self.page, states)
+        cache::mincore(self.file.as_fd(), pages.start * self.page.bytes(), states)
             .map_err(|error| self.failure("map", error))
     }
 

@@ -12,9 +12,10 @@ use std::{
     ptr,
 };
 
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
-
-use crate::units::PageSize;
+use rustix::{
+    mm::{MapFlags, ProtFlags, mmap, munmap},
+    param::page_size,
+};
 
 /// Number of the call `cachestat`, the same on all architectures but alpha.
 const SYS_CACHESTAT: libc::c_long = 451;
@@ -63,12 +64,12 @@ pub fn cachestat(file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<Cach
 /// bytes.
 ///
 /// Pages beyond the end of the file are not. To those who neither own the file nor may write it, all pages seem to be.
-pub fn mincore(file: BorrowedFd<'_>, offset: u64, page: PageSize, states: &mut [u8]) -> io::Result<()> {
+pub fn mincore(file: BorrowedFd<'_>, offset: u64, states: &mut [u8]) -> io::Result<()> {
     if states.is_empty() {
         return Ok(());
     }
-    let page_bytes = usize::try_from(page.bytes()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let mapped = Mapped::new(file, offset, states.len() * page_bytes, ProtFlags::empty())?;
+    let len = states.len().checked_mul(page_size()).ok_or(io::ErrorKind::InvalidInput)?;
+    let mapped = Mapped::new(file, offset, len, ProtFlags::empty())?;
     // SAFETY: the mapping has as many pages as `states` has bytes, which the call writes; it reads no memory.
     match unsafe { libc::mincore(mapped.start, mapped.len, states.as_mut_ptr()) } {
         0 => Ok(()),

@@ -7,7 +7,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd as _, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
     ptr,
 };
 
@@ -74,8 +74,18 @@ pub(super) fn open(attr: &EventAttr, tid: libc::pid_t, cpu: libc::c_int) -> io::
     unsafe { opened(fd) }
 }
 
+/// An open event: other files could take the same requests for something else.
+#[derive(Debug)]
+pub struct Event(OwnedFd);
+
+impl AsFd for Event {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// Opens the minor faults of the calling thread, those in kernel mode included, disabled.
-pub fn open_minor_faults() -> io::Result<OwnedFd> {
+pub fn open_minor_faults() -> io::Result<Event> {
     let attr = EventAttr {
         kind: PERF_TYPE_SOFTWARE,
         size: EventAttr::SIZE,
@@ -85,11 +95,11 @@ pub fn open_minor_faults() -> io::Result<OwnedFd> {
         ..EventAttr::default()
     };
     let (this_thread, any_cpu) = (0, -1);
-    open(&attr, this_thread, any_cpu)
+    open(&attr, this_thread, any_cpu).map(Event)
 }
 
 /// Makes `program` run at each occurrence of `event`.
-pub fn set_program(event: &OwnedFd, program: &impl AsFd) -> io::Result<()> {
+pub fn set_program(event: &Event, program: &impl AsFd) -> io::Result<()> {
     const PERF_EVENT_IOC_SET_BPF: u32 = opcode::write::<u32>(b'$', 8);
     let program = program.as_fd().as_raw_fd().unsigned_abs() as usize;
     // SAFETY: the call takes the number of a descriptor of a loaded program and touches no memory.
@@ -99,7 +109,7 @@ pub fn set_program(event: &OwnedFd, program: &impl AsFd) -> io::Result<()> {
 }
 
 /// Makes `program` run at each occurrence of the software event `config` on `cpu`, until the event is closed.
-pub fn run_on_cpu(program: &impl AsFd, config: u64, cpu: u32) -> io::Result<OwnedFd> {
+pub fn run_on_cpu(program: &impl AsFd, config: u64, cpu: u32) -> io::Result<Event> {
     let attr = EventAttr {
         kind: PERF_TYPE_SOFTWARE,
         size: EventAttr::SIZE,
@@ -107,7 +117,7 @@ pub fn run_on_cpu(program: &impl AsFd, config: u64, cpu: u32) -> io::Result<Owne
         sample_period: 1,
         ..EventAttr::default()
     };
-    let event = open(&attr, EVERY_TASK, number_of(cpu)?)?;
+    let event = Event(open(&attr, EVERY_TASK, number_of(cpu)?)?);
     set_program(&event, program)?;
     Ok(event)
 }

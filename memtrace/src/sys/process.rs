@@ -9,17 +9,18 @@ use std::{
     ffi::CStr,
     io,
     mem::MaybeUninit,
-    os::fd::{FromRawFd, OwnedFd, RawFd},
+    os::fd::{OwnedFd, RawFd},
 };
 
 use rustix::{
-    io::{Errno, FdFlags, fcntl_setfd},
+    io::Errno,
     process::{
         DumpableBehavior, Pid, Resource, Rlimit, WaitId, WaitIdOptions, set_dumpable_behavior, setrlimit,
         waitid,
     },
 };
 
+use super::opened;
 use crate::event::{FaultCounts, Tgid};
 
 /// How a process ended.
@@ -139,12 +140,13 @@ pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     if number <= libc::STDERR_FILENO {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    // SAFETY: asks for flags; touches no memory.
-    succeeded(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
-    // SAFETY: it is open, and the parent named it to us as ours; this program opens no descriptor by number.
-    let fd = unsafe { OwnedFd::from_raw_fd(number) };
-    fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
-    Ok(fd)
+    // SAFETY: makes a descriptor; touches no memory, and not the one that is there, which may have an owner.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, libc::STDERR_FILENO + 1) };
+    // SAFETY: that call returns a new descriptor.
+    let copy = unsafe { opened(copy.into()) }?;
+    // SAFETY: sets a flag; the descriptor stays open until exec.
+    succeeded(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    Ok(copy)
 }
 
 /// The error of a call that returns a negative number when it fails.
@@ -156,7 +158,11 @@ fn succeeded(result: libc::c_int) -> io::Result<()> {
 mod tests {
     use std::{
         env,
-        os::unix::process::{CommandExt, ExitStatusExt},
+        fs::File,
+        os::{
+            fd::AsRawFd as _,
+            unix::process::{CommandExt, ExitStatusExt},
+        },
         process::Command,
     };
 
@@ -253,6 +259,15 @@ mod tests {
     #[test]
     fn process_0_is_nobody() {
         assert_eq!(kill(Tgid(0), 0).expect_err("no group").raw_os_error(), Some(libc::ESRCH));
+    }
+
+    #[test]
+    fn inherited_descriptor_stays_its_owners() {
+        let owner = File::open("/dev/null").expect("there is always /dev/null");
+
+        drop(inherited(owner.as_raw_fd()).expect("it is open"));
+
+        assert!(owner.metadata().is_ok());
     }
 
     #[test]

@@ -30,7 +30,7 @@ unsafe impl Sync for SharedWords {}
 impl SharedWords {
     /// Maps the first `len` 64-bit words of `map`.
     pub fn map(map: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
-        let bytes = len * size_of::<u64>();
+        let bytes = len.checked_mul(size_of::<u64>()).ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: the kernel chooses an address that nothing else uses.
         let start = unsafe { mmap(std::ptr::null_mut(), bytes, ProtFlags::READ, MapFlags::SHARED, map, 0) }?;
         let words = NonNull::new(start.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
@@ -84,6 +84,15 @@ mod tests {
 
         assert_eq!(words.load(511), 0x1122_3344_5566_7788);
         assert_eq!(words.load(0), 0);
+    }
+
+    #[test]
+    fn more_words_than_addresses_are_refused() {
+        let file = memfd_create("words", MemfdFlags::CLOEXEC).expect("memfd exists since 3.17");
+
+        let error = SharedWords::map(file.as_fd(), usize::MAX / 8 + 2).expect_err("they take 8 bytes each");
+
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]

@@ -71,6 +71,10 @@ unsafe impl Send for Ring {}
 impl Ring {
     /// Makes an empty ring for `cpu` of `data_bytes` bytes, a page and a power of two at least; it follows nobody yet.
     pub fn new(cpu: u32, data_bytes: usize) -> io::Result<Self> {
+        // The kernel rounds other sizes up, and would write where we do not read.
+        if !data_bytes.is_power_of_two() || data_bytes < page_size() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let cpu = to_signed(cpu)?;
         let this_thread = 0;
         let owner = perf::open(&attr(FLAGS | FLAG_DISABLED, data_bytes), this_thread, cpu)?;

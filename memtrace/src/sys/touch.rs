@@ -48,7 +48,8 @@ impl Window {
     /// If the page is not in the window.
     pub fn touch(&self, offset: usize) -> io::Result<()> {
         const NOTHING: libc::c_int = -1;
-        assert!(offset + SIGSET_BYTES <= self.0.len, "{offset} of {}", self.0.len);
+        let last = self.0.len.checked_sub(SIGSET_BYTES);
+        assert!(last.is_some_and(|last| offset <= last), "{offset} of {}", self.0.len);
         let page = self.0.start.wrapping_byte_add(offset);
         let none = null_mut::<libc::sigset_t>();
         // SAFETY: the kernel reads a set of signals that is within the mapping, or finds that it cannot. Then it refuses to do
