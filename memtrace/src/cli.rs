@@ -1,7 +1,8 @@
 //! The command line: what was typed, what it calls, and how it ends.
 //!
 //! Layer: top. Input: arguments. Output: calls into the library; text; an exit code.
-//! Keeps: only data goes to stdout; every failure is one line on stderr; a reader that has gone is no failure.
+//! Keeps: only data goes to stdout; every failure is one line on stderr; no text from outside reaches a terminal but as
+//! [`Printable`]; a reader that has gone is no failure.
 //! Not here: anything that is not about people typing (`session`, `report`, `export`).
 
 use std::{
@@ -16,7 +17,10 @@ use std::{
 use anyhow::Context as _;
 use clap::{ColorChoice, CommandFactory as _, Parser as _, error::ErrorKind};
 
-use crate::record::{RecordError, Recording};
+use crate::{
+    record::{RecordError, Recording},
+    units::Printable,
+};
 
 mod args;
 #[cfg(feature = "live")]
@@ -56,8 +60,13 @@ pub fn main() -> ExitCode {
         Ok(parsed) => parsed,
         Err(error) => {
             let code = if error.use_stderr() { usage_code(&typed) } else { 0 };
+            let text = explain(error, &typed).render().ansi().to_string();
+            let text = Printable::layout(&text);
             // Nobody is left to tell if this cannot be printed.
-            let _gone = explain(error, &typed).print();
+            let _gone = match code {
+                0 => write!(anstream::stdout(), "{text}"),
+                _ => write!(anstream::stderr(), "{text}"),
+            };
             return ExitCode::from(code);
         }
     };
@@ -153,7 +162,7 @@ fn start_output(global: GlobalArgs) {
     env_logger::Builder::new()
         .filter_level(level.min(log::LevelFilter::Warn))
         .filter_module("memtrace", level)
-        .format(|out, record| writeln!(out, "memtrace: {}", record.args()))
+        .format(|out, record| writeln!(out, "memtrace: {}", Printable::new(&record.args().to_string())))
         .init();
 }
 
@@ -168,8 +177,11 @@ fn open(path: &Path) -> anyhow::Result<Recording<File>> {
 
 /// Prints what a read command found on stdout: the JSON if it is wanted, else the text.
 fn print(json: Option<serde_json::Value>, text: &dyn Display) -> anyhow::Result<()> {
-    let text = json.map_or_else(|| text.to_string(), |json| format!("{json:#}\n"));
-    let written = anstream::stdout().write_all(text.as_bytes());
+    let written = match json {
+        // As it is: to leave out styles is to change names.
+        Some(json) => writeln!(io::stdout(), "{json:#}"),
+        None => write!(anstream::stdout(), "{}", Printable::layout(&text.to_string())),
+    };
     written.context("cannot write to stdout")
 }
 

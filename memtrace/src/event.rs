@@ -14,7 +14,7 @@ mod scan;
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::{Nanos, PageCount, PageSize, Timestamp, VirtAddr, VirtRange};
+use crate::units::{Nanos, PageCount, PageSize, Printable, Timestamp, VirtAddr, VirtRange};
 
 pub use file::{Device, FileKind, MappedFile};
 pub use loss::{Loss, LossCause};
@@ -81,7 +81,7 @@ impl Comm {
 
 impl fmt::Display for Comm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&String::from_utf8_lossy(self.as_bytes()))
+        write!(f, "{}", Printable::from_bytes(self.as_bytes()))
     }
 }
 

@@ -2,14 +2,16 @@
 //!
 //! Layer: core. Input: plain numbers at the border. Output: newtypes that cannot be confused.
 //! Source: `Documentation/admin-guide/mm/pagemap.rst` for page and frame numbers.
-//! Keeps: what `Display` prints, `FromStr` accepts.
+//! Keeps: what `Display` prints of a number, `FromStr` accepts; text from outside is printed as [`Printable`].
 //! Not here: the page size of this machine (`HostFacts` carries that of the traced one).
 #![forbid(unsafe_code)]
 
+mod printable;
 mod text;
 
 use std::{fmt, num::NonZeroU64, ops::Range};
 
+pub use printable::Printable;
 use serde::{Deserialize, Serialize};
 pub use text::ParseUnitError;
 

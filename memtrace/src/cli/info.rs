@@ -18,7 +18,7 @@ use crate::{
     decode::Frame,
     pipeline::Detail,
     record::{End, FORMAT_VERSION, Header, RecordError, Recording, Recovery},
-    units::ByteSize,
+    units::{ByteSize, Printable},
 };
 
 pub(super) fn run(args: &InfoArgs) -> anyhow::Result<ExitCode> {
@@ -137,7 +137,12 @@ impl Display for Info<'_> {
         let page = ByteSize::new(host.page.bytes());
         row(
             "host",
-            format!("Linux {}, {}, {} CPUs, pages of {page}", host.kernel_release, host.arch, host.cpus),
+            format!(
+                "Linux {}, {}, {} CPUs, pages of {page}",
+                Printable::new(&host.kernel_release),
+                Printable::new(&host.arch),
+                host.cpus
+            ),
         )?;
         let detail = match capture.detail {
             Detail::Full => "each fault",
@@ -175,7 +180,7 @@ impl Display for Info<'_> {
             row("page words", era.to_string())?;
         }
         for feature in features {
-            row("feature", format!("{:<21}{}", feature.name, feature.state))?;
+            row("feature", Printable::new(&format!("{:<21}{}", feature.name, feature.state)).to_string())?;
         }
         Ok(())
     }

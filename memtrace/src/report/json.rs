@@ -251,7 +251,7 @@ fn process(process: &ProcessSummary, start: Timestamp) -> Value {
     json!({
         "tgid": id.tgid.0,
         "birth_ns": id.born.since(start).get(),
-        "comm": comm.to_string(),
+        "comm": String::from_utf8_lossy(comm.as_bytes()),
         "faults": counts(*faults),
         "uncounted": uncounted.map(counts),
         "kernel_counted": account.map(|account| counts(account.kernel)),

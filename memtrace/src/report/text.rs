@@ -20,18 +20,13 @@ use crate::{
         AccessCounts, FaultTotals, ForkTax, OutcomeTotals, PageCounts, PageState, ProcessId, ProcessSummary,
         RegionSummary, ScanCount, ScanSummary, UnseenRegions,
     },
-    units::{ByteSize, PageCount},
+    units::{ByteSize, PageCount, Printable},
 };
 
 mod maps;
 
 const HEADING: Style = Style::new().bold();
 const WARNING: Style = Style::new().bold().fg_color(Some(anstyle::Color::Ansi(anstyle::AnsiColor::Yellow)));
-
-/// `text` without what would move the cursor or end the line.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}
 
 /// Processes and regions shown; `--json` and `export` have all.
 const SHOWN: usize = 15;
@@ -63,15 +58,15 @@ impl Report {
     fn origin(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let (host, capture) = (&self.header.host, &self.header.capture);
         let page = ByteSize::new(host.page.bytes());
-        writeln!(f, "{HEADING}{}{HEADING:#}", printable(&capture.to_string()))?;
+        writeln!(f, "{HEADING}{}{HEADING:#}", Printable::new(&capture.to_string()))?;
         writeln!(
             f,
             "{} on Linux {} ({}, {} CPUs, pages of {page}), memtrace {}",
             Time(self.duration().get()),
-            host.kernel_release,
-            host.arch,
+            Printable::new(&host.kernel_release),
+            Printable::new(&host.arch),
             host.cpus,
-            self.header.memtrace_version,
+            Printable::new(&self.header.memtrace_version),
         )?;
         match &self.end {
             Some(end) => writeln!(f, "{end}"),
@@ -208,7 +203,11 @@ impl Report {
     /// Why the kernel's side is not known, and what comes nearest to it.
     fn without_kernel_counters(&self, f: &mut Formatter<'_>) -> fmt::Result {
         if let Some(state) = self.feature("btf").filter(|state| **state != Availability::Usable) {
-            writeln!(f, "  the kernel's counters were not read: btf is {state}")?;
+            writeln!(
+                f,
+                "  the kernel's counters were not read: btf is {}",
+                Printable::new(&state.to_string())
+            )?;
         }
         match self.charged_to_command() {
             Some(charged) => counts(f, "command, by wait4", Some(charged)),
@@ -256,7 +255,7 @@ impl Report {
     fn process_label(&self, id: ProcessId) -> String {
         let processes = &self.summary.processes;
         match processes.binary_search_by_key(&id, |process| process.id) {
-            Ok(index) => format!("{} {}", id.tgid.0, printable(&processes[index].comm.to_string())),
+            Ok(index) => format!("{} {}", id.tgid.0, processes[index].comm),
             Err(_) => id.tgid.0.to_string(),
         }
     }
@@ -273,7 +272,7 @@ impl Report {
             let place = format!(
                 "{} {} {}",
                 process.tgid.0,
-                String::from_utf8_lossy(&label.perms),
+                Printable::from_bytes(&label.perms),
                 label.backing.name()
             );
             let at_least = if *lower_bound { "≥ " } else { "" };
@@ -287,9 +286,9 @@ impl Report {
                 "  {place:<24}{count:>12}{:>12}{mean:>12}{present:>12}  {}",
                 faults.major, label.range
             )?;
-            match printable(&String::from_utf8_lossy(&label.name)).as_str() {
-                "" => writeln!(f)?,
-                name => writeln!(f, " {name}")?,
+            match &label.name[..] {
+                [] => writeln!(f)?,
+                name => writeln!(f, " {}", Printable::from_bytes(name))?,
             }
         }
         more(f, regions.len(), "report --json")?;

@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use super::{Known, Snapshot, Style, Subject, flags, thp};
 use crate::{
     census::{Content, Counts, FileCensus, ProcessCensus, Sharers, Tally},
-    units::PageCount,
+    units::{PageCount, Printable},
 };
 
 /// Width of the names of counters, with the colon, as in thpmaps.
@@ -95,7 +95,7 @@ impl Text<'_> {
                 snapshot.kb(*unique),
                 snapshot.kb(process.total.all_swapped()),
                 known(snapshot.known.flags.then(|| process.swap_share.bytes() >> 10)),
-                process.comm,
+                Printable::new(&process.comm),
             )?;
         }
         writeln!(f, "\n{} processes", processes.len())
@@ -118,14 +118,14 @@ impl Text<'_> {
                 f,
                 "{:<33} {} {:>10} {:>10} {:>10} {:>10} {:>10} {:>8}  {}",
                 region.vma.range.to_string(),
-                String::from_utf8_lossy(&region.vma.perms),
+                Printable::from_bytes(&region.vma.perms),
                 snapshot.kb(*resident),
                 known(pss),
                 snapshot.kb(*unique),
                 snapshot.kb(*anon),
                 known(huge),
                 snapshot.kb(region.tally.all_swapped()),
-                String::from_utf8_lossy(&region.vma.name),
+                Printable::from_bytes(&region.vma.name),
             )?;
         }
         writeln!(f)
@@ -136,7 +136,8 @@ impl Text<'_> {
         let pages = bytes.div_ceil(self.snapshot.rules.page.bytes());
         writeln!(
             f,
-            "{path}\tInode: {inode}\tSize: {bytes} ({pages} pages)\tCached: {}\tDirty: {}",
+            "{}\tInode: {inode}\tSize: {bytes} ({pages} pages)\tCached: {}\tDirty: {}",
+            Printable::new(path),
             cached.get(),
             known(dirty.map(PageCount::get))
         )
@@ -201,7 +202,7 @@ impl Text<'_> {
             "memory cgroup",
             &tally.cgroups,
             |inode| match snapshot.cgroup_paths.get(&inode) {
-                Some(path) => path.clone(),
+                Some(path) => Printable::new(path).to_string(),
                 None if inode == 0 => "none".to_owned(),
                 None => format!("@{inode} (removed)"),
             },
@@ -247,9 +248,9 @@ impl Text<'_> {
 
 /// The first line about a process.
 fn title(f: &mut Formatter<'_>, process: &ProcessCensus) -> fmt::Result {
-    write!(f, "{} ({})", process.comm, process.tgid.0)?;
+    write!(f, "{} ({})", Printable::new(&process.comm), process.tgid.0)?;
     if let Some(cgroup) = &process.cgroup {
-        write!(f, ", cgroup {cgroup}")?;
+        write!(f, ", cgroup {}", Printable::new(cgroup))?;
     }
     if !process.is_complete {
         write!(f, "; it ended or executed a program meanwhile: this is what was seen until then")?;
