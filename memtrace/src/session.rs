@@ -48,6 +48,7 @@ use hold::{Hold, HoldError};
 use recorder::Recorder;
 use threads::Threads;
 use unseen::Entered;
+pub use watch::SIGNALS;
 use watch::{Ended, Watch};
 
 /// What to record.

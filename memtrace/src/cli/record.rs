@@ -26,7 +26,7 @@ use crate::{
     pipeline::{Area, Detail, FocusOptions},
     record::{Ending, ExitReason},
     session::{self, LaunchError, Options, SessionError, Subject},
-    sys::process,
+    sys::{process, signals},
     units::{ByteSize, CpuShare, Nanos},
 };
 
@@ -265,6 +265,7 @@ fn check_ring(size: ByteSize) -> anyhow::Result<()> {
 pub(super) fn run(args: &RecordArgs, quiet: bool, verbose: bool) -> anyhow::Result<ExitCode> {
     let options = args.options(verbose)?;
     let csv = args.csv.as_deref().map(|path| args.open_csv(path)).transpose()?;
+    signals::unblock(&session::SIGNALS);
     let output = RecordingFile::open(args.output.as_deref(), args.force)?;
     let file = output.file.try_clone().context("cannot duplicate the descriptor of the output")?;
     let outcome = match session::run(&options, file, csv) {
@@ -285,7 +286,9 @@ pub(super) fn run(args: &RecordArgs, quiet: bool, verbose: bool) -> anyhow::Resu
 fn exit_code(ending: Ending, exit: Option<ExitReason>) -> ExitCode {
     match (ending, exit) {
         (Ending::Signal(signal), _) | (Ending::Target, Some(ExitReason::Signal(signal))) => {
-            log::warn!("cannot die by signal {signal}: {}", process::die_by(signal));
+            // Not an argument of the macro, which evaluates none where nothing is logged.
+            let error = process::die_by(signal);
+            log::warn!("cannot die by signal {signal}: {error}");
             // The shell's convention.
             ExitCode::from(u8::try_from(128 + signal).unwrap_or(FAILURE))
         }

@@ -2,8 +2,8 @@
 //!
 //! Layer: shell. Input: the command line. Output: a process that waits, then becomes the command.
 //! Source: `execvp(3)`; exit codes 126 and 127 as in `env(1)`.
-//! Keeps: the command starts only if set-up succeeded; it gets the signal mask, the disposition of SIGPIPE, the
-//! user, the groups and the environment that memtrace was called with, and none of memtrace's descriptors.
+//! Keeps: the command starts only if set-up succeeded; it gets what memtrace was called with: signal mask and dispositions,
+//! limits, parent-death signal, user, groups and environment; and none of memtrace's descriptors.
 //! Not here: arming (`live::target`), waiting for the end (`session`).
 
 use std::{
@@ -84,7 +84,8 @@ impl Gated {
             .arg(gate_end.as_raw_fd().to_string())
             .arg(status_end.as_raw_fd().to_string())
             .args(command);
-        let child = signals::as_at_start(&mut launcher).spawn().map_err(LaunchError::Spawn)?;
+        process::as_without_fork(signals::as_at_start(&mut launcher));
+        let child = launcher.spawn().map_err(LaunchError::Spawn)?;
         drop((gate_end, status_end));
         let mut ready = [0];
         status.read_exact(&mut ready).map_err(|_| LaunchError::Died)?;

@@ -45,6 +45,9 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Time between two scans of what the programs log.
 const LOG_PERIOD: Duration = Duration::from_millis(100);
 
+/// The signals that a session waits for; whoever runs one lets them come.
+pub const SIGNALS: [i32; 5] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGCHLD, libc::SIGUSR2];
+
 /// The sources of an ending; signals are caught from the moment it is made.
 pub(super) struct Watch {
     interrupt: Option<Signal>,

@@ -1,7 +1,7 @@
-//! Waits for a child with what it used, signals it, dies like it; becomes another user.
+//! Waits for a child with what it used, signals it, dies like it; becomes another user; hands on what fork(2) takes away.
 //!
-//! Layer: shell. Input: a process ID, a signal, a user. Output: [`Ended`].
-//! Source: `wait4(2)`, `getrusage(2)`, `core(5)`, `initgroups(3)`, `setuid(2)`.
+//! Layer: shell. Input: a process ID, a signal, a user, a command. Output: [`Ended`].
+//! Source: `wait4(2)`, `getrusage(2)`, `core(5)`, `initgroups(3)`, `setuid(2)`, `fork(2)`.
 //! Keeps: the fault counts of a child are the kernel's own, complete once it is reaped.
 //! Not here: starting a child (`session`), its signal settings (`signals`).
 
@@ -9,18 +9,24 @@ use std::{
     ffi::CStr,
     io,
     mem::MaybeUninit,
-    os::fd::{OwnedFd, RawFd},
+    os::{
+        fd::{OwnedFd, RawFd},
+        unix::process::CommandExt as _,
+    },
+    process::Command,
+    ptr,
 };
 
 use rustix::{
     io::Errno,
     process::{
-        DumpableBehavior, Pid, Resource, Rlimit, WaitId, WaitIdOptions, set_dumpable_behavior, setrlimit,
-        waitid,
+        DumpableBehavior, Pid, Resource, Rlimit, WaitId, WaitIdOptions, child_subreaper,
+        parent_process_death_signal, set_child_subreaper, set_dumpable_behavior,
+        set_parent_process_death_signal, setrlimit, waitid,
     },
 };
 
-use super::opened;
+use super::{opened, signals};
 use crate::event::{FaultCounts, Tgid};
 
 /// How a process ended.
@@ -78,6 +84,36 @@ fn wait4(child: Tgid, options: libc::c_int) -> io::Result<Option<Ended>> {
     Ok(Some(Ended { exit, faults }))
 }
 
+/// Lets `command` start with what exec(2) would keep for it and fork(2) does not: the signal at the death of the parent, whether
+/// orphans become its children, and the interval timers (`alarm(2)`), which this process gives up.
+pub fn as_without_fork(command: &mut Command) -> &mut Command {
+    // Each is a question for a number, which no kernel since 3.4 refuses.
+    let death = parent_process_death_signal().ok().flatten();
+    let reaper = child_subreaper().ok().flatten();
+    let timers =
+        [libc::ITIMER_REAL, libc::ITIMER_VIRTUAL, libc::ITIMER_PROF].map(|which| (which, take_timer(which)));
+    let restore = move || {
+        for (which, timer) in timers {
+            // SAFETY: the kernel only reads `timer`, and is asked for nothing.
+            unsafe { libc::setitimer(which, &raw const timer, ptr::null_mut()) };
+        }
+        set_parent_process_death_signal(death)?;
+        Ok(set_child_subreaper(reaper)?)
+    };
+    // SAFETY: between fork and exec, `restore` only makes system calls.
+    unsafe { command.pre_exec(restore) }
+}
+
+/// Stops an interval timer of this process; what was left of it, which is zero if it did not run.
+fn take_timer(which: libc::c_int) -> libc::itimerval {
+    let zero = libc::timeval { tv_sec: 0, tv_usec: 0 };
+    let stopped = libc::itimerval { it_interval: zero, it_value: zero };
+    let mut left = stopped;
+    // SAFETY: the kernel reads the one and fills the other, which are of the type that it takes.
+    unsafe { libc::setitimer(which, &raw const stopped, &raw mut left) };
+    left
+}
+
 /// Sends `signal` to the process `tgid`.
 pub fn kill(tgid: Tgid, signal: i32) -> io::Result<()> {
     let pid = to_pid(tgid)?;
@@ -97,15 +133,9 @@ pub fn die_by(signal: i32) -> io::Error {
     {
         log::debug!("cannot forbid a core: {error}");
     }
-    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: initialises the set.
-    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-    // SAFETY: the set is initialised.
-    unsafe { libc::sigaddset(set.as_mut_ptr(), signal) };
     // SAFETY: installs no handler.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
-    // SAFETY: changes the mask of this thread; the set is initialised.
-    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut()) };
+    signals::unblock(&[signal]);
     // SAFETY: sends a signal to this thread.
     unsafe { libc::raise(signal) };
     io::Error::other(format!("signal {signal} does not end a process"))

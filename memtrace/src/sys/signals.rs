@@ -1,4 +1,4 @@
-//! Signal settings that this process was started with, handed on to what it starts.
+//! Signal settings that this process was started with: what memtrace changes for itself, and hands on as it was.
 //!
 //! Layer: shell. Input: what the kernel says before `main`. Output: a [`Command`] that begins as we did.
 //! Source: `execve(2)`: ignored signals and the mask survive it, handlers become the default. Rust's runtime
@@ -52,6 +52,33 @@ pub fn is_ignored(signal: i32) -> bool {
     (1..=64).contains(&signal) && IGNORED.load(Ordering::Relaxed) >> (signal - 1) & 1 == 1
 }
 
+/// Ignores `signal`: what it would report, system calls say as well.
+pub fn ignore(signal: i32) {
+    // SAFETY: installs no handler.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
+/// Lets the calling thread, and those that it makes, get `signals` although memtrace may have been started with them blocked.
+pub fn unblock(signals: &[i32]) {
+    let set = set_of(signals.iter().copied());
+    // SAFETY: changes the mask of this thread; the set is initialised.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut()) };
+}
+
+/// The set of these signals.
+fn set_of(signals: impl Iterator<Item = i32>) -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: initialises the set.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: it was just initialised.
+    let mut set = unsafe { set.assume_init() };
+    for signal in signals {
+        // SAFETY: the set is initialised.
+        unsafe { libc::sigaddset(&raw mut set, signal) };
+    }
+    set
+}
+
 /// The signals that the calling thread blocks.
 fn current_mask() -> libc::sigset_t {
     let mut mask = MaybeUninit::<libc::sigset_t>::zeroed();
@@ -74,21 +101,12 @@ pub fn as_at_start(command: &mut Command) -> &mut Command {
 fn restore() -> io::Result<()> {
     let ignored = IGNORED.load(Ordering::Relaxed);
     let blocked = BLOCKED.load(Ordering::Relaxed);
-    let mut mask = MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: initialises the set.
-    unsafe { libc::sigemptyset(mask.as_mut_ptr()) };
-    // SAFETY: it was just initialised.
-    let mut mask = unsafe { mask.assume_init() };
-    for (bit, signal) in (1..=64).enumerate() {
-        if ignored >> bit & 1 == 1 {
-            // SAFETY: installs no handler.
-            unsafe { libc::signal(signal, libc::SIG_IGN) };
-        }
-        if blocked >> bit & 1 == 1 {
-            // SAFETY: `mask` is initialised.
-            unsafe { libc::sigaddset(&raw mut mask, signal) };
-        }
+    for signal in 1..=64 {
+        let action = if ignored >> (signal - 1) & 1 == 1 { libc::SIG_IGN } else { libc::SIG_DFL };
+        // SAFETY: installs no handler.
+        unsafe { libc::signal(signal, action) };
     }
+    let mask = set_of((1..=64).filter(|signal| blocked >> (signal - 1) & 1 == 1));
     // SAFETY: sets the mask of the thread that is about to exec.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const mask, ptr::null_mut()) };
     Ok(())
