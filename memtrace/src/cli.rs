@@ -6,6 +6,7 @@
 //! Not here: anything that is not about people typing (`session`, `report`, `export`).
 
 use std::{
+    error::Error,
     ffi::OsString,
     fmt::Display,
     fs::File,
@@ -17,6 +18,12 @@ use std::{
 use anyhow::Context as _;
 use clap::{ColorChoice, CommandFactory as _, Parser as _, error::ErrorKind};
 
+#[cfg(feature = "live")]
+use crate::sys::{
+    heap,
+    limits::{self, Shortage},
+    signals,
+};
 use crate::{
     record::{RecordError, Recording},
     units::Printable,
@@ -71,6 +78,8 @@ pub fn main() -> ExitCode {
         }
     };
     start_output(global);
+    #[cfg(feature = "live")]
+    prepare(&verb);
     match run(&verb, global) {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -101,9 +110,16 @@ fn run(verb: &Verb, global: GlobalArgs) -> anyhow::Result<ExitCode> {
 fn failure_code(verb: &Verb, error: &anyhow::Error) -> u8 {
     match verb {
         #[cfg(feature = "live")]
-        Verb::Record(_) => record::FAILURE,
-        #[cfg(feature = "live")]
         Verb::Snapshot(_) if error.is::<snapshot::UsageError>() => USAGE,
+        verb => own_failure(verb),
+    }
+}
+
+/// The exit code of a failure that is not one of usage.
+fn own_failure(verb: &Verb) -> u8 {
+    match verb {
+        #[cfg(feature = "live")]
+        Verb::Record(_) => record::FAILURE,
         #[cfg(feature = "live")]
         Verb::Doctor(_) | Verb::Snapshot(_) => FAILURE,
         Verb::Report(_) | Verb::Export(_) | Verb::Info(_) => FAILURE,
@@ -135,8 +151,43 @@ fn explain(error: clap::Error, typed: &[OsString]) -> clap::Error {
 
 /// Prints `error` and its causes in one line on stderr.
 fn complain(error: &anyhow::Error) {
+    let causes = error.chain().map(|cause| {
+        let text = cause.to_string();
+        let text = if has_lines(cause) { Printable::layout(&text) } else { Printable::new(&text) };
+        text.to_string()
+    });
+    let line = causes.collect::<Vec<_>>().join(": ");
+    #[cfg(feature = "live")]
+    let limit = shortage(error).map_or_else(String::new, |shortage| format!("; {shortage}"));
+    #[cfg(not(feature = "live"))]
+    let limit = "";
     // Nobody is left to tell if this cannot be printed.
-    let _gone = writeln!(anstream::stderr(), "memtrace: {error:#}");
+    let _gone = writeln!(anstream::stderr(), "memtrace: {line}{limit}");
+}
+
+/// Whether `cause` is the log of the kernel's verifier, or shows the place of a mistake below a text that was typed.
+#[cfg_attr(not(feature = "live"), expect(unused_variables, reason = "reading fails in single lines"))]
+fn has_lines(cause: &(dyn Error + 'static)) -> bool {
+    #[cfg(feature = "live")]
+    return cause.is::<crate::live::VerifierLog>() || cause.is::<snapshot::UsageError>();
+    #[cfg(not(feature = "live"))]
+    false
+}
+
+/// The limit of this process that led to `error`, if one did.
+#[cfg(feature = "live")]
+fn shortage(error: &anyhow::Error) -> Option<Shortage> {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error());
+    causes.find_map(Shortage::behind)
+}
+
+/// Makes this process able to do what `verb` takes, as far as that is ours to decide.
+#[cfg(feature = "live")]
+fn prepare(verb: &Verb) {
+    heap::fail_with(own_failure(verb));
+    limits::raise();
+    // A file that grows beyond the limit is an error of the call that writes.
+    signals::ignore(libc::SIGXFSZ);
 }
 
 /// Whether `error` says that the reader of our output has gone.

@@ -13,7 +13,10 @@ mod facility;
 mod namespaces;
 mod tracepoint;
 
-use std::{env, fs, io};
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+};
 
 use memtrace_ebpf::Config;
 use rustix::{param::page_size, system::uname};
@@ -34,7 +37,7 @@ use crate::{
 };
 
 /// Facts about this machine; the session starts now.
-pub fn facts() -> io::Result<HostFacts> {
+pub fn facts() -> Result<HostFacts, CpusError> {
     let uname = uname();
     Ok(HostFacts {
         page: own_page_size(),
@@ -84,11 +87,21 @@ pub struct Cpus {
     pub away: Vec<u32>,
 }
 
+/// The kernel does not list the CPUs of this machine.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {}: needs sysfs: mount -t sysfs sysfs /sys", path.display())]
+pub struct CpusError {
+    path: PathBuf,
+    source: io::Error,
+}
+
 /// The CPUs of this machine.
-pub fn cpus() -> io::Result<Cpus> {
+pub fn cpus() -> Result<Cpus, CpusError> {
     let list = |name: &str| {
-        let text = fs::read_to_string(format!("/sys/devices/system/cpu/{name}"))?;
-        cpu_list(text.trim_end()).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+        let path = Path::new("/sys/devices/system/cpu").join(name);
+        fs::read_to_string(&path)
+            .and_then(|text| cpu_list(text.trim_end()).ok_or_else(|| io::ErrorKind::InvalidData.into()))
+            .map_err(|source| CpusError { path, source })
     };
     let (online, mut away) = (list("online")?, list("possible")?);
     let possible = away.last().map_or(1, |last| last + 1);

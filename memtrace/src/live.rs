@@ -19,7 +19,7 @@ mod syscalls;
 pub mod target;
 pub mod tasks;
 
-pub use attach::AttachError;
+pub use attach::{AttachError, VerifierLog};
 pub use cgroup::{Cgroup, CgroupError};
 pub use cpus::{CpuCompletions, CpuWatch};
 pub use drain::{Batch, CHANNEL_BATCHES, Drain};
@@ -28,4 +28,4 @@ pub use losses::LossMeter;
 pub use probes::{Entry, Plan, Probes, Scope};
 pub use sideband::{SideBand, ring_bytes};
 pub use skips::SkipMeter;
-pub use target::{ArmError, Armed, Target, arm};
+pub use target::{ArmError, Armed, SESSION_FILES, Target, arm};

@@ -20,13 +20,13 @@ use crate::{
     decode::Frame,
     event::{FaultCounts, ScanDepth, Tgid, Tid},
     export::{ExportError, csv::CsvTimeline},
-    host::{self, Facility, Namespaces, Reach},
+    host::{self, CpusError, Facility, Namespaces, Reach},
     live::{self, ArmError, AttachError, Batch, Drain, Entry, HeatReader, LossMeter, Plan, Probes, Target},
     pagemap::PageCategories,
     pipeline::{Detail, FocusOptions},
     probe::{Prober, files::FileError},
     record::{Capture, Cost, End, Ending, ExitReason, Header, RecordError, Writer},
-    sys::{clock, heap},
+    sys::{clock, heap, limits},
     timeline::Summary,
     units::{ByteSize, Nanos},
 };
@@ -127,6 +127,9 @@ pub enum SessionError {
     /// The CSV could not be written.
     #[error(transparent)]
     Export(#[from] ExportError),
+    /// The CPUs are not known.
+    #[error(transparent)]
+    Cpus(#[from] CpusError),
     /// A file of the kernel that tells of frames cannot be read.
     #[error(transparent)]
     Frames(#[from] FileError),
@@ -145,6 +148,9 @@ fn default_ring(cpus: u32) -> ByteSize {
     let bytes = (RING_PER_CPU * u64::from(cpus)).next_power_of_two();
     ByteSize::new(bytes.clamp(RING_MIN, RING_MAX))
 }
+
+/// Files that the recorder may open while it runs.
+const RECORDER_FILES: usize = 16;
 
 /// Records until the target ends, the time is over, or a signal asks to stop.
 ///
@@ -182,7 +188,10 @@ async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outc
     let facts = host::facts()?;
     // Before anything is attached, so that nothing is skipped unseen.
     let losses = LossMeter::new(Arc::clone(&counters), cpus.possible, probes.skips()?);
-    let armed = live::arm(&mut probes, &target, &cpus)?;
+    let armed = live::arm(&mut probes, &target, &cpus);
+    // First, for where no file can be opened tasks pass for ended.
+    limits::check_files(RECORDER_FILES)?;
+    let armed = armed?;
     let entered = Entered::new(armed.entered, clock::boottime());
     let header = Header {
         abi: ABI_VERSION,

@@ -11,6 +11,7 @@ pub mod cache;
 pub mod clock;
 pub mod guard;
 pub mod heap;
+pub mod limits;
 pub mod memlock;
 pub mod namespace;
 pub mod perf;

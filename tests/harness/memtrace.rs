@@ -2,6 +2,11 @@
 
 use std::process::ExitCode;
 
+use memtrace::sys::heap::Heap;
+
+#[global_allocator]
+static HEAP: Heap = Heap;
+
 fn main() -> ExitCode {
     memtrace::cli::main()
 }

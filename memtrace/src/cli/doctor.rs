@@ -4,20 +4,18 @@
 //! Keeps: what it says is what `record` finds: both try the same facilities the same way.
 //! Not here: trying (`host`).
 
-use std::{
-    fmt::Write as _,
-    io::{self, Write as _},
-    process::ExitCode,
-};
+use std::{fmt::Write as _, process::ExitCode};
 
+use anyhow::Context as _;
 use serde_json::{Map, Value, json};
 
 use crate::{
     event::HostFacts,
     host::{self, Facility, Features, Level, Namespaces, Reach, Refusal},
+    live,
     pagemap::PageEra,
     record::Availability,
-    sys::namespace::Namespace,
+    sys::{limits, namespace::Namespace},
     units::ByteSize,
 };
 
@@ -26,16 +24,13 @@ const SCHEMA: u32 = 1;
 
 /// Tries what this host can do and says so.
 pub(super) fn run(json: bool) -> anyhow::Result<ExitCode> {
+    limits::check_files(live::SESSION_FILES).context("nothing can be recorded")?;
     let facts = host::facts()?;
     let features = Features::probe();
     let namespaces = Namespaces::find(&features);
     let era = host::page_era();
-    let text = if json {
-        format!("{:#}\n", to_json(&facts, &features, namespaces, era))
-    } else {
-        to_text(&facts, &features, namespaces, era)
-    };
-    io::stdout().write_all(text.as_bytes())?;
+    let json = json.then(|| to_json(&facts, &features, namespaces, era));
+    super::print(json, &to_text(&facts, &features, namespaces, era))?;
     let can_record = blockers(&features, namespaces).is_empty();
     Ok(if can_record { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -40,6 +40,7 @@ use crate::{
     record::Availability,
     sys::{
         bpf::{EmptyProgram, ProgramType},
+        limits::Shortage,
         memlock, perf,
         scan::{Query, ScanError, Scanner},
         sideband::Ring,
@@ -94,7 +95,18 @@ impl Facility {
         match result {
             Ok(()) => Availability::Usable,
             Err(error) if error.kind() == ErrorKind::PermissionDenied => programs_denied(),
-            Err(_) => self.missing(),
+            Err(error) => self.otherwise(&error),
+        }
+    }
+
+    /// This kernel does not have it, unless a limit of this process explains `error`.
+    fn otherwise(self, error: &io::Error) -> Availability {
+        match error.raw_os_error().and_then(Shortage::behind) {
+            Some(shortage) => Availability::Denied {
+                need: format!("more than {}", shortage.limit()),
+                fix: shortage.remedy(),
+            },
+            None => self.missing(),
         }
     }
 
@@ -162,7 +174,7 @@ impl Facility {
                     fix: format!("sudo chmod a+r {}", btf::VMLINUX),
                 }
             }
-            Err(BtfError::Read(_)) => self.missing(),
+            Err(BtfError::Read(error)) => self.otherwise(&error),
             Err(error) => Availability::Missing { since: format!("in a form we know: {error}") },
         }
     }
@@ -201,7 +213,7 @@ impl Facility {
         let event = match perf::open_minor_faults() {
             Ok(event) => event,
             Err(error) if error.kind() == ErrorKind::PermissionDenied => return perf_denied(),
-            Err(_) => return self.missing(),
+            Err(error) => return self.otherwise(&error),
         };
         self.programs(
             EmptyProgram::load(ProgramType::PerfEvent)
@@ -221,6 +233,7 @@ impl Facility {
         match error.kind() {
             ErrorKind::NotFound => self.missing(),
             ErrorKind::PermissionDenied => denied(&format!("CAP_DAC_READ_SEARCH to read {path}")),
+            _ if error.raw_os_error().and_then(Shortage::behind).is_some() => self.otherwise(error),
             _ => denied(&format!("{path} to be readable, which says: {error}")),
         }
     }
@@ -277,7 +290,8 @@ impl Facility {
             .expect("a page is not empty");
         match Scanner::new(page, Duration::MAX).step(pagemap.as_fd(), first_page, query) {
             Ok(_) => Availability::Usable,
-            Err(ScanError::Gone | ScanError::Missing | ScanError::Io(_)) => self.missing(),
+            Err(ScanError::Gone | ScanError::Missing) => self.missing(),
+            Err(ScanError::Io(error)) => self.otherwise(&error),
         }
     }
 
@@ -287,7 +301,8 @@ impl Facility {
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                 denied("CAP_SYS_PTRACE, or vm.unprivileged_userfaultfd = 1")
             }
-            Ok(_) | Err(_) => self.missing(),
+            Err(error) => self.otherwise(&error),
+            Ok(_) => self.missing(),
         }
     }
 

@@ -22,13 +22,14 @@ pub enum AttachError {
     },
     /// The kernel's verifier does not accept a program.
     #[error(
-        "this kernel's verifier refuses the eBPF program {program}: please report the kernel's release and this\n{log}"
+        "this kernel's verifier refuses the eBPF program {program}: please report the kernel's release and this"
     )]
     Refused {
         /// Its name.
         program: String,
         /// What the verifier says.
-        log: String,
+        #[source]
+        log: VerifierLog,
     },
     /// The thread ended before anything could be attached to it.
     #[error("thread {tid} ended while it was being attached")]
@@ -46,15 +47,28 @@ pub enum AttachError {
     },
 }
 
+/// What the verifier says of a program that it refuses: many lines.
+#[derive(Debug, thiserror::Error)]
+#[error("\n{0}")]
+pub struct VerifierLog(String);
+
 /// Why the kernel did not take the program `name`.
 pub(super) fn refusal(name: &str, error: ProgramError) -> AttachError {
     match error {
-        // The verifier gives its reasons; who lacks a privilege gets none.
-        ProgramError::LoadError { verifier_log, .. } if !verifier_log.to_string().is_empty() => {
-            AttachError::Refused { program: name.to_owned(), log: verifier_log.to_string() }
+        // The verifier gives its reasons; who lacks a privilege gets none. It has a log too for a program that it accepted, and for which
+        // there was no descriptor or no memory then.
+        ProgramError::LoadError { io_error, verifier_log }
+            if !verifier_log.to_string().is_empty() && !is_shortage(&io_error) =>
+        {
+            AttachError::Refused { program: name.to_owned(), log: VerifierLog(verifier_log.to_string()) }
         }
         error => failure(&format!("load the eBPF program {name}"), error),
     }
+}
+
+/// Whether there was no room for something, in this process or on this machine.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN))
 }
 
 /// The object lacks something that its sources have.

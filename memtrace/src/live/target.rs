@@ -10,7 +10,7 @@
 use std::{collections::BTreeSet, fmt, io};
 
 use memtrace_ebpf::TaskState;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, getrlimit};
 
 use super::{
     attach::AttachError,
@@ -26,16 +26,16 @@ use crate::{
     sys::clock,
 };
 
+/// Files that a session has open at once, beside the events of threads and CPUs; some it opens where a failure would pass for a
+/// process that has ended.
+pub const SESSION_FILES: usize = 96;
+
 /// Threads above which completions are attached per CPU: events of a thread cost file descriptors, and time
 /// at each context switch.
 fn max_thread_events(cpus: usize) -> usize {
     const FAULT_EVENTS: u64 = 3;
-    const OTHER_FILES: u64 = 64;
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    // Nothing is started from now on that would inherit the limit.
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-    let files = if raised.is_ok() { maximum } else { current }.unwrap_or(u64::MAX);
-    let affordable = files.saturating_sub(OTHER_FILES) / (FAULT_EVENTS + cpus as u64);
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let affordable = files.saturating_sub(SESSION_FILES as u64) / (FAULT_EVENTS + cpus as u64);
     usize::try_from(affordable).unwrap_or(usize::MAX).min(1_000)
 }
 

@@ -24,7 +24,7 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use super::invoker::Invoker;
 use crate::{
     event::Tgid,
-    sys::{process, signals},
+    sys::{limits, process, signals},
 };
 
 /// The hidden verb by which memtrace runs itself as the launcher.
@@ -84,7 +84,7 @@ impl Gated {
             .arg(gate_end.as_raw_fd().to_string())
             .arg(status_end.as_raw_fd().to_string())
             .args(command);
-        process::as_without_fork(signals::as_at_start(&mut launcher));
+        process::as_without_fork(limits::as_at_start(signals::as_at_start(&mut launcher)));
         let child = launcher.spawn().map_err(LaunchError::Spawn)?;
         drop((gate_end, status_end));
         let mut ready = [0];

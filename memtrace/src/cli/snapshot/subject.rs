@@ -25,6 +25,7 @@ use crate::{
         tree,
     },
     snapshot::{Known, Listing, Snapshot, Subject},
+    sys::limits,
 };
 
 /// Takes one census after the other.
@@ -47,9 +48,13 @@ enum Target {
     System(FrameCensusTaker),
 }
 
+/// Files that are open at once at most; a facility for which there was no room would pass for one that is missing.
+const FILES: usize = 16;
+
 impl Observer {
     /// Opens what the arguments ask for.
     pub(super) fn open(args: &SnapshotArgs) -> anyhow::Result<Self> {
+        limits::check_files(FILES).context("cannot take a snapshot")?;
         let features = Features::of(&FACILITIES);
         let mut era = host::page_era_but_for_swap();
         if !features.is_usable(Facility::PagemapScan) {
