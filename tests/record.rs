@@ -7,7 +7,9 @@ use std::{
     process::{Command, Stdio},
 };
 
-use memtrace_tests::{directory, ledger::Ledger, memtrace, program, require, run::Run};
+use memtrace_tests::{
+    directory, ledger::Ledger, memtrace, program, require, requirement::skip, run::Run, wait_until,
+};
 
 /// `memtrace record` with these arguments in `directory`.
 fn record(directory: &Path, args: &[&str]) -> Run {
@@ -33,7 +35,20 @@ fn command_that_is_not_executable_is_126() {
     fs::write(scratch.path().join("notes"), "text").expect("a file");
     let run = record(scratch.path(), &["--", "./notes"]).finish();
 
-    run.expect_failure(126, &["./notes"]);
+    run.expect_failure(126, &["./notes", "chmod +x"]);
+}
+
+#[test]
+fn command_that_the_kernel_does_not_run_is_126_and_says_what_it_lacks() {
+    require!(root);
+    require!(bpf);
+    let scratch = directory();
+    let script = scratch.path().join("orphan");
+    fs::write(&script, "#!/no/such/interpreter\n").expect("a file");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("our own");
+    for (command, need) in [("./orphan", "interpreter"), ("/etc", "is a directory")] {
+        record(scratch.path(), &["--", command]).finish().expect_failure(126, &[command, need]);
+    }
 }
 
 #[test]
@@ -78,14 +93,35 @@ fn processes_that_are_not_there_are_named() {
     let scratch = directory();
     let mut child = Command::new("true").stdout(Stdio::null()).spawn().expect("true starts");
     let pid = child.id().to_string();
-    // Dead and not waited for: a zombie.
-    std::thread::sleep(std::time::Duration::from_millis(100));
+    // Dead and not waited for.
+    let is_zombie = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it is not waited for");
+        stat.contains(") Z ")
+    };
+    assert!(wait_until(is_zombie));
     record(scratch.path(), &["-p", &pid]).finish().expect_failure(125, &[&pid]);
     child.wait().expect("a child");
 
     record(scratch.path(), &["-p", &pid]).finish().expect_failure(125, &[&pid]);
     record(scratch.path(), &["-t", &pid]).finish().expect_failure(125, &[&pid]);
     record(scratch.path(), &["--cgroup", "/no/such/group"]).finish().expect_failure(125, &["/no/such/group"]);
+    assert_eq!(fs::read_dir(scratch.path()).expect("a directory").count(), 0, "nothing is left");
+}
+
+#[test]
+fn thread_of_the_kernel_has_nothing_to_record() {
+    require!(root);
+    require!(bpf);
+    if fs::read_to_string("/proc/2/comm").ok().as_deref() != Some("kthreadd\n") {
+        skip("needs the initial PID namespace");
+        return;
+    }
+    let scratch = directory();
+
+    for option in ["-p", "-t"] {
+        let run = record(scratch.path(), &[option, "2", "--duration", "10ms"]).finish();
+        let _run = run.expect_failure(125, &["2 is a thread of the kernel", "nothing to record"]);
+    }
     assert_eq!(fs::read_dir(scratch.path()).expect("a directory").count(), 0, "nothing is left");
 }
 

@@ -15,7 +15,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{ColorChoice, CommandFactory as _, Parser as _, error::ErrorKind};
 
 #[cfg(feature = "live")]
@@ -137,19 +137,36 @@ fn usage_code(typed: &[OsString]) -> u8 {
     }
 }
 
-/// The error itself, or a better one where a command was typed without `--`.
+/// The error itself, or a better one where the verb that records, or `--` before a command, is missing.
 fn explain(error: clap::Error, typed: &[OsString]) -> clap::Error {
     let words: Vec<_> = typed.iter().skip(1).map(|word| word.to_string_lossy()).collect();
-    match words.first() {
-        Some(word) if !word.starts_with('-') && Cli::command().find_subcommand(word.as_ref()).is_none() => {
-            let message = format!("no verb '{word}'; to record a command: memtrace -- {}", words.join(" "));
-            Cli::command().error(ErrorKind::InvalidSubcommand, message)
+    let line = words.join(" ");
+    let options = words.iter().position(|word| word == "--").map(|end| &words[..end]);
+    let (kind, message) = match words.first() {
+        Some(word) if !word.starts_with('-') && !is_verb(word) => (
+            ErrorKind::InvalidSubcommand,
+            format!("no verb '{word}'; to record a command: memtrace -- {line}"),
+        ),
+        _ if error.kind() == ErrorKind::UnknownArgument
+            && options.is_some_and(|options| !options.iter().any(|word| is_verb(word))) =>
+        {
+            (ErrorKind::UnknownArgument, format!("options stand behind a verb: memtrace record {line}"))
         }
-        _ => error,
-    }
+        _ => return error,
+    };
+    Cli::command().error(kind, message)
 }
 
-/// Prints `error` and its causes in one line on stderr.
+/// Whether `word` is a verb, `help` among them.
+fn is_verb(word: &str) -> bool {
+    let mut cli = Cli::command();
+    // Only now it has `help`.
+    cli.build();
+    cli.find_subcommand(word).is_some()
+}
+
+/// Prints `error`, its causes and the limit that stands in the way, if one does, in one line on stderr; causes that are made of
+/// lines stay so.
 fn complain(error: &anyhow::Error) {
     let causes = error.chain().map(|cause| {
         let text = cause.to_string();
@@ -219,11 +236,14 @@ fn start_output(global: GlobalArgs) {
 
 /// Opens the recording at `path`; every error names it.
 fn open(path: &Path) -> anyhow::Result<Recording<File>> {
-    let recording = Recording::open(path);
-    if let Err(RecordError::Open { .. }) = recording {
-        return Ok(recording?);
+    let path_shown = path.display();
+    match Recording::open(path) {
+        Err(RecordError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            bail!("there is no {path_shown}; to make it: memtrace record -o {path_shown} -- CMD")
+        }
+        Err(error @ RecordError::Open { .. }) => Err(error.into()),
+        recording => recording.with_context(|| format!("cannot read {path_shown}")),
     }
-    recording.with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// Prints what a read command found on stdout: the JSON if it is wanted, else the text.

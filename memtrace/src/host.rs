@@ -181,9 +181,14 @@ impl Features {
     pub fn of(facilities: &[Facility]) -> Self {
         let _lifted = memlock::lift();
         let disabled = env::var(DISABLE).unwrap_or_default();
+        let disabled: Vec<_> = disabled.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+        let is_known = |name: &&&str| Facility::ALL.iter().any(|facility| facility.name() == **name);
+        if let Some(unknown) = disabled.iter().find(|name| !is_known(name)) {
+            log::warn!("{DISABLE}: there is no feature {unknown}; `memtrace doctor` names them");
+        }
         let mut found = Found::default();
         let mut attempt = |facility: Facility| {
-            if disabled.split(',').any(|name| name.trim() == facility.name()) {
+            if disabled.contains(&facility.name()) {
                 Availability::Missing { since: format!("disabled by {DISABLE}") }
             } else {
                 facility.attempt(&mut found)

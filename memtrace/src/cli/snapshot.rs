@@ -97,7 +97,7 @@ impl SnapshotArgs {
         let refuse = |message: String| Err(UsageError(message));
         if self.hwpoison || self.unpoison {
             return refuse(
-                "memtrace scans of memory and does not damage it: to poison pages or to heal them, use page-types of the \
+                "memtrace reads memory and does not damage it: to poison pages or to heal them, use page-types of the \
                  kernel's tools/mm, or madvise(MADV_HWPOISON)"
                     .to_owned(),
             );
@@ -105,6 +105,11 @@ impl SnapshotArgs {
         // A requirement would not do: it is waived where what is required conflicts with what is given.
         if self.kpageflags.is_some() && !self.system {
             return refuse("--kpageflags reads flags of frames: it goes with --system alone".to_owned());
+        }
+        if self.interval == Some(Nanos::new(0)) {
+            return refuse(
+                "--interval 0 is no time between scans: give one above zero, such as 100ms".to_owned(),
+            );
         }
         if self.max_lock < MIN_LOCK {
             return refuse(format!("--max-lock {} is too short: give {MIN_LOCK} or more", self.max_lock));

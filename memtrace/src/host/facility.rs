@@ -201,7 +201,7 @@ impl Facility {
                 name: "pagemap_scan",
                 purpose: "page state at less cost, with huge and zero pages",
                 since: "Linux 6.7",
-                without: "page state is read from `pagemap`: huge and zero pages are not known apart in `record`; \
+                without: "page state is read from `pagemap`: huge and zero pages are not distinguished in `record`; \
                           what page middle directories map is not known in `snapshot`",
             },
             Self::PageFlags => Description {

@@ -57,11 +57,14 @@ impl Cgroup {
     /// The cgroup of the directory `dir`.
     pub fn find(dir: &Path) -> Result<Self, CgroupError> {
         let unreadable = |source| CgroupError::Unreadable { dir: dir.to_owned(), source };
-        let real = dir.canonicalize().map_err(unreadable)?;
+        let no_cgroup = || CgroupError::NoCgroup { dir: dir.to_owned() };
+        let real = dir.canonicalize().map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => no_cgroup(),
+            _ => unreadable(error),
+        })?;
         let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(unreadable)?;
         let groups = fs::read_to_string("/proc/self/cgroup").map_err(unreadable)?;
-        let (hierarchy, path) =
-            locate(&real, &mounts, &groups).ok_or_else(|| CgroupError::NoCgroup { dir: dir.to_owned() })?;
+        let (hierarchy, path) = locate(&real, &mounts, &groups).ok_or_else(no_cgroup)?;
         if path.len() >= CGROUP_PATH_MAX {
             return Err(CgroupError::TooLong { path });
         }

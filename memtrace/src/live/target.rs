@@ -100,6 +100,12 @@ pub enum ArmError {
         /// As given.
         tid: u32,
     },
+    /// It is one of the kernel's own.
+    #[error("{id} is a thread of the kernel: it has no memory of its own, so there is nothing to record")]
+    KernelThread {
+        /// As given.
+        id: u32,
+    },
     /// Every thread of the target ended while it was being attached.
     #[error("{target} exited while being attached")]
     Exited {

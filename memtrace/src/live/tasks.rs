@@ -15,6 +15,9 @@ use crate::{
     units::Timestamp,
 };
 
+/// Bit of `flags` of `/proc/PID/stat`: `PF_KTHREAD` of `include/linux/sched.h`.
+const PF_KTHREAD: u32 = 0x0020_0000;
+
 /// A task as `/proc` shows it.
 #[derive(Clone, Copy, Debug)]
 pub struct Task {
@@ -26,6 +29,8 @@ pub struct Task {
     pub parent_tgid: u32,
     /// Its name.
     pub comm: Comm,
+    /// Whether it is the kernel's own, without memory.
+    pub is_kernel_thread: bool,
     /// What the kernel has charged to it.
     pub charged: FaultCounts,
 }
@@ -46,6 +51,7 @@ impl Task {
             tgid: u32::try_from(status.tgid).ok()?,
             parent_tgid: u32::try_from(status.ppid).ok()?,
             comm: Comm::from_text(&stat.comm),
+            is_kernel_thread: stat.flags & PF_KTHREAD != 0,
             charged: FaultCounts { minor: stat.minflt, major: stat.majflt },
         })
     }

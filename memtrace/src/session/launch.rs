@@ -14,6 +14,7 @@ use std::{
         fd::{AsFd as _, AsRawFd as _, OwnedFd},
         unix::process::CommandExt as _,
     },
+    path::Path,
     process::Command,
     thread,
     time::Duration,
@@ -50,10 +51,12 @@ pub enum LaunchError {
         program: OsString,
     },
     /// It is there, and cannot be executed.
-    #[error("cannot run '{}'", program.display())]
+    #[error("cannot run '{}': {need}", program.display())]
     NotExecutable {
         /// As given.
         program: OsString,
+        /// What would have to be.
+        need: &'static str,
         /// What the kernel said.
         source: io::Error,
     },
@@ -126,12 +129,17 @@ fn wait_until_asleep(pid: Tgid) {
 
 /// What an error number of `execvp` means for the user.
 fn exec_error(program: OsString, code: i32) -> LaunchError {
-    let source = io::Error::from_raw_os_error(code);
-    if source.kind() == io::ErrorKind::NotFound {
-        LaunchError::NotFound { program }
-    } else {
-        LaunchError::NotExecutable { program, source }
-    }
+    let path = Path::new(&program);
+    // Only such a name is not searched for.
+    let is_there = path.parent() != Some(Path::new("")) && path.exists();
+    let need = match code {
+        libc::ENOENT if is_there => "needs the interpreter that its first line names",
+        libc::ENOENT => return LaunchError::NotFound { program },
+        libc::EACCES if is_there && path.is_dir() => "needs to be a program, and is a directory",
+        libc::EACCES => "needs to be executable (chmod +x)",
+        _ => "the kernel refuses",
+    };
+    LaunchError::NotExecutable { program, need, source: io::Error::from_raw_os_error(code) }
 }
 
 /// What the launcher does with the arguments after its verb: waits at the gate, then becomes the command.

@@ -80,9 +80,10 @@ impl FromStr for Nanos {
         let error = || ParseUnitError {
             text: text.to_owned(),
             what: "time",
-            example: "a number with ns, us, ms, s, m or h, such as 100ms",
+            example: "seconds or a number with ns, us, ms, s, m or h, such as 100ms",
         };
         let (number, unit) = split_number(text);
+        let unit = if unit.is_empty() { "s" } else { unit };
         let (_, nanos) = TIME_UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(error)?;
         number.and_then(|number| number.checked_mul(*nanos)).map(Self).ok_or_else(error)
     }
@@ -170,11 +171,13 @@ mod tests {
     }
 
     #[test]
-    fn time_needs_a_unit() {
+    fn time_is_in_seconds_unless_it_has_a_unit() {
         assert_eq!("100ms".parse(), Ok(Nanos(100_000_000)));
         assert_eq!("2m".parse(), Ok(Nanos(120_000_000_000)));
-        assert!("5".parse::<Nanos>().is_err());
-        assert!("-1s".parse::<Nanos>().is_err());
+        assert_eq!("5".parse(), Ok(Nanos(5_000_000_000)));
+        for text in ["", "s", "-1s", "1x", "9999999999h"] {
+            assert!(text.parse::<Nanos>().is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -224,7 +224,7 @@ fn scan_files(
     let mut total = Tally::default();
     let mut passed = Passed::default();
     for named in paths {
-        let kind = fs::metadata(named).with_context(|| format!("cannot scan {}", named.display()))?;
+        let kind = fs::metadata(named).with_context(|| format!("cannot read {}", named.display()))?;
         if kind.is_dir() {
             let _readable =
                 fs::read_dir(named).with_context(|| format!("cannot read {}", named.display()))?;
