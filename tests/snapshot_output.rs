@@ -52,7 +52,7 @@ fn csv_has_a_row_for_each_row_of_maps() {
         rows.iter().map(|row| ["start_addr", "end_addr", "perms"].map(|name| column(row, name))).collect();
     assert_eq!(found, expected);
     for row in &rows {
-        assert_eq!((row["pid"].as_str(), row["comm"].as_str()), (pid.as_str(), "layout"));
+        assert_eq!((row["tgid"].as_str(), row["comm"].as_str()), (pid.as_str(), "layout"));
         let pages = ["rss_pages", "anon_pages", "file_pages"]
             .map(|name| row[name].parse::<u64>().unwrap_or_else(|_| panic!("{name} of {row:?}")));
         assert_eq!(pages[0], pages[1] + pages[2], "{row:?}");
@@ -135,7 +135,6 @@ fn what_frame_numbers_tell_is_null_without_them() {
         "sharing",
         "cgroups",
         "swap",
-        "hugetlb_pages",
     ] {
         assert_eq!(json[key], Value::Null, "{key}");
     }

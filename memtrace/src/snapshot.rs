@@ -25,7 +25,7 @@ pub use self::{
 };
 use crate::{
     census::{FileCensus, ProcessCensus, Rules, Sharers, Tally},
-    units::PageCount,
+    units::{PageCount, Timestamp},
 };
 
 /// Version of the JSON; changes when a key changes its meaning or goes.
@@ -34,7 +34,9 @@ const SCHEMA: u32 = 1;
 /// What was found at one moment.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// When it was begun, in nanoseconds since 1970.
+    /// When it was begun.
+    pub time: Timestamp,
+    /// When that was, in nanoseconds since 1970.
     pub realtime_ns: i128,
     /// How words were read.
     pub rules: Rules,

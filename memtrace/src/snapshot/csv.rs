@@ -1,4 +1,4 @@
-//! The census as a table: a row for each VMA, file, or word of flags.
+//! The census as a table: a row for each VMA, file, or word of flags; times are since the first snapshot.
 
 use std::{fmt, io};
 
@@ -7,10 +7,11 @@ use crate::{
     census::{FileCensus, ProcessCensus, RegionCensus, Tally},
     export::ExportError,
     region,
+    units::Timestamp,
 };
 
 /// Columns of the row of a VMA, before its sums.
-const REGION: [&str; 8] = ["time_ns", "pid", "comm", "start_addr", "end_addr", "perms", "backing", "name"];
+const REGION: [&str; 8] = ["time_ns", "tgid", "comm", "start_addr", "end_addr", "perms", "backing", "name"];
 
 /// Columns of the row of a file.
 const FILE: [&str; 6] = ["time_ns", "path", "inode", "size_bytes", "cached_pages", "dirty_pages"];
@@ -26,7 +27,7 @@ const SUMS: [&str; 12] = [
     "uss_pages",
     "anon_pages",
     "file_pages",
-    "swap_pages",
+    "swapped_pages",
     "zero_pages",
     "hugetlb_pages",
     "huge_pages",
@@ -37,7 +38,8 @@ const SUMS: [&str; 12] = [
 /// Writes snapshots as CSV.
 pub struct CsvRegions<W: io::Write> {
     writer: csv::Writer<W>,
-    has_header: bool,
+    /// When the first snapshot was taken.
+    start: Option<Timestamp>,
 }
 
 impl<W: io::Write> fmt::Debug for CsvRegions<W> {
@@ -49,7 +51,7 @@ impl<W: io::Write> fmt::Debug for CsvRegions<W> {
 impl<W: io::Write> CsvRegions<W> {
     /// Writes to `writer`.
     pub fn new(writer: W) -> Self {
-        Self { writer: csv::Writer::from_writer(writer), has_header: false }
+        Self { writer: csv::Writer::from_writer(writer), start: None }
     }
 
     /// Writes the rows of `snapshot`; of the first one the header too.
@@ -59,7 +61,7 @@ impl<W: io::Write> CsvRegions<W> {
     }
 
     fn rows(&mut self, snapshot: &Snapshot) -> csv::Result<()> {
-        if !self.has_header {
+        if self.start.is_none() {
             match &snapshot.subject {
                 Subject::Processes { .. } => {
                     self.writer.write_record(REGION.iter().chain(&SUMS).chain(&["lower_bound"]))?;
@@ -67,9 +69,9 @@ impl<W: io::Write> CsvRegions<W> {
                 Subject::Files { .. } => self.writer.write_record(FILE)?,
                 Subject::System => self.writer.write_record(WORD)?,
             }
-            self.has_header = true;
         }
-        let time = snapshot.realtime_ns.to_string();
+        let start = *self.start.get_or_insert(snapshot.time);
+        let time = snapshot.time.since(start).get().to_string();
         match &snapshot.subject {
             Subject::Processes { processes, .. } => {
                 for process in processes {
@@ -132,9 +134,9 @@ fn sums(tally: &Tally, snapshot: &Snapshot) -> [String; SUMS.len()] {
         tally.unique.get().to_string(),
         tally.anon.get().to_string(),
         tally.file().get().to_string(),
-        tally.all_swapped().get().to_string(),
+        if_known(!tally.is_swap_unknown, tally.all_swapped().get()),
         if_known(known.flags || known.huge, tally.zero.get()),
-        if_known(known.flags, tally.hugetlb.get()),
+        tally.hugetlb.get().to_string(),
         if_known(known.huge, tally.huge.get()),
         if_known(known.places, whole),
         if_known(known.places, partial),

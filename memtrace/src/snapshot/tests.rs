@@ -16,7 +16,7 @@ use crate::{
         EntryRun, FlagsEra, Frame, PageCategories, PageEra, PageFlags, PageRun, PagemapEntry, PagemapEra,
         SwapLayout,
     },
-    units::{PageSize, VirtAddr, VirtRange, Vpn},
+    units::{PageSize, Timestamp, VirtAddr, VirtRange, Vpn},
 };
 
 /// Bits of pagemap, from `Documentation/admin-guide/mm/pagemap.rst`.
@@ -126,6 +126,7 @@ fn process(tgid: u32, comm: &str) -> ProcessCensus {
 
 fn snapshot(known: Known, subject: Subject, total: Tally) -> Snapshot {
     Snapshot {
+        time: Timestamp::from_nanos(5_000),
         realtime_ns: 1_700_000_000_000_000_000,
         rules: rules(),
         known,

@@ -25,7 +25,7 @@ use crate::{
         tree,
     },
     snapshot::{Known, Listing, Snapshot, Subject},
-    sys::limits,
+    sys::{clock, limits},
 };
 
 /// Takes one census after the other.
@@ -115,14 +115,14 @@ impl Observer {
 
     /// Scans now, and lists pages if that is asked for.
     pub(super) fn scan(&mut self) -> anyhow::Result<Snapshot> {
-        let realtime_ns = realtime_ns();
+        let (time, realtime_ns) = (clock::boottime(), realtime_ns());
         let rules = self.target.rules();
         let mut list = Lister::begin(self.listing, rules.era.flags)?;
         let (subject, total) = self.target.scan(&mut list)?;
         list.end()?;
         let rules = self.target.rules().clone();
         let cgroup_paths = self.paths(&total);
-        Ok(Snapshot { realtime_ns, rules, known: self.known, subject, total, cgroup_paths })
+        Ok(Snapshot { time, realtime_ns, rules, known: self.known, subject, total, cgroup_paths })
     }
 
     /// The paths of the memory cgroups that pages are charged to.
