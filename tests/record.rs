@@ -1,6 +1,7 @@
 //! How `memtrace record` treats its own files, and whatever goes wrong before the command starts.
 
 use std::{
+    collections::BTreeSet,
     fs,
     os::unix::fs::PermissionsExt as _,
     path::Path,
@@ -123,6 +124,28 @@ fn thread_of_the_kernel_has_nothing_to_record() {
         let _run = run.expect_failure(125, &["2 is a thread of the kernel", "nothing to record"]);
     }
     assert_eq!(fs::read_dir(scratch.path()).expect("a directory").count(), 0, "nothing is left");
+}
+
+#[test]
+fn what_keeps_a_process_from_being_seen_is_said_once() {
+    require!(root);
+    require!(bpf);
+    require!(program "unshare" of "util-linux");
+    let scratch = directory();
+    let mut target = Run::new("sh").args(["-c", "echo here; read line"]).with_stdin().start();
+    assert_eq!(target.first_line(), "here");
+    let pid = target.pid().to_string();
+
+    // Nothing is mapped at the address 0, so to read there is an error.
+    let script = r#"mount --bind "/proc/$1/mem" "/proc/$1/maps" && "$0" record -p "$1" --duration 500ms"#;
+    let run = Run::new("unshare").args(["--mount", "sh", "-c", script, memtrace!().program(), &pid]);
+    let run = run.in_dir(scratch.path()).finish().expect_code(0);
+
+    target.send("\n");
+    target.finish().expect_code(0);
+    let said = run.stderr.lines().filter(|line| line.contains(&format!("cannot scan process {pid}")));
+    let said: Vec<_> = said.collect();
+    assert!(!said.is_empty() && said.iter().collect::<BTreeSet<_>>().len() == said.len(), "{said:#?}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::{
 };
 
 use memtrace::{
-    event::{Tgid, Vma},
+    event::{Tid, Vma},
     pagemap::PageCategories,
     probe::{
         maps,
@@ -28,10 +28,10 @@ use memtrace_tests::{
     memory::{Mapping, Sharing, has_cachestat, page_bytes},
     program, require, requirement,
     run::Run,
-    scan::{own_pagemap, page_size},
+    scan::{own_pagemap, page_size, smaps_pages},
     setting::Setting,
     swap::Swap,
-    task::without,
+    task::{tid, without},
 };
 use rustix::{
     fs::{Advice, FallocateFlags, MemfdFlags, fadvise, fallocate, memfd_create},
@@ -94,23 +94,13 @@ fn vma(pid: u32, address: u64) -> Vma {
 
 /// What is behind the VMA of process `pid` with `address`.
 fn object_at(pid: u32, address: u64) -> Result<Option<MemoryObject>, ObjectError> {
-    MemoryObject::of_vma(Tgid(pid), vma(pid, address).range, page_size())
-}
-
-/// `Swap:` of smaps in pages, for the VMA at the start of `mapping`.
-fn swapped_by_smaps(mapping: &Mapping) -> u64 {
-    let smaps = fs::read_to_string("/proc/self/smaps").expect("our own");
-    let start = format!("{:x}-", mapping.area(0).start);
-    let mut rows = smaps.lines().skip_while(|row| !row.starts_with(&start));
-    let swap = rows.find_map(|row| row.strip_prefix("Swap:")).expect("a row for each VMA");
-    let kib: u64 = swap.trim().trim_end_matches(" kB").parse().expect("a number");
-    (kib << 10) / page_size().bytes()
+    MemoryObject::of_vma(Tid(pid), vma(pid, address).range, page_size())
 }
 
 const NO_HUGE: &str = "needs huge pages for shared memory (CONFIG_TRANSPARENT_HUGEPAGE)";
 
 #[test]
-fn swapped_pages_are_told_from_resident_ones_and_from_holes() {
+fn swapped_pages_are_distinguished_from_resident_ones_and_from_holes() {
     require!(root);
     let swap = made!(Swap::on(64 << 20));
     let (file, used) = (memory(64), swap.used_bytes());
@@ -143,7 +133,7 @@ fn swapped_pages_are_told_from_resident_ones_and_from_holes() {
     let resident = mapping.resident().expect("our own");
     let resident: Vec<usize> = (0..64).filter(|page| resident[*page]).collect();
     assert_eq!(resident, [3, 10, 20, 21, 26, 27, 28, 29]);
-    assert_eq!(swapped_by_smaps(&mapping), 6);
+    assert_eq!(smaps_pages(tid(), mapping.area(0).start, "Swap"), 6);
     assert!(swap.used_bytes() - used >= offset(6));
     expect_totals(&object, 64, [8, 0, 6]);
 }
@@ -395,16 +385,16 @@ fn pages_that_page_tables_do_not_tell() {
         .read(&own_pagemap(), vma.range)
         .expect("this process lives");
 
-    let mut untold = Vec::new();
+    let mut unknown = Vec::new();
     object(&file)
         .walk_untold(&vma, &known, |range, place| {
             let first = range.start().as_raw() - vma.range.start().as_raw();
-            untold.push((first / page_size().bytes(), range.pages(page_size()).get(), place));
+            unknown.push((first / page_size().bytes(), range.pages(page_size()).get(), place));
         })
         .expect("it can be mapped");
 
     assert_eq!(
-        untold,
+        unknown,
         [
             (0, 1, Resident),
             (2, 1, Swapped),
@@ -426,7 +416,7 @@ fn nothing_is_behind_private_memory_and_dead_processes() {
     child.wait().expect("it is ours");
 
     for pid in [std::process::id(), child.id()] {
-        let object = MemoryObject::of_vma(Tgid(pid), range, page_size());
+        let object = MemoryObject::of_vma(Tid(pid), range, page_size());
         assert!(matches!(object, Ok(None)), "{object:?}");
     }
 }

@@ -169,24 +169,3 @@ fn swapped_pages_are_counted_and_selected() {
         expect_sums(&json, &[("swap_pages", swapped), ("present_pages", present)]);
     }
 }
-
-#[test]
-fn swapped_shared_memory_is_counted() {
-    require!(root);
-    let _turn = turn();
-    let _swap = made!(Swap::on(16 << 20));
-    let mapping = Mapping::shared(64).expect("room");
-    mapping.write_all();
-    drain_batches();
-    for page in 0..24 {
-        assert!(mapping.page_out(page).expect("Linux 5.4"), "page {page} stays");
-    }
-
-    let json = memtrace!().census(&["-p", &std::process::id().to_string()]);
-
-    let start = format!("{:#x}", mapping.area(0).start);
-    let regions = json["regions"].as_array().expect("a list");
-    let region = regions.iter().find(|region| region["start"] == start).expect("a region");
-    expect_sums(region, &[("swap_pages", 24), ("swap_shared_pages", 24), ("rss_pages", 40)]);
-    assert!(json["swap_pages"].as_u64() >= Some(24));
-}

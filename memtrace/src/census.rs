@@ -134,6 +134,8 @@ pub struct Tally {
     pub contiguous: Counts<u32>,
     /// Large folios.
     pub folios: Folios,
+    /// Whether the file behind all the pages is of hugetlb.
+    is_of_hugetlb: bool,
     stretch: Stretch,
     /// Where the last slot of swap would go on: the number of the page, and the slot that is next to it.
     slots: Option<(u64, SwapSlot)>,
@@ -148,6 +150,12 @@ struct Stretch {
 }
 
 impl Tally {
+    /// No pages yet of a VMA with a file of this `kind`. By that those of hugetlb are known, whether or not flags of frames are.
+    #[must_use]
+    pub fn of(kind: Option<FileKind>) -> Self {
+        Self { is_of_hugetlb: kind == Some(FileKind::Hugetlb), ..Self::default() }
+    }
+
     /// Adds `run`; which [`Self::nodes`] its pages are on is for those who know where nodes are.
     pub fn add(&mut self, run: &PageRun, rules: &Rules) {
         let entry = run.entries.entry;
@@ -181,7 +189,7 @@ impl Tally {
         let is_of_file = run.categories.contains(PageCategories::FILE);
         if has(PageFlags::ZERO_PAGE) || run.categories.contains(PageCategories::PFNZERO) {
             self.zero += pages;
-        } else if has(PageFlags::HUGE) {
+        } else if self.is_of_hugetlb || has(PageFlags::HUGE) {
             self.hugetlb += pages;
         } else if is_of_file || flags.is_none_or(|flags| flags.contains(PageFlags::ANON)) {
             // Others are no pages of programs: those of devices, and those that the kernel lends.
@@ -296,6 +304,7 @@ impl Tally {
             swap,
             contiguous,
             folios,
+            is_of_hugetlb: _,
             stretch: _,
             slots: _,
         } = other;

@@ -26,13 +26,14 @@ pub mod physical;
 pub mod reclaim;
 pub mod residency;
 pub mod thp;
+mod thread;
 pub mod tree;
 pub mod walk;
 
 use std::{
-    fs::{self, File},
-    io::{self, Read as _},
-    os::unix::fs::FileExt as _,
+    collections::BTreeSet,
+    fs::File,
+    io,
     time::{Duration, Instant},
 };
 
@@ -49,13 +50,13 @@ use self::{
 };
 use crate::{
     event::{
-        Landmarks, MapsReading, Observation, PageScan, ProbeRequest, ProbeTarget, ScanDepth, ScanReason,
-        Seen, SpaceId, Tgid, Tid,
+        MapsReading, Observation, PageScan, ProbeRequest, ProbeTarget, ScanDepth, ScanReason, Seen, SpaceId,
+        Tgid, Tid,
     },
     pagemap::PageCategories,
     record::Cost,
     sys::{clock, scan::ScanError},
-    units::{Nanos, PageCount, PageSize, VirtAddr, VirtRange},
+    units::{Nanos, PageSize, VirtAddr, VirtRange},
 };
 
 /// Why a scan was not possible.
@@ -72,8 +73,8 @@ pub enum ProbeError {
     #[error(transparent)]
     File(#[from] FileError),
     /// Anything else the kernel said.
-    #[error("the kernel refused: {0}")]
-    Io(io::Error),
+    #[error("the kernel refused")]
+    Io(#[source] io::Error),
 }
 
 impl From<ScanError> for ProbeError {
@@ -106,6 +107,8 @@ pub struct Prober {
     depth: ScanDepth,
     devices: Devices,
     cost: Cost,
+    /// Processes that could not be scanned and why, as was said of them already.
+    said: BTreeSet<(Tgid, String)>,
 }
 
 impl Prober {
@@ -130,6 +133,7 @@ impl Prober {
             depth: depth.max(ScanDepth::Words),
             devices: Devices::new(),
             cost: Cost::default(),
+            said: BTreeSet::new(),
         })
     }
 
@@ -146,74 +150,71 @@ impl Prober {
         let mut observe = |seen| {
             observations.push(Observation { time: clock::boottime(), tgid: *tgid, space: *space, seen });
         };
-        let result = match target {
-            ProbeTarget::Maps => self.read_maps_of(*tgid).map(|scan| observe(Seen::Maps(scan))),
-            ProbeTarget::Pages(ranges) => self.scan_pages(Tid(tgid.0), ranges, observe),
-            ProbeTarget::Resident => resident_pages(*tgid).map(|pages| observe(Seen::Resident(pages))),
-            ProbeTarget::Everything => {
-                self.read_maps_of(*tgid).and_then(|maps| self.scan_all(Tid(tgid.0), maps, observe))
+        let result = match (thread::with_memory(*tgid), target) {
+            (Err(ProbeError::Gone), _) => {
+                observe(Seen::Nothing);
+                Ok(())
             }
-            ProbeTarget::AllPages => self
-                .read_maps_of(*tgid)
-                .and_then(|maps| self.scan_pages(Tid(tgid.0), &accessible(&maps), observe)),
+            (Err(error), _) => Err(error),
+            (Ok(tid), ProbeTarget::Maps) => self.read_maps(tid).map(|maps| observe(Seen::Maps(maps))),
+            (Ok(tid), ProbeTarget::Pages(ranges)) => self.scan_pages(tid, ranges, observe),
+            (Ok(tid), ProbeTarget::Resident) => {
+                thread::statm(tid).map(|statm| observe(Seen::Resident(statm.resident)))
+            }
+            (Ok(tid), ProbeTarget::Everything) => {
+                self.read_maps(tid).and_then(|maps| self.scan_all(tid, maps, observe))
+            }
+            (Ok(tid), ProbeTarget::AllPages) => {
+                self.read_maps(tid).and_then(|maps| self.scan_pages(tid, &accessible(&maps), observe))
+            }
         };
-        if let Err(error) = result {
-            if !matches!(error, ProbeError::Gone) {
-                log::warn!("cannot scan process {}: {error}", tgid.0);
-            }
-            observations.push(Observation {
-                time: clock::boottime(),
-                tgid: *tgid,
-                space: *space,
-                seen: Seen::Nothing,
-            });
+        // One that goes meanwhile, or executes a program, is not seen.
+        if let Err(error) = result
+            && !matches!(error, ProbeError::Gone)
+            && self.said.insert((*tgid, error.to_string()))
+        {
+            log::warn!("cannot scan process {}: {error}", tgid.0);
         }
         observations
     }
 
-    /// Scans at all of `process` by its thread `thread`.
-    ///
-    /// By the process it would be what its leader has, which may have gone before.
-    pub fn stopped_scan(&mut self, process: Tgid, thread: Tid, space: SpaceId) -> Vec<Observation> {
+    /// Observes all of `process`, which stands still, by its thread `thread`.
+    pub fn stopped_scan(&mut self, process: Tgid, thread: Tid) -> Vec<Observation> {
+        // Which address space it is, the pipeline knows when it has come to that time.
+        let space = SpaceId::UNKNOWN;
         let mut observations = Vec::new();
-        let observe = |seen| {
+        let mut observe = |seen| {
             observations.push(Observation { time: clock::boottime(), tgid: process, space, seen });
         };
-        if let Err(error) = self.read_maps(thread).and_then(|maps| self.scan_all(thread, maps, observe)) {
+        let result = self.read_maps(thread).and_then(|maps| {
+            let ranges = accessible(&maps);
+            observe(Seen::Maps(maps));
+            self.scan_pages(thread, &ranges, observe)
+        });
+        if let Err(error) = result {
             log::debug!("cannot scan process {}: {error}", process.0);
         }
         observations
     }
 
-    /// The maps of a process by its leader, or by another thread if that has ended before.
-    fn read_maps_of(&mut self, tgid: Tgid) -> Result<MapsReading, ProbeError> {
-        let by_leader = self.read_maps(Tid(tgid.0));
-        if !matches!(by_leader, Err(ProbeError::Gone)) {
-            return by_leader;
-        }
-        let threads = fs::read_dir(format!("/proc/{}/task", tgid.0))?;
-        let mut tids = threads.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        tids.find_map(|tid| self.read_maps(Tid(tid)).ok()).ok_or(ProbeError::Gone)
-    }
-
     fn read_maps(&mut self, tid: Tid) -> Result<MapsReading, ProbeError> {
         let began = clock::boottime();
-        let text = timed(&mut self.cost, || read_maps(tid))?;
-        let landmarks = landmarks(tid).ok_or(ProbeError::Gone)?;
+        let text = timed(&mut self.cost, || thread::read_maps(tid))?;
+        let landmarks = thread::landmarks(tid).ok_or(ProbeError::Gone)?;
         let vmas = maps::parse(&text)?;
         let devices = self.devices.kinds(tid, &vmas).into_iter().collect();
         Ok(MapsReading { began, vmas, landmarks, devices })
     }
 
-    /// The VMAs in `scan`, and the pages of those that some access is allowed to.
+    /// The VMAs in `maps`, and the pages of those that some access is allowed to.
     fn scan_all(
         &mut self,
         tid: Tid,
-        scan: MapsReading,
+        maps: MapsReading,
         mut observe: impl FnMut(Seen),
     ) -> Result<(), ProbeError> {
-        let ranges = accessible(&scan);
-        observe(Seen::Maps(scan));
+        let ranges = accessible(&maps);
+        observe(Seen::Maps(maps));
         self.scan_pages(tid, &ranges, observe)
     }
 
@@ -223,7 +224,7 @@ impl Prober {
         ranges: &[(VirtRange, ScanReason)],
         mut observe: impl FnMut(Seen),
     ) -> Result<(), ProbeError> {
-        let Self { page, reader, walker, depth, devices: _, cost } = self;
+        let Self { page, reader, walker, depth, devices: _, cost, said: _ } = self;
         let pagemap = timed(cost, || File::open(format!("/proc/{}/pagemap", tid.0)))?;
         let mut close_runs = 0;
         for (range, reason) in ranges.iter().flat_map(|(range, reason)| pieces(*range, *reason)) {
@@ -253,29 +254,9 @@ fn timed<T>(cost: &mut Cost, scan: impl FnOnce() -> T) -> T {
     result
 }
 
-/// The text of the maps of the thread `tid`.
-fn read_maps(tid: Tid) -> Result<Vec<u8>, ProbeError> {
-    let mut file = File::open(format!("/proc/{}/maps", tid.0))?;
-    let mut text = Vec::with_capacity(TYPICAL_MAPS);
-    file.read_to_end(&mut text)?;
-    // The address space may have gone amid the reading, which then ends early. It cannot come back: if there is
-    // something to read now, there was all the time. A zombie and a kernel thread have none.
-    if file.read_at(&mut [0], 0)? == 0 {
-        return Err(ProbeError::Gone);
-    }
-    Ok(text)
-}
-
-/// How many pages of a process are resident, as the kernel counts: that takes no lock.
-fn resident_pages(tgid: Tgid) -> Result<PageCount, ProbeError> {
-    let statm = fs::read_to_string(format!("/proc/{}/statm", tgid.0))?;
-    let pages = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok());
-    pages.map(PageCount::new).ok_or(ProbeError::Gone)
-}
-
-/// Whole slots around the VMAs in `scan` that some access is allowed to.
-fn accessible(scan: &MapsReading) -> Vec<(VirtRange, ScanReason)> {
-    let open = scan.vmas.iter().filter(|vma| !vma.perms.starts_with(b"---") && vma.name != b"[vsyscall]");
+/// Whole slots around the VMAs in `maps` that some access is allowed to.
+fn accessible(maps: &MapsReading) -> Vec<(VirtRange, ScanReason)> {
+    let open = maps.vmas.iter().filter(|vma| !vma.perms.starts_with(b"---") && vma.name != b"[vsyscall]");
     whole_slots(open.map(|vma| vma.range)).map(|range| (range, ScanReason::Full)).collect()
 }
 
@@ -308,27 +289,9 @@ const CLOSE_BYTES: u64 = 64 << 20;
 /// Runs that the scans of one answer may find in all before they no longer scan each page: they are kept until all are taken.
 const MAX_CLOSE_RUNS: usize = 1 << 17;
 
-/// Bytes of the maps of most processes.
-const TYPICAL_MAPS: usize = 64 << 10;
-
-/// Where the heap begins and the stack is, as far as the kernel tells; `None` amid an exec, when the old address space is gone
-/// and the new one has no heap yet.
-fn landmarks(tid: Tid) -> Option<Landmarks> {
-    /// What the kernel shows for the start of the code to those who may not know places.
-    const HIDDEN: u64 = 1;
-    let process = i32::try_from(tid.0).ok().and_then(|tid| procfs::process::Process::new(tid).ok());
-    let Some(stat) = process.and_then(|process| process.stat().ok()) else {
-        return Some(Landmarks::default());
-    };
-    let known = |addr: u64| (addr != 0).then_some(VirtAddr::from_raw(addr));
-    let start_brk = known(stat.start_brk?);
-    let is_told = start_brk.is_some() || stat.startcode == HIDDEN;
-    is_told.then(|| Landmarks { start_brk, start_stack: known(stat.startstack) })
-}
-
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::{fs, process::Command};
 
     use super::*;
     use crate::units::VirtAddr;
@@ -363,13 +326,13 @@ mod tests {
         let rows = fs::read_to_string(format!("/proc/{}/maps", child.id())).expect("it runs").lines().count();
         child.kill().expect("it runs");
         child.wait().expect("it is ours");
-        let [Observation { time, seen: Seen::Maps(scan), .. }] = &seen[..] else {
+        let [Observation { time, seen: Seen::Maps(maps), .. }] = &seen[..] else {
             panic!("{seen:?}");
         };
-        assert_eq!(scan.vmas.len(), rows);
-        assert!(before <= scan.began && scan.began < *time);
-        let stack = scan.landmarks.start_stack.expect("one's own child tells");
-        let stack = scan.vmas.iter().find(|vma| vma.range.contains(stack)).expect("it lies in a VMA");
+        assert_eq!(maps.vmas.len(), rows);
+        assert!(before <= maps.began && maps.began < *time);
+        let stack = maps.landmarks.start_stack.expect("one's own child tells");
+        let stack = maps.vmas.iter().find(|vma| vma.range.contains(stack)).expect("it lies in a VMA");
         assert_eq!(stack.name, b"[stack]");
     }
 

@@ -217,7 +217,7 @@ impl SnapshotArgs {
         if !has_frames {
             log::warn!(
                 "no frame numbers without CAP_SYS_ADMIN: flags, PSS, folios, nodes and sharing are not known, and RSS counts \
-                 hugetlb and pages of devices too; run as root"
+                 pages of devices too; run as root"
             );
         }
         let wants_cgroups = self.list_cgroup || self.charged.is_some();

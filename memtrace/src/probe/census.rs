@@ -8,6 +8,7 @@
 mod files;
 mod frames;
 mod notes;
+mod swapped;
 
 use std::{
     fs::{self, File},
@@ -16,10 +17,13 @@ use std::{
 
 use rustix::io::Errno;
 
-use self::notes::Notes;
 pub use self::{
     files::{FileCensusError, FileCensusTaker},
     frames::FrameCensusTaker,
+};
+use self::{
+    notes::Notes,
+    swapped::{SharedVma, SwappedShared},
 };
 use super::{
     ProbeError,
@@ -28,20 +32,17 @@ use super::{
     files::FileError,
     idle::IdleMarker,
     maps::{self, MapsError},
-    object::MemoryObject,
-    read_maps,
-    residency::Place,
+    residency::SwappedPages,
+    thread,
     walk::{PageWalker, Wanted},
 };
 use crate::{
     census::{ProcessCensus, RegionCensus, Rules, Share, Sharers, Sharing, Tally},
-    event::{Tgid, Tid, Vma},
+    event::{Tgid, Tid},
     host,
     pagemap::{NotPresent, PageCategories, PageRun, Residence},
-    region,
     select::Selection,
-    timeline::Backing,
-    units::{FilePage, PageCount, VirtRange, Vpn},
+    units::{PageCount, VirtRange, Vpn},
 };
 
 /// Why there is no census of a process.
@@ -49,7 +50,7 @@ use crate::{
 #[non_exhaustive]
 pub enum CensusError {
     /// Nobody has this number, or no more.
-    #[error("there is no process {}", .0.0)]
+    #[error("no process {}: it may have exited; `ps -e` lists those that run", .0.0)]
     Gone(Tgid),
     /// It has no memory of its own.
     #[error("process {} has no memory: it is a kernel thread or a zombie", .0.0)]
@@ -120,7 +121,7 @@ pub struct CensusTaker {
     sharing: Option<Sharing>,
     slots: Option<Sharing>,
     processes: u32,
-    has_warned: bool,
+    swapped: SwappedShared,
 }
 
 impl CensusTaker {
@@ -149,12 +150,12 @@ impl CensusTaker {
             known,
             is_layout_known: false,
             walker,
+            swapped: SwappedShared::new(page),
             devices: Devices::new(),
             keeps_regions: true,
             sharing: None,
             slots: None,
             processes: 0,
-            has_warned: false,
         })
     }
 
@@ -175,40 +176,52 @@ impl CensusTaker {
     /// If the process ends meanwhile, what was seen until then is there, and marked.
     pub fn take(&mut self, tgid: Tgid, mut list: impl FnMut(&PageRun)) -> Result<ProcessCensus, CensusError> {
         let failure = |error: ProbeError| CensusError::of(tgid, error);
-        // It stays with this address space: if the process executes a program, or its number is another's, there is nothing in it.
-        let opened = File::open(format!("/proc/{}/pagemap", tgid.0)).map_err(ProbeError::from);
-        let read = opened.and_then(|pagemap| Ok((pagemap, read_maps(Tid(tgid.0))?)));
-        let (pagemap, text) = read.map_err(|error| match error {
+        let read = thread::with_memory(tgid).and_then(|tid| {
+            // It stays with this address space: if the process executes a program, or its number is another's, there is nothing in it.
+            let pagemap = File::open(format!("/proc/{}/pagemap", tid.0))?;
+            Ok((tid, pagemap, thread::read_maps(tid)?))
+        });
+        let (thread, pagemap, text) = read.map_err(|error| match error {
             ProbeError::Gone if is_there(tgid) => CensusError::Bare(tgid),
             error => failure(error),
         })?;
         let vmas = maps::parse(&text).map_err(|source| CensusError::Maps { tgid, source })?;
-        let kinds = self.devices.kinds(Tid(tgid.0), &vmas);
+        let kinds = self.devices.kinds(thread, &vmas);
         // A header, and a line for each area.
         let has_swap = !fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() < 2);
         let mut census = ProcessCensus {
             tgid,
             comm: comm(tgid),
-            cgroup: cgroup(tgid),
+            cgroup: cgroup(thread),
             regions: Vec::new(),
             total: Tally::default(),
             swap_share: Share::default(),
             is_complete: true,
         };
         for vma in vmas {
-            let mut tally = Tally::default();
+            let kind = kinds.get(&vma.device).copied();
+            let mut tally = Tally::of(kind);
+            let mut shared = SharedVma::of(&vma, kind).filter(|_| has_swap);
             for range in self.selected(vma.range) {
-                match self.walk(&pagemap, range, &mut tally, &mut list) {
+                let result = self.walk(&pagemap, range, &mut tally, |run| {
+                    if let Some(shared) = &mut shared {
+                        shared.add(&run.entries);
+                    }
+                    list(run);
+                });
+                match result {
                     Err(ProbeError::Gone) => census.is_complete = false,
                     result => result.map_err(failure)?,
                 }
             }
-            let kind = kinds.get(&vma.device).copied();
-            if has_swap && census.is_complete {
-                match self.swapped_shared(tgid, &vma, region::backing_of(&vma, kind)) {
-                    Some(pages) => tally.swapped_shared = pages,
-                    None => tally.is_swap_unknown = true,
-                }
+            if let Some(shared) = shared.filter(|_| census.is_complete) {
+                let SwappedPages { pages, is_lower_bound } = if self.selection.is_all() {
+                    self.swapped.count(thread, &shared)
+                } else {
+                    SwappedPages::UNKNOWN
+                };
+                tally.swapped_shared = pages;
+                tally.is_swap_unknown = is_lower_bound;
             }
             tally.finish(&self.rules);
             self.notes.settle(&mut tally);
@@ -255,40 +268,6 @@ impl CensusTaker {
         }
     }
 
-    /// Pages of `vma` in swap that page tables do not tell of; `None` if that cannot be looked up, or not all pages are counted.
-    fn swapped_shared(&mut self, tgid: Tgid, vma: &Vma, backing: Backing) -> Option<PageCount> {
-        let mut swapped = PageCount::default();
-        if !matches!(backing, Backing::Shmem | Backing::Memfd | Backing::Sysv) {
-            return Some(swapped);
-        }
-        if !self.selection.is_all() {
-            return None;
-        }
-        let page = self.rules.page;
-        let first = vma.offset / page.bytes();
-        let pages = FilePage::from_raw(first)..FilePage::from_raw(first + vma.range.pages(page).get());
-        let scanned = MemoryObject::of_vma(tgid, vma.range, page).and_then(|object| {
-            let Some(object) = object else { return Ok(()) };
-            object.walk(pages, |run| {
-                if run.place == Place::Swapped {
-                    swapped += run.pages;
-                }
-            })
-        });
-        match scanned {
-            Ok(()) => Some(swapped),
-            Err(error) => {
-                if !std::mem::replace(&mut self.has_warned, true) {
-                    let name = String::from_utf8_lossy(&vma.name);
-                    log::warn!(
-                        "which pages of shared memory are swapped is not known, of {name} and maybe others: {error}"
-                    );
-                }
-                None
-            }
-        }
-    }
-
     /// The parts of `range` that are to be counted.
     fn selected(&self, range: VirtRange) -> Vec<VirtRange> {
         let page = self.rules.page;
@@ -302,7 +281,7 @@ impl CensusTaker {
         pagemap: &File,
         range: VirtRange,
         tally: &mut Tally,
-        list: &mut impl FnMut(&PageRun),
+        mut list: impl FnMut(&PageRun),
     ) -> Result<(), ProbeError> {
         let Self {
             rules,
@@ -316,7 +295,7 @@ impl CensusTaker {
             processes,
             devices: _,
             keeps_regions: _,
-            has_warned: _,
+            swapped: _,
         } = self;
         walker.walk(pagemap, range, |run| {
             let entry = run.entries.entry;
@@ -356,8 +335,8 @@ fn comm(tgid: Tgid) -> String {
 }
 
 /// The memory cgroup of a thread: that of the controller in version 1, or else that of version 2.
-fn cgroup(tgid: Tgid) -> Option<String> {
-    let text = fs::read_to_string(format!("/proc/{}/cgroup", tgid.0)).ok()?;
+fn cgroup(tid: Tid) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{}/cgroup", tid.0)).ok()?;
     let lines: Vec<_> = text.lines().filter_map(|line| line.split_once(':')?.1.split_once(':')).collect();
     let of_version_1 =
         lines.iter().find(|(controllers, _)| controllers.split(',').any(|one| one == "memory"));

@@ -20,7 +20,7 @@ use rustix::{
 };
 
 use crate::{
-    event::Tgid,
+    event::Tid,
     sys::cache,
     units::{PageCount, PageSize, VirtRange},
 };
@@ -100,9 +100,9 @@ enum Kind {
 impl Kind {
     /// That of `file`, which need not be open for reading.
     fn of(file: impl AsFd, name: &str) -> Result<Self, ObjectError> {
-        let scan = |error| failure("scan", name, error);
-        let is_file = FileType::from_raw_mode(fstat(&file).map_err(scan)?.st_mode).is_file();
-        let file_system = u64::try_from(fstatfs(&file).map_err(scan)?.f_type);
+        let read = |error| failure("read", name, error);
+        let is_file = FileType::from_raw_mode(fstat(&file).map_err(read)?.st_mode).is_file();
+        let file_system = u64::try_from(fstatfs(&file).map_err(read)?.f_type);
         match file_system {
             _ if !is_file => Err(ObjectError::Uncached { name: name.to_owned() }),
             Ok(magic) if magic == HUGETLBFS || OF_THE_KERNEL.contains(&magic) => {
@@ -116,12 +116,12 @@ impl Kind {
 }
 
 impl MemoryObject {
-    /// What is behind the VMA of process `tgid` that has exactly the range `range`, on a host with base pages of size `page`.
+    /// What is behind the VMA of the thread `tid` that has exactly the range `range`, on a host with base pages of size `page`.
     ///
-    /// `None` if there is nothing: the memory is private and anonymous, the VMA has changed meanwhile, or the process has gone.
-    pub fn of_vma(tgid: Tgid, range: VirtRange, page: PageSize) -> Result<Option<Self>, ObjectError> {
+    /// `None` if there is nothing: the memory is private and anonymous, the VMA has changed meanwhile, or the thread has ended.
+    pub fn of_vma(tid: Tid, range: VirtRange, page: PageSize) -> Result<Option<Self>, ObjectError> {
         let (start, end) = (range.start().as_raw(), range.end().as_raw());
-        let name = format!("/proc/{}/map_files/{start:x}-{end:x}", tgid.0);
+        let name = format!("/proc/{}/map_files/{start:x}-{end:x}", tid.0);
         let path = match open(&name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
             Ok(path) => path,
             Err(Errno::NOENT | Errno::SRCH) => return Ok(None),
@@ -174,7 +174,7 @@ impl MemoryObject {
 
     /// Its present size in base pages, the last of which may be used in part.
     pub fn pages(&self) -> Result<PageCount, ObjectError> {
-        let size = self.file.metadata().map_err(|error| self.failure("scan", error))?.len();
+        let size = self.file.metadata().map_err(|error| self.failure("read", error))?.len();
         Ok(PageCount::new(size.div_ceil(self.page.bytes())))
     }
 

@@ -1,12 +1,13 @@
 //! Tells which pages of a file or of shared memory are in memory or swapped, whether or not anyone maps them.
 //!
 //! Layer: shell. Input: a [`MemoryObject`], pages of it. Output: [`ObjectRun`]s, [`CacheTotals`].
-//! Source: `mincore(2)`; `lseek(2)` with `SEEK_DATA`, `mapping_seek_hole_data` of `mm/filemap.c`; `cachestat`.
+//! Source: `mincore(2)`; `lseek(2)` with `SEEK_DATA`, `mapping_seek_hole_data` of `mm/filemap.c`; `cachestat`, and
+//! `shmem_partial_swap_usage` of `mm/shmem.c` for what smaps counts as swapped.
 //! Keeps: no page is touched; memory is bounded whatever the range, and work is by what is there, not by the size of a sparse
 //! file (but for files where the kernel lacks `cachestat`).
 //! Not here: opening (`object`); pages that are mapped (`walk`).
 
-use std::{ops::Range, os::fd::AsFd as _};
+use std::{fs, ops::Range, os::fd::AsFd as _};
 
 use rustix::{
     fs::{SeekFrom, seek},
@@ -66,6 +67,28 @@ pub struct CacheTotals {
     pub recently_evicted: PageCount,
 }
 
+/// Pages of an object in swap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SwappedPages {
+    /// How many there are.
+    pub pages: PageCount,
+    /// Whether there may be more: where [`MemoryObject::totals`] are not known nobody says which pages are in the swap cache.
+    pub is_lower_bound: bool,
+}
+
+impl SwappedPages {
+    /// Nothing is known of them.
+    pub const UNKNOWN: Self = Self { pages: PageCount::new(0), is_lower_bound: true };
+
+    /// These and `others`.
+    #[must_use]
+    pub fn plus(mut self, others: Self) -> Self {
+        self.pages += others.pages;
+        self.is_lower_bound |= others.is_lower_bound;
+        self
+    }
+}
+
 impl MemoryObject {
     /// Hands `sink` those of the `pages` that are somewhere, in order.
     ///
@@ -101,13 +124,31 @@ impl MemoryObject {
             while let Some(rest) = VirtRange::new(next, address(run.end())) {
                 while known.next_if(|known| known.end() <= rest.start()).is_some() {}
                 let stop = known.peek().filter(|known| known.start() < rest.end());
-                let untold = VirtRange::new(rest.start(), stop.map_or(rest.end(), |known| known.start()));
-                if let Some(untold) = untold {
-                    sink(untold, run.place);
+                let unknown = VirtRange::new(rest.start(), stop.map_or(rest.end(), |known| known.start()));
+                if let Some(unknown) = unknown {
+                    sink(unknown, run.place);
                 }
                 next = stop.map_or(rest.end(), |known| known.end());
             }
         })
+    }
+
+    /// Those of `pages` that are in swap as smaps counts them: with those in the swap cache, which are [`Place::Resident`] too.
+    pub fn swapped(&self, pages: Range<FilePage>) -> Result<SwappedPages, ObjectError> {
+        let mut swapped = SwappedPages::default();
+        if !self.is_shared_memory() {
+            return Ok(swapped);
+        }
+        if let Some(totals) = self.totals(pages.clone())? {
+            return Ok(SwappedPages { pages: totals.evicted, ..swapped });
+        }
+        self.walk(pages, |run| {
+            if run.place == Place::Swapped {
+                swapped.pages += run.pages;
+            }
+        })?;
+        swapped.is_lower_bound = !is_swap_cache_empty();
+        Ok(swapped)
     }
 
     /// What the page cache has of `pages`; `None` where the kernel does not tell: before Linux 6.5, without
@@ -234,6 +275,13 @@ impl MemoryObject {
             Err(error) => Err(self.failure("look for data in", error)),
         }
     }
+}
+
+/// Whether the swap cache of the machine has no page at all.
+fn is_swap_cache_empty() -> bool {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let cached = meminfo.lines().find_map(|line| line.strip_prefix("SwapCached:"));
+    cached.is_some_and(|cached| cached.trim() == "0 kB")
 }
 
 /// An index among the pages of a window.

@@ -16,7 +16,7 @@ use std::{
 
 use crate::{
     decode::Frame,
-    event::{HostFacts, ProbeRequest, ProbeTarget, SpaceId, Tgid, Tid},
+    event::{HostFacts, ProbeRequest, ProbeTarget, Tgid, Tid},
     export::{ExportError, csv::CsvTimeline},
     live::{Batch, HeatReader},
     pipeline::{Options, Pipeline},
@@ -188,8 +188,7 @@ impl<W: Write, C: Write> Recorder<W, C> {
             match awaited {
                 Awaited::Still(process, thread) => {
                     self.read_reclaim()?;
-                    // Which address space it is, the pipeline knows when it has come to that time.
-                    for observation in self.prober.stopped_scan(process, thread, SpaceId::UNKNOWN) {
+                    for observation in self.prober.stopped_scan(process, thread) {
                         self.take(&Frame::Observation(observation))?;
                     }
                 }

@@ -128,7 +128,7 @@ impl Snapshot {
             "swap_pages": tally.all_swapped().get(),
             "swap_shared_pages": if_known(!tally.is_swap_unknown, tally.swapped_shared.get().into()),
             "zero_pages": if_known(known.flags || known.huge, tally.zero.get().into()),
-            "hugetlb_pages": if_known(known.flags, tally.hugetlb.get().into()),
+            "hugetlb_pages": tally.hugetlb.get(),
             "huge_pages": if_known(known.huge, tally.huge.get().into()),
             "flags": if_known(known.flags, self.flags(tally)),
             "folios": if_known(known.places, folios(tally, known.huge)),

@@ -61,7 +61,7 @@ impl Display for Text<'_> {
                 }
                 writeln!(f, "{} files", files.len())?;
                 tell_passed_over(f, *passed_over)?;
-                line(f, "Cached", snapshot.kb(snapshot.total.present), None)?;
+                line(f, "Cached", snapshot.kb(snapshot.total.present))?;
                 self.tables(f, &snapshot.total)?;
             }
             Subject::System => self.tables(f, &snapshot.total)?,
@@ -93,7 +93,7 @@ impl Text<'_> {
                 snapshot.kb(*resident),
                 known(snapshot.known.mapcounts.then(|| proportional.bytes() >> 10)),
                 snapshot.kb(*unique),
-                snapshot.kb(process.total.all_swapped()),
+                self.swap(&process.total),
                 known(snapshot.known.flags.then(|| process.swap_share.bytes() >> 10)),
                 Printable::new(&process.comm),
             )?;
@@ -107,16 +107,16 @@ impl Text<'_> {
         title(f, process)?;
         writeln!(
             f,
-            "{:<33} perm {:>10} {:>10} {:>10} {:>10} {:>10} {:>8}  name",
-            "range", "Rss kB", "Pss kB", "Uss kB", "Anon kB", "Huge kB", "Swap kB"
+            "{:<33} perm {:>10} {:>10} {:>10} {:>10} {:>10} {:>8} {:>10}  name",
+            "range", "Rss kB", "Pss kB", "Uss kB", "Anon kB", "Huge kB", "Swap kB", "Hugetlb kB"
         )?;
         for region in &process.regions {
-            let Tally { resident, unique, anon, huge, proportional, .. } = &region.tally;
+            let Tally { resident, unique, anon, huge, hugetlb, proportional, .. } = &region.tally;
             let pss = snapshot.known.mapcounts.then(|| proportional.bytes() >> 10);
             let huge = snapshot.known.huge.then(|| snapshot.kb(*huge));
             writeln!(
                 f,
-                "{:<33} {} {:>10} {:>10} {:>10} {:>10} {:>10} {:>8}  {}",
+                "{:<33} {} {:>10} {:>10} {:>10} {:>10} {:>10} {:>8} {:>10}  {}",
                 region.vma.range.to_string(),
                 Printable::from_bytes(&region.vma.perms),
                 snapshot.kb(*resident),
@@ -124,7 +124,8 @@ impl Text<'_> {
                 snapshot.kb(*unique),
                 snapshot.kb(*anon),
                 known(huge),
-                snapshot.kb(region.tally.all_swapped()),
+                self.swap(&region.tally),
+                snapshot.kb(*hugetlb),
                 Printable::from_bytes(&region.vma.name),
             )?;
         }
@@ -147,20 +148,20 @@ impl Text<'_> {
     fn sums(&self, f: &mut Formatter<'_>, tally: &Tally) -> fmt::Result {
         let snapshot = self.snapshot;
         let Known { mapcounts, flags, huge, places, .. } = snapshot.known;
-        line(f, "Rss", snapshot.kb(tally.resident), None)?;
+        line(f, "Rss", snapshot.kb(tally.resident))?;
         if mapcounts {
-            line(f, "Pss", tally.proportional.bytes() >> 10, None)?;
+            line(f, "Pss", tally.proportional.bytes() >> 10)?;
         }
-        line(f, "Uss", snapshot.kb(tally.unique), None)?;
-        line(f, "Anonymous", snapshot.kb(tally.anon), None)?;
-        line(f, "File", snapshot.kb(tally.file()), None)?;
-        line(f, "Swap", snapshot.kb(tally.all_swapped()), None)?;
+        line(f, "Uss", snapshot.kb(tally.unique))?;
+        line(f, "Anonymous", snapshot.kb(tally.anon))?;
+        line(f, "File", snapshot.kb(tally.file()))?;
+        line(f, "Swap", self.swap(tally))?;
         if huge {
-            line(f, "PmdMapped", snapshot.kb(tally.huge), None)?;
+            line(f, "PmdMapped", snapshot.kb(tally.huge))?;
         }
+        line(f, "Hugetlb", snapshot.kb(tally.hugetlb))?;
         if flags {
-            line(f, "Hugetlb", snapshot.kb(tally.hugetlb), None)?;
-            line(f, "Zero", snapshot.kb(tally.zero), None)?;
+            line(f, "Zero", snapshot.kb(tally.zero))?;
         }
         if places {
             for counter in thp::counters(tally, &snapshot.rules.block_orders, snapshot.rules.page) {
@@ -169,11 +170,20 @@ impl Text<'_> {
                     Content::File => tally.file(),
                 };
                 if (self.style.has_zeros && (huge || !counter.is_by_pmd)) || counter.pages.get() > 0 {
-                    line(f, &counter.name, snapshot.kb(counter.pages), Some(snapshot.kb(whole)))?;
+                    line_of(f, &counter.name, snapshot.kb(counter.pages), snapshot.kb(whole))?;
                 }
             }
         }
         self.tables(f, tally)
+    }
+
+    /// What is in swap in kB: from how much on if there may be more, and a hyphen if that is from 0 on.
+    fn swap(&self, tally: &Tally) -> String {
+        match (self.snapshot.kb(tally.all_swapped()), tally.is_swap_unknown) {
+            (0, true) => known(None),
+            (kb, true) => format!("≥ {kb}"),
+            (kb, false) => kb.to_string(),
+        }
     }
 
     /// What there is by key, each in one line.
@@ -258,13 +268,18 @@ fn title(f: &mut Formatter<'_>, process: &ProcessCensus) -> fmt::Result {
     writeln!(f)
 }
 
-/// A line as in smaps; with its part of a whole as in thpmaps.
-fn line(f: &mut Formatter<'_>, name: &str, kb: u64, whole: Option<u64>) -> fmt::Result {
-    write!(f, "{:<NAME_WIDTH$}{kb:>8} kB", format!("{name}:"))?;
-    if let Some(whole) = whole.filter(|whole| *whole > 0) {
-        write!(f, " ({:>3})", format!("{}%", (kb * 100 + whole / 2) / whole))?;
+/// A line as in smaps.
+fn line(f: &mut Formatter<'_>, name: &str, kb: impl Display) -> fmt::Result {
+    writeln!(f, "{:<NAME_WIDTH$}{kb:>8} kB", format!("{name}:"))
+}
+
+/// A line with its part of a whole as in thpmaps; of nothing there is none.
+fn line_of(f: &mut Formatter<'_>, name: &str, kb: u64, whole: u64) -> fmt::Result {
+    if whole == 0 {
+        return line(f, name, kb);
     }
-    writeln!(f)
+    let part = format!("{}%", (kb * 100 + whole / 2) / whole);
+    writeln!(f, "{:<NAME_WIDTH$}{kb:>8} kB ({part:>3})", format!("{name}:"))
 }
 
 /// Says how many of what was found could not be scanned, if there are any.

@@ -29,6 +29,7 @@ fn sums(tally: &Tally) -> impl PartialEq + std::fmt::Debug + use<> {
         swap,
         contiguous,
         folios,
+        is_of_hugetlb: _,
         stretch: _,
         slots: _,
     } = tally;

@@ -84,6 +84,15 @@ fn hugetlb_is_apart() {
 }
 
 #[test]
+fn file_of_hugetlb_says_what_flags_would() {
+    let mut tally = Tally::of(Some(FileKind::Hugetlb));
+    tally.add(&run(0x200, 512, PRESENT | FILE | EXCLUSIVE), &rules());
+    tally.finish(&rules());
+
+    assert_eq!((tally.hugetlb.get(), tally.resident.get(), tally.unique.get()), (512, 0, 0));
+}
+
+#[test]
 fn memory_of_devices_and_pages_that_the_kernel_lends_are_not_resident() {
     let no_frame = flagged(0x10, 4, PRESENT | 0xf_e000, PageFlags::NOPAGE);
     let reserved = flagged(0x10, 4, PRESENT | 0x1000, PageFlags::RESERVED);

@@ -33,9 +33,9 @@ swap area 0: 4 kB in 1 stretches of slots, 0x50 to 0x50
 fn one_process_has_its_regions_and_its_sums() {
     let regions = "\
 sort (42), cgroup /work
-range                             perm     Rss kB     Pss kB     Uss kB    Anon kB    Huge kB  Swap kB  name
-0x1000000-0x1008000               rw-p         12         12         12         12          0        4  [heap]
-0x7f000000-0x7f004000             r-xp          8          4          0          0          0        0  /usr/lib/a, b.so
+range                             perm     Rss kB     Pss kB     Uss kB    Anon kB    Huge kB  Swap kB Hugetlb kB  name
+0x1000000-0x1008000               rw-p         12         12         12         12          0        4          0  [heap]
+0x7f000000-0x7f004000             r-xp          8          4          0          0          0        0          0  /usr/lib/a, b.so
 
 ";
 
@@ -87,8 +87,8 @@ fn several_processes_have_their_regions_each() {
 fn what_is_not_told_is_left_out_or_a_hyphen() {
     let expected = "\
 sort (42), cgroup /work
-range                             perm     Rss kB     Pss kB     Uss kB    Anon kB    Huge kB  Swap kB  name
-0x1000000-0x1008000               rw-p         20          -         12         12          -        4  [heap]
+range                             perm     Rss kB     Pss kB     Uss kB    Anon kB    Huge kB  Swap kB Hugetlb kB  name
+0x1000000-0x1008000               rw-p         20          -         12         12          -        4          0  [heap]
 
 sort (42), cgroup /work
 Rss:                                  20 kB
@@ -96,9 +96,44 @@ Uss:                                  12 kB
 Anonymous:                            12 kB
 File:                                  8 kB
 Swap:                                  4 kB
+Hugetlb:                               0 kB
 ";
 
     assert_eq!(unprivileged().to_text(PLAIN).to_string(), expected);
+}
+
+#[test]
+fn swap_of_which_a_part_is_not_known_is_a_lower_bound_or_a_hyphen() {
+    let mut snapshot = one();
+    let Subject::Processes { processes, .. } = &mut snapshot.subject else { panic!("a process") };
+    // Page tables have an entry of swap for the heap, and none for the library, which passes for shared memory here.
+    let [heap, library] = &mut processes[0].regions[..] else { panic!("two regions") };
+    heap.tally.is_swap_unknown = true;
+    library.tally.is_swap_unknown = true;
+    processes[0].total.is_swap_unknown = true;
+    snapshot.total.is_swap_unknown = true;
+
+    let text = text(&snapshot, PLAIN);
+    let lines: Vec<_> = text.lines().collect();
+
+    assert!(lines[2].ends_with(" 0      ≥ 4          0  [heap]"), "{text}");
+    assert!(lines[3].ends_with(" 0        -          0  /usr/lib/a, b.so"), "{text}");
+    assert!(lines.contains(&"Swap:                                ≥ 4 kB"), "{text}");
+}
+
+#[test]
+fn swap_of_which_nothing_is_known_is_a_hyphen_in_sums() {
+    let mut snapshot = two();
+    let Subject::Processes { processes, .. } = &mut snapshot.subject else { panic!("processes") };
+    for tally in processes.iter_mut().map(|process| &mut process.total).chain([&mut snapshot.total]) {
+        tally.swapped = PageCount::default();
+        tally.is_swap_unknown = true;
+    }
+
+    let text = text(&snapshot, ROLLED_UP);
+
+    assert!(text.lines().any(|line| line.ends_with(" 12          -            0  sort")), "{text}");
+    assert!(text.contains("\nSwap:                                  - kB\n"), "{text}");
 }
 
 #[test]
