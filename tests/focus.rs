@@ -142,6 +142,31 @@ fn memory_that_another_process_populates_is_found() {
 }
 
 #[test]
+fn address_space_without_pages_is_one_scan_however_large() {
+    require!(root);
+    require!(bpf);
+    for kind in ["reserved", "sparse"] {
+        let _turn = turn();
+        let half_a_tebibyte = 512 << 10;
+        let frozen = Frozen::start(program!("layout"), kind, half_a_tebibyte);
+        let pid = frozen.layout.pid.to_string();
+
+        let options = ["-p", &pid, "--duration", "300ms"];
+        let recording = memtrace!().record(&options, &[]).expect_code(0);
+
+        let rows = rows_of(recording.timeline(), &frozen.layout.stretches[0]);
+        // The kernel may have merged it with a neighbour, which has some pages too.
+        let is_seen = |row: &TimelineRow| row.present_pages.is_some_and(|pages| (1..65).contains(&pages));
+        assert!(rows.iter().any(is_seen), "{kind}: {rows:#?}");
+        // One for each of some dozens of regions; in pieces of 64 MiB it would be thousands.
+        let scans = recording.report().number("/scans/by/full/scans");
+        assert!((1..200).contains(&scans), "{kind}: {scans}");
+        let file = recording.path().metadata().expect("it was written").len();
+        assert!(file < 64 << 10, "{kind}: {file} bytes");
+    }
+}
+
+#[test]
 fn what_the_user_names_is_scanned_in_each_interval() {
     require!(root);
     require!(bpf);

@@ -34,6 +34,10 @@ use std::{
     collections::BTreeSet,
     fs::File,
     io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -53,7 +57,7 @@ use crate::{
         MapsReading, Observation, PageScan, ProbeRequest, ProbeTarget, ScanDepth, ScanReason, Seen, SpaceId,
         Tgid, Tid,
     },
-    pagemap::PageCategories,
+    pagemap::{PageCategories, PageRun},
     record::Cost,
     sys::{clock, scan::ScanError},
     units::{Nanos, PageSize, VirtAddr, VirtRange},
@@ -106,6 +110,9 @@ pub struct Prober {
     walker: PageWalker,
     depth: ScanDepth,
     devices: Devices,
+    stop: Arc<AtomicBool>,
+    /// Whether pages were not scanned because of `stop`.
+    is_cut: bool,
     cost: Cost,
     /// Processes that could not be scanned and why, as was said of them already.
     said: BTreeSet<(Tgid, String)>,
@@ -132,9 +139,23 @@ impl Prober {
             walker,
             depth: depth.max(ScanDepth::Words),
             devices: Devices::new(),
+            stop: Arc::default(),
+            is_cut: false,
             cost: Cost::default(),
             said: BTreeSet::new(),
         })
+    }
+
+    /// While it is true, no scan of pages begins, and one under way ends within some milliseconds.
+    #[must_use]
+    pub fn stop_switch(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
+    }
+
+    /// Whether a scan of pages was cut short, or did not begin, because it was to stop.
+    #[must_use]
+    pub const fn is_cut(&self) -> bool {
+        self.is_cut
     }
 
     /// What recording cost, if its CPU time is `cpu`.
@@ -224,22 +245,37 @@ impl Prober {
         ranges: &[(VirtRange, ScanReason)],
         mut observe: impl FnMut(Seen),
     ) -> Result<(), ProbeError> {
-        let Self { page, reader, walker, depth, devices: _, cost, said: _ } = self;
+        let Self { page, reader, walker, depth, devices: _, stop, is_cut, cost, said: _ } = self;
         let pagemap = timed(cost, || File::open(format!("/proc/{}/pagemap", tid.0)))?;
         let mut close_runs = 0;
-        for (range, reason) in ranges.iter().flat_map(|(range, reason)| pieces(*range, *reason)) {
-            let began = clock::boottime();
-            let (runs, known, depth) = if reason.is_close() && close_runs < MAX_CLOSE_RUNS {
+        for (range, reason) in ranges {
+            let mut rest = Some(*range);
+            while let Some(left) = rest {
+                if stop.load(Ordering::Relaxed) {
+                    *is_cut = true;
+                    return Ok(());
+                }
+                let began = clock::boottime();
                 let mut runs = Vec::new();
-                timed(cost, || walker.walk(&pagemap, range, |run| runs.extend(run.to_state(*page))))?;
-                close_runs += runs.len();
-                (runs, walker.tells(), *depth)
-            } else {
-                (timed(cost, || reader.read(&pagemap, range))?, reader.tells(), ScanDepth::Categories)
-            };
-            cost.scans += 1;
-            cost.scanned_pages += range.pages(*page).get();
-            observe(Seen::Pages(PageScan { began, reason, range, known, depth, runs }));
+                let (range, known, depth) = if reason.is_close() && close_runs < MAX_CLOSE_RUNS {
+                    let first = timed(cost, || reader.absent_until(&pagemap, left, stop))?;
+                    let absent = absent_slots(left, first);
+                    let piece = absent.unwrap_or_else(|| first_piece(left));
+                    if absent.is_none() {
+                        let keep = |run: PageRun| runs.extend(run.to_state(*page));
+                        timed(cost, || walker.walk(&pagemap, piece, keep))?;
+                    }
+                    close_runs += runs.len();
+                    (piece, walker.tells(), *depth)
+                } else {
+                    runs = timed(cost, || reader.read(&pagemap, left))?;
+                    (left, reader.tells(), ScanDepth::Categories)
+                };
+                cost.scans += 1;
+                cost.scanned_pages += range.pages(*page).get();
+                rest = VirtRange::new(range.end(), left.end());
+                observe(Seen::Pages(PageScan { began, reason: *reason, range, known, depth, runs }));
+            }
         }
         Ok(())
     }
@@ -271,19 +307,18 @@ fn whole_slots(ranges: impl Iterator<Item = VirtRange>) -> impl Iterator<Item = 
     })
 }
 
-/// `range`, scanned for `reason`; in pieces if each page is scanned.
-fn pieces(range: VirtRange, reason: ScanReason) -> impl Iterator<Item = (VirtRange, ScanReason)> {
-    let mut next = range.start();
-    std::iter::from_fn(move || {
-        let border = VirtAddr::from_raw((next.as_raw() / CLOSE_BYTES + 1).saturating_mul(CLOSE_BYTES));
-        let end = if reason.is_close() { border.min(range.end()) } else { range.end() };
-        let piece = VirtRange::new(next, end)?;
-        next = end;
-        Some((piece, reason))
-    })
+/// The slots at the beginning of `range` that have no page, if its first one is at `first`.
+fn absent_slots(range: VirtRange, first: VirtAddr) -> Option<VirtRange> {
+    VirtRange::new(range.start(), VirtAddr::from_raw(first.as_raw() >> HEAT_SLOT_SHIFT << HEAT_SLOT_SHIFT))
 }
 
-/// Address space of one scan each page; less than the file takes in one go, wherever the frames of the pages are.
+/// As much of the beginning of `range` as one close scan takes.
+fn first_piece(range: VirtRange) -> VirtRange {
+    let border = VirtAddr::from_raw((range.start().as_raw() / CLOSE_BYTES + 1).saturating_mul(CLOSE_BYTES));
+    VirtRange::new(range.start(), border.min(range.end())).unwrap_or(range)
+}
+
+/// Address space of one scan of each page; less than the file takes in one go, wherever the frames of the pages are.
 const CLOSE_BYTES: u64 = 64 << 20;
 
 /// Runs that the scans of one answer may find in all before they no longer scan each page: they are kept until all are taken.
@@ -366,6 +401,21 @@ mod tests {
 
         child.wait().expect("it is ours");
         assert_eq!(seen.iter().map(|scan| &scan.seen).collect::<Vec<_>>(), [&Seen::Nothing]);
+    }
+
+    #[test]
+    fn no_page_is_scanned_once_scans_are_to_stop() {
+        let mut prober = prober();
+        let here = std::ptr::from_ref(&prober).addr() as u64 & !0xffff;
+        let range =
+            VirtRange::new(VirtAddr::from_raw(here), VirtAddr::from_raw(here + 0x10000)).expect("not empty");
+        let pages = ask(std::process::id(), ProbeTarget::Pages(vec![(range, ScanReason::Full)]));
+        assert!(!prober.answer(&pages).is_empty() && !prober.is_cut());
+        prober.stop_switch().store(true, Ordering::Relaxed);
+
+        let seen = prober.answer(&pages);
+
+        assert!(seen.is_empty() && prober.is_cut(), "{seen:?}");
     }
 
     #[test]

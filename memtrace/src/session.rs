@@ -22,7 +22,7 @@ use crate::{
     export::{ExportError, csv::CsvTimeline},
     host::{self, CpusError, Facility, Namespaces, Reach},
     live::{self, ArmError, AttachError, Batch, Drain, Entry, HeatReader, LossMeter, Plan, Probes, Target},
-    pagemap::PageCategories,
+    pagemap::{PageCategories, PageEra},
     pipeline::{Detail, FocusOptions},
     probe::{Prober, files::FileError},
     record::{Capture, Cost, End, Ending, ExitReason, Header, RecordError, Writer},
@@ -201,20 +201,19 @@ async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outc
         features: features.to_list(),
         page_era: Some(page_era),
     };
-    let scan =
-        if features.is_usable(Facility::PagemapScan) { page_era.scan } else { PageCategories::empty() };
-    let has_frames = [Facility::FrameNumbers, Facility::PageFlags].iter().all(|one| features.is_usable(*one));
-    let depth = if has_frames { ScanDepth::Frames } else { ScanDepth::Words };
+    let (scan, depth) = scope_of_scans(&features, &page_era);
+    let scans = Prober::new(facts.page, scan, options.max_lock, depth)?;
+    let stop_scans = scans.stop_switch();
     let csv = csv.map(empty).transpose()?;
     let taker = Recorder::new(
         Writer::new(BufWriter::new(empty(file)?), &header)?,
         csv.map(|csv| CsvTimeline::new(BufWriter::new(csv), &facts)).transpose()?,
         &facts,
         header.capture.options(false),
-        Prober::new(facts.page, scan, options.max_lock, depth)?,
+        scans,
         heat,
     );
-    let (scan, stopped_probe) = (taker.scan_switch(), taker.stopped_probe());
+    let (scan_now, stopped_probe) = (taker.scan_switch(), taker.stopped_probe());
     let (threads, failure) = Threads::start(taker, vec![Frame::Control(armed.joins)], |sender| {
         let ring_bytes = plan.ring_bytes as usize;
         Drain::new(armed.side_band, control, events, ring_bytes, losses, armed.cpus, sender)
@@ -234,7 +233,8 @@ async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outc
         gated.release()?;
     }
     watch.limit(options.duration);
-    let ended = watch.wait(command, &armed.tgids, failure, || scan.store(true, Ordering::Relaxed)).await?;
+    let ended =
+        watch.wait(command, &armed.tgids, failure, || scan_now.store(true, Ordering::Relaxed)).await?;
 
     let charges = entered.charges();
     drop(hold);
@@ -246,7 +246,11 @@ async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outc
     let now = clock::boottime();
     let mut last: Batch = entered.loss(&charges, &states, now).map(Frame::Loss).into_iter().collect();
     last.extend(remains::batch(&states, plan.config.has_task_layout, now));
-    let recorded = threads.finish(last);
+    let (recorded, ended) = watch.finish(threads.finish(last), ended, command, &stop_scans).await;
+    if recorded.is_err() && command.is_some() && ended.exit.is_none() {
+        // Why is the last word of memtrace; the command may take days until then.
+        log::warn!("recording has failed; the command runs on");
+    }
     let recorded = recorded.and_then(|recorded| {
         let end = End {
             time: clock::boottime(),
@@ -272,6 +276,14 @@ fn empty(file: File) -> io::Result<File> {
         file.set_len(0)?;
     }
     Ok(file)
+}
+
+/// By which categories the kernel can be asked for pages, and how much can be read of each.
+fn scope_of_scans(features: &host::Features, page_era: &PageEra) -> (PageCategories, ScanDepth) {
+    let scan =
+        if features.is_usable(Facility::PagemapScan) { page_era.scan } else { PageCategories::empty() };
+    let has_frames = [Facility::FrameNumbers, Facility::PageFlags].iter().all(|one| features.is_usable(*one));
+    (scan, if has_frames { ScanDepth::Frames } else { ScanDepth::Words })
 }
 
 /// Stays with a command that outlives the recording, as long as its user expects.

@@ -174,6 +174,11 @@ impl<W: Write, C: Write> Recorder<W, C> {
         self.read_heat()?;
         // What is still there is seen in its last state. Changes of its maps are no longer seen.
         self.read_everywhere(&ProbeTarget::AllPages)?;
+        if self.prober.is_cut() {
+            log::warn!(
+                "scans of pages were cut short by the signal: some pages are as they were seen before it"
+            );
+        }
         let summary = self.pipeline.finish(&mut self.rows);
         write_rows(&mut self.csv, &mut self.rows)?;
         if let Some(csv) = self.csv {

@@ -9,7 +9,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{SyncSender, sync_channel},
+        mpsc::{Sender, SyncSender, channel, sync_channel},
     },
     thread::{Builder, JoinHandle},
 };
@@ -22,10 +22,13 @@ use crate::live::{Batch, CHANNEL_BATCHES, Drain};
 /// The running threads.
 #[derive(Debug)]
 pub(super) struct Threads<W: Write> {
-    sender: SyncSender<Batch>,
+    /// What is to be recorded behind all that was drained.
+    last: Sender<Batch>,
     stop: Stop,
     draining: JoinHandle<()>,
     recording: JoinHandle<Result<Recorded<W>, RecorderError>>,
+    /// Closed when recording ends, whatever it came to.
+    ended: oneshot::Receiver<()>,
 }
 
 /// Tells the drain to end, at the latest when the session is given up.
@@ -39,7 +42,7 @@ impl Drop for Stop {
 }
 
 impl<W: Write + Send + 'static> Threads<W> {
-    /// Starts both, `first` ahead of whatever is drained; the receiver tells when recording has failed.
+    /// Starts both, `first` ahead of whatever is drained; the receiver gets word when recording has failed.
     pub(super) fn start<C: Write + Send + 'static>(
         recorder: Recorder<W, C>,
         first: Batch,
@@ -47,9 +50,11 @@ impl<W: Write + Send + 'static> Threads<W> {
     ) -> io::Result<(Self, oneshot::Receiver<()>)> {
         let (sender, batches) = sync_channel(CHANNEL_BATCHES);
         let (failed, failure) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
         // The channel is empty, and longer than one.
         let _received = sender.send(first);
         let recording = Builder::new().name("mt-record".to_owned()).spawn(move || {
+            let _end = end;
             let result = recorder.run(&batches);
             if result.is_err() {
                 // Nobody listens once the session is ending anyway.
@@ -58,22 +63,28 @@ impl<W: Write + Send + 'static> Threads<W> {
             result
         })?;
         let stop = Arc::new(AtomicBool::new(false));
+        let (last, behind) = channel();
         let drain = drain(sender.clone());
         let draining = Builder::new().name("mt-drain".to_owned()).spawn({
             let stop = Arc::clone(&stop);
-            move || drain.run(&stop)
+            move || {
+                drain.run(&stop);
+                // A session that is given up has nothing more to record, and nobody takes what a recorder that failed gets.
+                let _given_up = behind.recv().is_ok_and(|last| sender.send(last).is_ok());
+            }
         })?;
-        Ok((Self { sender, stop: Stop(stop), draining, recording }, failure))
+        Ok((Self { last, stop: Stop(stop), draining, recording, ended }, failure))
     }
 
-    /// Drains what is left, records `last` behind it, and ends both threads.
-    pub(super) fn finish(self, last: Batch) -> Result<Recorded<W>, RecorderError> {
+    /// Drains what is left, records `last` behind it, and ends both threads. It takes no third thread, for which there may be no
+    /// memory by now.
+    pub(super) async fn finish(self, last: Batch) -> Result<Recorded<W>, RecorderError> {
+        let _panicked = self.last.send(last);
         drop(self.stop);
+        let _closed = self.ended.await;
         if let Err(panic) = self.draining.join() {
             std::panic::resume_unwind(panic);
         }
-        let _failed = self.sender.send(last);
-        drop(self.sender);
         match self.recording.join() {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),

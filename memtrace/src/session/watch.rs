@@ -5,7 +5,15 @@
 //! Keeps: the terminal already sent ^C to the command, so it is never forwarded; SIGTERM and SIGHUP are, once.
 //! Not here: finishing the file (`session`).
 
-use std::{collections::BTreeSet, future::pending, io, os::fd::OwnedFd, thread, time::Duration};
+use std::{
+    collections::BTreeSet,
+    future::pending,
+    io,
+    os::fd::OwnedFd,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use aya_log::EbpfLogger;
 use log::Log;
@@ -42,7 +50,10 @@ pub(super) struct Ended {
 /// Time that a command has to end by itself after ^C, or after SIGTERM under `--kill`.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Time between two scans of what the programs log.
+/// Time that the last scans of pages may take after a signal that asks for the end.
+const LAST_SCANS: Duration = Duration::from_secs(1);
+
+/// Time between two reads of what the programs log.
 const LOG_PERIOD: Duration = Duration::from_millis(100);
 
 /// The signals that a session waits for; whoever runs one lets them come.
@@ -56,6 +67,8 @@ pub(super) struct Watch {
     child: Signal,
     scan: Signal,
     deadline: Option<Instant>,
+    /// A second signal came while the recording was finished: nobody wants to wait for the command.
+    is_hurried: bool,
     log: Option<EbpfLogger<&'static dyn Log>>,
 }
 
@@ -69,6 +82,7 @@ impl Watch {
             child: signal(SignalKind::child())?,
             scan: signal(SignalKind::user_defined2())?,
             deadline: None,
+            is_hurried: false,
             log,
         })
     }
@@ -126,6 +140,37 @@ impl Watch {
         }
     }
 
+    /// Waits until the recording is `finished`. `stop_scans` cuts the last scans of pages short: a second after the signal that
+    /// ended the recording, or at the next signal.
+    pub(super) async fn finish<T>(
+        &mut self,
+        finished: impl Future<Output = T>,
+        ended: Ended,
+        command: Option<Tgid>,
+        stop_scans: &AtomicBool,
+    ) -> (T, Ended) {
+        let mut finished = std::pin::pin!(finished);
+        let is_asked = matches!(ended.ending, Ending::Signal(_));
+        let time_over = async { if is_asked { sleep(LAST_SCANS).await } else { pending().await } };
+        let signal = tokio::select! {
+            finished = &mut finished => return (finished, ended),
+            () = time_over => None,
+            () = received(&mut self.interrupt) => Some(libc::SIGINT),
+            () = received(&mut self.terminate) => Some(libc::SIGTERM),
+            () = received(&mut self.hangup) => Some(libc::SIGHUP),
+        };
+        stop_scans.store(true, Ordering::Relaxed);
+        self.is_hurried = is_asked && signal.is_some();
+        let ended = match signal {
+            Some(libc::SIGINT) if !is_asked && ended.exit.is_none() => {
+                Ended { ending: Ending::Signal(libc::SIGINT), exit: None }
+            }
+            Some(signal) if !is_asked && ended.exit.is_none() => Self::forward(command, signal),
+            _ => ended,
+        };
+        (finished.await, ended)
+    }
+
     /// Passes on what the programs have logged.
     pub(super) fn flush_log(&mut self) {
         if let Some(log) = &mut self.log {
@@ -143,9 +188,10 @@ impl Watch {
 
     /// After ^C: waits until the command has ended, at most two seconds or until the next ^C.
     pub(super) async fn wait_briefly(&mut self, command: Tgid) -> io::Result<Option<ExitReason>> {
+        let grace = if self.is_hurried { Duration::ZERO } else { GRACE };
         let ended = tokio::select! {
             ended = wait_for(&mut self.child, command) => Some(ended?),
-            () = sleep(GRACE) => None,
+            () = sleep(grace) => None,
             () = received(&mut self.interrupt) => None,
         };
         Ok(ended.map(|exit| exit.0))

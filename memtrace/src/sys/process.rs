@@ -53,8 +53,8 @@ pub struct Ended {
 /// take it for an end.
 pub fn try_wait(child: Tgid) -> io::Result<Option<Ended>> {
     let pid = Pid::from_raw(to_pid(child)?).ok_or(Errno::SRCH)?;
-    let scan = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    match waitid(WaitId::Pid(pid), scan)? {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    match waitid(WaitId::Pid(pid), options)? {
         Some(found) if !found.trapped() => wait4(child, libc::WNOHANG),
         _ => Ok(None),
     }

@@ -166,11 +166,42 @@ impl Scanner {
         range: VirtRange,
         query: Query,
     ) -> Result<(impl Iterator<Item = StateRun> + '_, Option<VirtRange>), ScanError> {
+        let max_pages = u64::try_from(self.max_lock.as_nanos() / PAGE_NS).unwrap_or(u64::MAX);
+        let (found, rest) = self.scan(pagemap, range, query, max_pages)?;
+        let runs = self.regions[..found].iter().filter_map(|region| {
+            let PageRegion { start, end, categories } = *region;
+            let range = VirtRange::new(VirtAddr::from_raw(start), VirtAddr::from_raw(end))?;
+            Some(StateRun::new(range, PageCategories::from_bits_retain(categories)))
+        });
+        Ok((runs, rest))
+    }
+
+    /// Scans the beginning of `range`, which begins at a page, for the first page that `query` asks for: its address, or else what
+    /// is left to scan.
+    pub fn find(
+        &mut self,
+        pagemap: BorrowedFd<'_>,
+        range: VirtRange,
+        query: Query,
+    ) -> Result<(Option<VirtAddr>, Option<VirtRange>), ScanError> {
+        let (found, rest) = self.scan(pagemap, range, query, 1)?;
+        let first = self.regions[..found].first().map(|region| VirtAddr::from_raw(region.start));
+        Ok((first, rest))
+    }
+
+    /// Scans the beginning of `range` until `max_pages` were found: how many runs are in `regions`, and what is left.
+    fn scan(
+        &mut self,
+        pagemap: BorrowedFd<'_>,
+        range: VirtRange,
+        query: Query,
+        max_pages: u64,
+    ) -> Result<(usize, Option<VirtRange>), ScanError> {
         let start = range.start().as_raw();
         let mut end = range.end().as_raw();
         let (found, walked) = loop {
             let stop = end.min(start.saturating_add(self.reach));
-            match self.call(pagemap, start, stop, query) {
+            match self.call(pagemap, start, stop, query, max_pages) {
                 Ok(found) => break found,
                 Err(Errno::INTR) => {}
                 // Beyond the end of user space, which on x86-64 is one page short of a power of two.
@@ -183,17 +214,12 @@ impl Scanner {
                 Err(error) => return Err(error.into()),
             }
         };
-        let runs = self.regions[..found].iter().filter_map(|region| {
-            let PageRegion { start, end, categories } = *region;
-            let range = VirtRange::new(VirtAddr::from_raw(start), VirtAddr::from_raw(end))?;
-            Some(StateRun::new(range, PageCategories::from_bits_retain(categories)))
-        });
         let rest = if walked <= start {
             None
         } else {
             VirtRange::new(VirtAddr::from_raw(walked), VirtAddr::from_raw(end))
         };
-        Ok((runs, rest))
+        Ok((found, rest))
     }
 
     /// One call: how many runs it found, and where it stopped.
@@ -203,8 +229,8 @@ impl Scanner {
         start: u64,
         end: u64,
         query: Query,
+        max_pages: u64,
     ) -> Result<(usize, u64), Errno> {
-        let max_pages = u64::try_from(self.max_lock.as_nanos() / PAGE_NS).unwrap_or(u64::MAX);
         let mut arg = ScanArg {
             size: size_of::<ScanArg>() as u64,
             start,

@@ -10,7 +10,7 @@ use std::{
 use super::{
     super::{
         ProbeError,
-        pages::{QUERY, WORD_BYTES, is_gone},
+        pages::{QUERY, WORD_BYTES, are_absent, is_gone},
     },
     Columns, SCAN,
 };
@@ -171,6 +171,10 @@ impl Batch {
     /// Those of a huge page too, each: others may map a part of it alone, so that its pages are not equally exclusive.
     fn read_words(&mut self, pagemap: &File) -> Result<(), ProbeError> {
         self.read_span(pagemap, 0..self.end)?;
+        if are_absent(self.bytes.as_chunks().0) {
+            // Absent pages are not reported.
+            self.parts.clear();
+        }
         for part in self.parts.iter_mut().filter(|part| part.is_huge()) {
             let words = &self.words[part.pages.clone()];
             part.is_whole = (0..).zip(words).all(|(page, word)| words[0].advanced(page) == Some(*word));

@@ -3,9 +3,10 @@
 use std::{
     collections::VecDeque,
     fs::File,
+    io,
     ops::Range,
     sync::mpsc::{Receiver, Sender, channel},
-    thread::Scope,
+    thread::{Builder, Scope},
 };
 
 use super::{
@@ -48,18 +49,18 @@ struct Reader {
 }
 
 impl Reader {
-    fn start<'scope>(scope: &'scope Scope<'scope, '_>, pagemap: &'scope File) -> Self {
+    fn start<'scope>(scope: &'scope Scope<'scope, '_>, pagemap: &'scope File) -> io::Result<Self> {
         let (batches, to_read) = channel::<Batch>();
         let (read, readings) = channel();
-        scope.spawn(move || {
+        Builder::new().spawn_scoped(scope, move || {
             for mut batch in to_read {
                 let result = batch.read(pagemap);
                 if read.send((batch, result)).is_err() {
                     return;
                 }
             }
-        });
-        Self { batches, readings }
+        })?;
+        Ok(Self { batches, readings })
     }
 }
 
@@ -125,17 +126,28 @@ impl<'scope, 'env> Line<'scope, 'env> {
     /// Has the batch that was filled read, by another thread if that pays.
     fn send(&mut self, emit: &mut impl FnMut(PageRun)) -> Result<(), ProbeError> {
         let batch = self.take_filled();
-        if self.max_readers == 0 || batch.lookups() < MIN_LOOKUPS {
+        if batch.lookups() < MIN_LOOKUPS {
             return self.read(batch, emit);
         }
-        let reader = self.sent % self.max_readers;
-        if reader == self.readers.len() {
-            self.readers.push(Reader::start(self.scope, self.pagemap));
-        }
+        let Some(reader) = self.next_reader() else {
+            return self.read(batch, emit);
+        };
         self.readers[reader].batches.send(batch).expect("reading does not panic");
         self.sent += 1;
         self.running.push_back(reader);
         if self.spare.is_empty() { self.tell_first(emit) } else { Ok(()) }
+    }
+
+    /// Whose turn it is to read; `None` if it is this thread's. Where the system has no room for another thread, there are as many as
+    /// there are.
+    fn next_reader(&mut self) -> Option<usize> {
+        if self.sent.checked_rem(self.max_readers)? == self.readers.len() {
+            match Reader::start(self.scope, self.pagemap) {
+                Ok(reader) => self.readers.push(reader),
+                Err(_) => self.max_readers = self.readers.len(),
+            }
+        }
+        self.sent.checked_rem(self.max_readers)
     }
 
     /// Reads `batch`, which comes after all that are being read, and tells it after them.
