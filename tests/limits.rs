@@ -148,6 +148,23 @@ fn largest_size_of_files_ends_the_recording_and_not_the_command() {
 }
 
 #[test]
+fn rings_of_perf_shrink_where_locked_memory_is_short() {
+    require!(root);
+    require!(bpf);
+    require!(program "setpriv" of "util-linux");
+    // Before, programs and maps of eBPF are charged to the same limit.
+    require!(kernel "5.11");
+    let scratch = directory();
+    // Enough for small rings even while other sessions have all that is free of charge, and not for one large ring.
+    let script = r#"ulimit -l 1024
+        exec setpriv --bounding-set=-ipc_lock,-sys_resource --inh-caps=-ipc_lock,-sys_resource "$@""#;
+    let run = behind(&scratch, script, &["record", "--verify", "--", "echo", "done"]).finish().expect_code(0);
+
+    assert_eq!(run.stdout, "done\n");
+    assert!(run.stderr.contains("for want of locked memory"), "{run:#?}");
+}
+
+#[test]
 fn sysfs_that_is_not_there_is_named() {
     require!(root);
     require!(bpf);

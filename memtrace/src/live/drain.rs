@@ -21,7 +21,6 @@ use aya::maps::{MapData, RingBuf};
 use super::{cpus::CpuWatch, losses::LossMeter, sideband::SideBand};
 use crate::{
     decode::Frame,
-    event::{Loss, LossCause},
     order::WINDOW,
     sys::clock,
     units::{Nanos, Timestamp},
@@ -99,9 +98,8 @@ impl Drain {
         let mut batch = Batch::new();
         // First, and handed over last: what it tells of is of tasks that `control` tells of.
         let mut side_band = Vec::new();
-        let mut full = Vec::new();
         if let Some(rings) = &mut self.side_band {
-            full = rings.drain(&mut side_band);
+            rings.drain(&mut side_band);
         }
         let control = drain_into(&mut self.control, usize::MAX);
         if !control.is_empty() {
@@ -121,12 +119,10 @@ impl Drain {
             return false;
         }
         batch.extend(self.losses.read(clock::boottime(), last).into_iter().map(Frame::Loss));
-        if last {
-            // No record will come that announces it.
-            let cause = LossCause::SideBand;
-            let (start, end) = (self.stalls.last, Some(began));
-            let loss = |cpu| Frame::Loss(Loss { start, end, cpu: Some(cpu), cause, count: None });
-            batch.extend(full.into_iter().map(loss));
+        if let Some(rings) = &mut self.side_band {
+            // After the last drain no record will come that announces it.
+            let until = if last { clock::boottime() } else { began };
+            batch.extend(rings.unannounced(until).map(Frame::Loss));
         }
         let missed = self.cpus.read(began, last, self.side_band.as_mut());
         batch.extend(missed.into_iter().map(Frame::Loss));

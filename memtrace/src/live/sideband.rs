@@ -9,8 +9,9 @@ use std::io;
 
 use super::{attach::AttachError, probes::Scope};
 use crate::{
-    event::Cpu,
-    sys::{memlock, sideband::Ring},
+    event::{Cpu, Loss, LossCause},
+    sys::{clock, memlock, sideband::Ring},
+    units::{ByteSize, Timestamp},
 };
 
 /// Size of one ring where memory allows, in bytes: 20 thousand VMAs, 80 ms of a loop of mmap and munmap.
@@ -18,6 +19,9 @@ const RING_BYTES: usize = 2 << 20;
 
 /// Size of one ring at least, in bytes: 60 records with the longest path that there is.
 const RING_BYTES_MIN: usize = 256 << 10;
+
+/// Size of one ring below which locked memory that is short is an error, in bytes: 15 records with the longest path.
+const RING_BYTES_LEAST: usize = 64 << 10;
 
 /// Size of all rings together, in bytes, as far as the least size of one allows.
 const ALL_RINGS_BYTES: usize = 64 << 20;
@@ -35,22 +39,47 @@ pub const fn ring_bytes(cpus: usize) -> usize {
 /// One ring for each CPU; dropping it ends the side-band.
 #[derive(Debug)]
 pub struct SideBand {
-    rings: Vec<(u32, Ring)>,
+    rings: Vec<CpuRing>,
     bytes_per_cpu: usize,
+}
+
+/// The ring of one CPU.
+#[derive(Debug)]
+struct CpuRing {
+    cpu: u32,
+    ring: Ring,
+    /// When it was last drained.
+    drained: Timestamp,
+    /// The time until a drain that found it full, since the drain before, if it has had no record since.
+    full: Option<(Timestamp, Timestamp)>,
+}
+
+impl CpuRing {
+    fn new(cpu: u32, bytes: usize) -> io::Result<Self> {
+        Ok(Self { cpu, ring: Ring::new(cpu, bytes)?, drained: clock::boottime(), full: None })
+    }
+
+    fn drain(&mut self, into: &mut Vec<u8>) {
+        let now = clock::boottime();
+        let before = into.len();
+        let was_full = self.ring.drain(into);
+        if was_full {
+            self.full = Some((self.drained, now));
+        } else if into.len() > before {
+            // The first of these records said what had been dropped.
+            self.full = None;
+        }
+        self.drained = now;
+    }
 }
 
 impl SideBand {
     /// Starts to follow the tasks in `scope` on `cpus`, with rings of `bytes_per_cpu` bytes (a page and a power of two
-    /// at least); threads that ended meanwhile are left out and returned.
+    /// at least), or smaller ones where locked memory is short; threads that ended meanwhile are left out and returned.
     pub fn open(scope: &Scope, cpus: &[u32], bytes_per_cpu: usize) -> Result<(Self, Vec<u32>), AttachError> {
         // Beyond `perf_event_mlock_kb` the kernel charges rings to the limit of locked memory.
         let _lifted = memlock::lift();
-        let mut rings = Vec::new();
-        for &cpu in cpus {
-            let ring = Ring::new(cpu, bytes_per_cpu)
-                .map_err(|error| failure(format!("map the ring of perf on CPU {cpu}"), error))?;
-            rings.push((cpu, ring));
-        }
+        let (rings, bytes_per_cpu) = affordable_rings(cpus, bytes_per_cpu)?;
         let mut sideband = Self { rings, bytes_per_cpu };
         let gone = match scope {
             Scope::Threads(tids) => sideband.add_threads(tids)?,
@@ -66,7 +95,7 @@ impl SideBand {
     pub fn add_threads(&mut self, tids: &[u32]) -> Result<Vec<u32>, AttachError> {
         let mut gone = Vec::new();
         for &tid in tids {
-            match self.rings.iter_mut().try_for_each(|(_, ring)| ring.follow(tid)) {
+            match self.rings.iter_mut().try_for_each(|of_cpu| of_cpu.ring.follow(tid)) {
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) => gone.push(tid),
                 result => {
                     result.map_err(|error| failure(format!("follow the maps of thread {tid}"), error))?;
@@ -77,7 +106,7 @@ impl SideBand {
     }
 
     fn add_cpus(&mut self, cpus: &[u32]) -> Result<(), AttachError> {
-        for (cpu, ring) in self.rings.iter_mut().filter(|(cpu, _)| cpus.contains(cpu)) {
+        for CpuRing { cpu, ring, .. } in self.rings.iter_mut().filter(|of_cpu| cpus.contains(&of_cpu.cpu)) {
             ring.follow_all().map_err(|error| failure(format!("follow the maps on CPU {cpu}"), error))?;
         }
         Ok(())
@@ -86,17 +115,53 @@ impl SideBand {
     /// Starts to follow every task on `cpu`, which has come; the ring of one that came again goes on.
     pub fn follow_cpu(&mut self, cpu: u32) -> io::Result<()> {
         let _lifted = memlock::lift();
-        if self.rings.iter().all(|(of, _)| *of != cpu) {
-            self.rings.push((cpu, Ring::new(cpu, self.bytes_per_cpu)?));
+        if self.rings.iter().all(|of_cpu| of_cpu.cpu != cpu) {
+            self.rings.push(CpuRing::new(cpu, self.bytes_per_cpu)?);
         }
-        self.rings.iter_mut().filter(|(of, _)| *of == cpu).try_for_each(|(_, ring)| ring.follow_all())
+        self.rings
+            .iter_mut()
+            .filter(|of_cpu| of_cpu.cpu == cpu)
+            .try_for_each(|of_cpu| of_cpu.ring.follow_all())
     }
 
-    /// Moves all records that the rings hold now to the end of `into`, CPU after CPU; returns the CPUs whose rings may have
-    /// dropped some since they were last drained. The kernel announces that in the next record of such a ring, if one comes.
-    pub fn drain(&mut self, into: &mut Vec<u8>) -> Vec<Cpu> {
-        let full = self.rings.iter_mut().filter_map(|(cpu, ring)| ring.drain(into).then_some(Cpu(*cpu)));
-        full.collect()
+    /// Moves all records that the rings hold now to the end of `into`, CPU after CPU.
+    pub fn drain(&mut self, into: &mut Vec<u8>) {
+        self.rings.iter_mut().for_each(|of_cpu| of_cpu.drain(into));
+    }
+
+    /// What rings may have dropped that a drain before `time` found full, and that the kernel has not announced since: it does
+    /// so in the next record of such a ring, which may come late or never. Each is returned once.
+    pub fn unannounced(&mut self, time: Timestamp) -> impl Iterator<Item = Loss> {
+        self.rings.iter_mut().filter_map(move |of_cpu| {
+            let (start, end) = of_cpu.full.take_if(|(_, end)| *end < time)?;
+            let (cpu, cause) = (Some(Cpu(of_cpu.cpu)), LossCause::SideBand);
+            Some(Loss { start, end: Some(end), cpu, cause, count: None })
+        })
+    }
+}
+
+/// A ring for each of `cpus` of `wanted` bytes, or of half of it again and again while locked memory is short; and their size.
+fn affordable_rings(cpus: &[u32], wanted: usize) -> Result<(Vec<CpuRing>, usize), AttachError> {
+    let mut bytes = wanted;
+    loop {
+        let rings = cpus.iter().map(|&cpu| CpuRing::new(cpu, bytes).map_err(|error| (cpu, error)));
+        match rings.collect() {
+            Ok(rings) => {
+                if bytes < wanted {
+                    log::warn!(
+                        "rings of perf are {} per CPU instead of {}, for want of locked memory: sudo prlimit --pid $$ \
+                         --memlock=unlimited:unlimited",
+                        ByteSize::new(bytes as u64),
+                        ByteSize::new(wanted as u64),
+                    );
+                }
+                return Ok((rings, bytes));
+            }
+            Err((_, error)) if error.raw_os_error() == Some(libc::EPERM) && bytes > RING_BYTES_LEAST => {
+                bytes /= 2;
+            }
+            Err((cpu, error)) => return Err(failure(format!("map the ring of perf on CPU {cpu}"), error)),
+        }
     }
 }
 
@@ -251,6 +316,41 @@ mod tests {
         assert!((1..=34).contains(&kept), "{kept} records of 120 bytes in 4096");
         assert_eq!(u64_at(lost, 16), 100 - kept as u64);
         assert_eq!(count_of(&records, &file), 1);
+    }
+
+    #[test]
+    fn full_ring_without_another_record_is_a_loss_of_unknown_size_said_once() {
+        let Some(mut sideband) = open(8192) else { return };
+        let file = page("silent-after");
+        let later = Timestamp::from_nanos(u64::MAX);
+        (0..100).for_each(|_| map(&file));
+        let before = clock::boottime();
+        // Into room that is there: a new mapping for it would be another record.
+        let mut records = Vec::with_capacity(8192);
+        sideband.drain(&mut records);
+
+        assert_eq!(sideband.unannounced(before).count(), 0, "the next record may still come");
+        sideband.drain(&mut Vec::new());
+        let losses: Vec<_> = sideband.unannounced(later).collect();
+
+        let [Loss { start, end: Some(end), cause: LossCause::SideBand, count: None, .. }] = losses[..] else {
+            panic!("one loss: {losses:?}")
+        };
+        assert!(start < before && before < end, "{losses:?} around {before:?}");
+        assert_eq!(sideband.unannounced(later).count(), 0, "once");
+    }
+
+    #[test]
+    fn full_ring_with_another_record_is_what_the_kernel_announced() {
+        let Some(mut sideband) = open(8192) else { return };
+        let file = page("spoken-after");
+        (0..100).for_each(|_| map(&file));
+        drain(&mut sideband);
+
+        map(&file);
+        drain(&mut sideband);
+
+        assert_eq!(sideband.unannounced(Timestamp::from_nanos(u64::MAX)).count(), 0);
     }
 
     #[test]
