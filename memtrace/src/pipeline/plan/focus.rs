@@ -293,16 +293,11 @@ impl Focus {
             return;
         }
         let mut budget = Budget::new(Nanos::new(self.allowance.get() / ROTATION_SHARE));
-        self.rotation.go_on(
-            spaces(tasks, directory),
-            whole,
-            &self.sweep_pace,
-            &mut budget,
-            |space, range| {
-                chosen.add(space, range, ScanReason::Rotation);
-            },
-        );
-        if self.rotation.is_over() {
+        let spaces = spaces(tasks, directory);
+        let visited = self.rotation.go_on(spaces, whole, &self.sweep_pace, &mut budget, |space, range| {
+            chosen.add(space, range, ScanReason::Rotation);
+        });
+        if self.rotation.is_over() && !visited.is_empty() {
             self.rotated = Some(now);
         }
     }
@@ -319,12 +314,14 @@ impl Focus {
     }
 }
 
-/// The address spaces that can be scanned, in order.
+/// The address spaces that can be scanned, in order: those of which regions are known. Of a process that was attached to they are
+/// not until its maps have been read, and it is not visited before that.
 fn spaces<'a>(
     tasks: &'a Tasks,
     directory: &'a Directory,
 ) -> impl Iterator<Item = (SpaceId, &'a AddressSpace)> {
-    directory.iter().filter_map(|(space, _)| Some((space, tasks.regions(space)?)))
+    let known = |space| tasks.regions(space).filter(|regions| regions.live().next().is_some());
+    directory.iter().filter_map(move |(space, _)| Some((space, known(space)?)))
 }
 
 /// All of `region`, unless no access is allowed: nothing is there then, as a rule.

@@ -24,15 +24,20 @@ pub(super) struct Coverage {
 }
 
 /// Whether everything has been visited.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 enum Visit {
-    /// It is to be.
-    #[default]
-    Due,
-    /// Yes, since resident pages were counted.
-    Done,
+    /// It is to be, since so many pages were resident.
+    Due(u64),
+    /// Yes, since resident pages were counted; so many were when the visit became due.
+    Done(u64),
     /// Yes, and so many resident pages were not seen: the kernel counts some that no table has, and others change meanwhile.
     Missed(u64),
+}
+
+impl Default for Visit {
+    fn default() -> Self {
+        Self::Due(0)
+    }
 }
 
 impl Coverage {
@@ -40,31 +45,32 @@ impl Coverage {
     pub(super) fn count(&mut self, pages: PageCount) {
         self.resident = pages.get();
         let unseen = self.resident.saturating_sub(self.seen);
-        self.visit = match self.visit {
-            Visit::Due => Visit::Due,
-            Visit::Done => Visit::Missed(unseen),
-            Visit::Missed(missed) if unseen - missed.min(unseen) >= self.worthwhile() => Visit::Due,
-            Visit::Missed(missed) => Visit::Missed(missed.min(unseen)),
+        let missed = match self.visit {
+            Visit::Due(_) => return,
+            // What came since may have come behind the visit: another one will see it.
+            Visit::Done(before) => unseen.saturating_sub(self.resident.saturating_sub(before)),
+            Visit::Missed(missed) => missed.min(unseen),
         };
-    }
-
-    fn worthwhile(&self) -> u64 {
-        GROWTH_PAGES.max(self.resident / GROWTH_PART)
+        let is_worthwhile = unseen - missed >= GROWTH_PAGES.max(self.resident / GROWTH_PART);
+        self.visit = if is_worthwhile { Visit::Due(self.resident) } else { Visit::Missed(missed) };
     }
 
     /// Whether everything is to be visited.
     pub(super) const fn is_visit_due(&self) -> bool {
-        matches!(self.visit, Visit::Due)
+        matches!(self.visit, Visit::Due(_))
     }
 
     /// Makes a visit due.
     pub(super) fn ask_for_visit(&mut self) {
-        self.visit = Visit::Due;
+        self.visit = Visit::Due(self.resident);
     }
 
     /// The last scans of a visit have been asked for.
     pub(super) fn end_visit(&mut self) {
-        self.visit = Visit::Done;
+        self.visit = match self.visit {
+            Visit::Due(before) => Visit::Done(before),
+            Visit::Done(_) | Visit::Missed(_) => Visit::Done(self.resident),
+        };
     }
 
     /// A scan of whole slots.
@@ -117,6 +123,8 @@ mod tests {
     fn visit_is_due_when_more_is_resident_than_was_seen() {
         let mut coverage = Coverage::default();
         assert!(coverage.is_visit_due(), "nothing has been seen");
+        coverage.count(PageCount::new(630));
+        coverage.ask_for_visit();
         coverage.see(&scan(600), page());
         coverage.end_visit();
         coverage.count(PageCount::new(630));
@@ -144,6 +152,8 @@ mod tests {
     #[test]
     fn growth_counts_from_the_least_that_was_unseen() {
         let mut coverage = Coverage::default();
+        coverage.count(PageCount::new(1000));
+        coverage.ask_for_visit();
         coverage.end_visit();
         for pages in [1000, 100, 355] {
             coverage.count(PageCount::new(pages));
@@ -153,5 +163,22 @@ mod tests {
         coverage.count(PageCount::new(356));
 
         assert!(coverage.is_visit_due());
+    }
+
+    #[test]
+    fn what_came_behind_a_visit_before_it_was_counted_makes_another_one_due() {
+        let mut coverage = Coverage::default();
+        coverage.count(PageCount::new(1000));
+        coverage.ask_for_visit();
+        coverage.see(&scan(900), page());
+        coverage.end_visit();
+
+        coverage.count(PageCount::new(1000 + 256));
+
+        assert!(coverage.is_visit_due(), "256 came since");
+        coverage.see(&scan(1156), page());
+        coverage.end_visit();
+        coverage.count(PageCount::new(1000 + 256));
+        assert!(!coverage.is_visit_due(), "100 are in no table");
     }
 }

@@ -42,6 +42,14 @@ impl World {
         let join = TaskEvent { time: at(0), tgid: TGID, tid: Tid(TGID.0), action };
         directory.learn(&join);
         tasks.apply(&join);
+        let focus = Focus::new(options, page, Nanos::new(100 * MS));
+        let mut world = Self { focus, directory, tasks, page, now: 0 };
+        world.read(regions);
+        world
+    }
+
+    /// Its maps are read, and show `regions`.
+    fn read(&mut self, regions: &[(u64, u64, &str)]) {
         let vma = |&(first, end, name): &(u64, u64, &str)| Vma {
             range: slot_range(first, end),
             perms: *b"rw-p",
@@ -51,11 +59,15 @@ impl World {
             name: name.as_bytes().to_vec(),
         };
         let vmas = regions.iter().map(vma).collect();
-        let scan = MapsReading { began: at(1), vmas, landmarks: Landmarks::default(), devices: Vec::new() };
-        let compared = tasks.compare(at(1), (TGID, SPACE), &scan);
+        let time = at(self.now + 1);
+        let scan = MapsReading {
+            began: time,
+            vmas,
+            landmarks: Landmarks::default(),
+            devices: Vec::new(),
+        };
+        let compared = self.tasks.compare(time, (TGID, SPACE), &scan);
         assert!(compared.is_some(), "the process is known");
-        let focus = Focus::new(options, page, Nanos::new(100 * MS));
-        Self { focus, directory, tasks, page, now: 0 }
     }
 
     /// Takes the scans of one round, each page of which takes `page_ns`, with `present` pages at the start of each; returns
@@ -97,6 +109,17 @@ impl World {
     fn count(&mut self, pages: u64) {
         self.focus.count(SPACE, PageCount::new(pages));
     }
+}
+
+#[test]
+fn process_is_visited_once_its_regions_are_known() {
+    let mut world = World::new(Vec::new(), 100, &[]);
+    assert_eq!(world.round(20, 1), []);
+    world.count(890);
+
+    world.read(&[(2, 4, "")]);
+
+    assert_eq!(world.round(20, 1), [(2, 4, ScanReason::Population)]);
 }
 
 #[test]
