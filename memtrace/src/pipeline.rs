@@ -102,7 +102,9 @@ impl Pipeline {
                 self.take_task(task);
             }
             Record::Map(map) => {
-                self.directory.learn_map(&map);
+                if let Some((tgid, space)) = self.directory.learn_map(&map) {
+                    self.checks.ask(map.time, tgid, space, requests);
+                }
                 if let MapAction::Call { space, call } = &map.action {
                     self.focus.called(*space, call);
                 }
@@ -230,7 +232,8 @@ impl Pipeline {
                             let process = tasks.process(time, tgid, Tid(tgid.0));
                             intervals.scan(time, (process, space), &scan, tasks, totals, rows);
                         }
-                        Seen::Resident(_) | Seen::Nothing => {}
+                        Seen::Nothing => tasks.vanish(time, (tgid, space)),
+                        Seen::Resident(_) => {}
                     }
                 }
             }
@@ -258,7 +261,8 @@ impl Pipeline {
                 self.focus.learn(observation.time, observation.space, scan);
             }
             Seen::Resident(pages) => self.focus.count(observation.space, *pages),
-            Seen::Maps(_) | Seen::Nothing => {}
+            Seen::Nothing => self.directory.forget(observation.tgid, observation.space),
+            Seen::Maps(_) => {}
         }
         self.hold_back(Event::Scan(Box::new(observation)));
     }

@@ -30,7 +30,7 @@ pub enum Seen {
     Pages(PageScan),
     /// How many pages are resident, from `/proc/PID/statm`.
     Resident(PageCount),
-    /// The process is gone, or could not be read.
+    /// The process has no memory any more: it has ended, or nothing but its exit is left to it.
     Nothing,
 }
 

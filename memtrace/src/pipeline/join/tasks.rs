@@ -425,6 +425,21 @@ impl Tasks {
         self.vacate(time, space);
     }
 
+    /// The process `tgid` had no memory any more at `time`. If it is still taken to live in `space`, the record of its end is missing.
+    pub(in crate::pipeline) fn vanish(&mut self, time: Timestamp, (tgid, space): (Tgid, SpaceId)) {
+        if self.spaces.get(&space).is_none_or(|space| space.died.is_some()) {
+            return;
+        }
+        let is_there = |task: &Task| task.process.tgid == tgid && task.space == space && task.ended.is_none();
+        let mut left: Vec<_> = self.by_tid.iter().filter(|(_, task)| is_there(task)).collect();
+        left.sort_unstable_by_key(|(tid, _)| **tid);
+        let left: Vec<_> = left.into_iter().map(|(tid, task)| (*tid, task.process)).collect();
+        for (tid, process) in left {
+            self.leave(time, tid);
+            self.processes.gone(process);
+        }
+    }
+
     /// A task no longer lives in `space`.
     fn vacate(&mut self, time: Timestamp, space: SpaceId) {
         let Some(space) = self.spaces.get_mut(&space) else { return };

@@ -56,10 +56,19 @@ impl Directory {
         }
     }
 
-    /// Takes note of a map event.
-    pub(in crate::pipeline) fn learn_map(&mut self, map: &MapEvent) {
-        if let MapAction::Renewed { space } = map.action {
-            self.settle(map.tgid, space);
+    /// Takes note of a map event; returns the address space whose maps are worth reading at once.
+    pub(in crate::pipeline) fn learn_map(&mut self, map: &MapEvent) -> Option<(Tgid, SpaceId)> {
+        match map.action {
+            MapAction::Renewed { space } => {
+                self.settle(map.tgid, space);
+                None
+            }
+            // The record of its birth or its exec is missing.
+            MapAction::Call { space, .. } if self.process_of(space).is_none() => {
+                self.settle(map.tgid, space);
+                Some((map.tgid, space))
+            }
+            _ => None,
         }
     }
 
@@ -68,6 +77,13 @@ impl Directory {
         self.unsettle(tgid);
         self.processes.insert(space, tgid);
         self.spaces.insert(tgid, space);
+    }
+
+    /// `tgid` no longer lives in `space`, though there may be no event of that.
+    pub(in crate::pipeline) fn forget(&mut self, tgid: Tgid, space: SpaceId) {
+        if self.spaces.get(&tgid) == Some(&space) {
+            self.unsettle(tgid);
+        }
     }
 
     fn unsettle(&mut self, tgid: Tgid) {

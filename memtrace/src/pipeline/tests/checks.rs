@@ -1,6 +1,7 @@
 //! When readings of maps are asked for.
 
 use super::*;
+use crate::event::{MapCall, MapRequest};
 
 /// Ticks, 10 ms apart, at which a reading of maps is asked for while `records` come before the tick of their time.
 fn asked(records: &[(u64, Record)], until: u64) -> Vec<u64> {
@@ -65,6 +66,56 @@ fn loss_makes_a_known_space_asked_for_soon() {
 }
 
 #[test]
+fn process_whose_birth_is_missing_is_asked_for_when_it_calls() {
+    let request = MapRequest::Munmap { addr: VirtAddr::from_raw(0x1000), length: 0x1000 };
+    let call = MapCall { request, result: Ok(0), may_have_resized: false, file: None };
+    let call = map(5, MapAction::Call { space: SPACE, call });
+
+    assert_eq!(asked(&[(5, call)], 120), [10]);
+}
+
+#[test]
 fn process_that_ended_is_asked_for_no_more() {
     assert_eq!(asked(&[(1, join(1)), (70, exit(70))], 300), [10, 60]);
+}
+
+/// A scan that found no memory.
+fn nothing(millis: u64) -> Record {
+    Record::Observation(Observation { time: at(millis), tgid: TGID, space: SPACE, seen: Seen::Nothing })
+}
+
+#[test]
+fn process_without_memory_is_asked_for_no_more() {
+    assert_eq!(asked(&[(1, join(1)), (70, nothing(70))], 300), [10, 60]);
+}
+
+#[test]
+fn process_whose_end_is_missing_ends_when_its_memory_is_found_gone() {
+    let records = [join(1), maps(2, SPACE, &[(0x1000, 0x9000)]), nothing(70), tick(900)];
+
+    let (rows, ..) = run(Detail::Full, &records);
+
+    let died = |row: &Row| if let Row::Region(region) = row { region.died } else { None };
+    assert_eq!(rows.iter().filter_map(died).collect::<Vec<_>>(), [at(70)]);
+}
+
+#[test]
+fn process_that_executes_a_program_where_nothing_was_found_goes_on() {
+    let (space, landmarks) = (SpaceId(9), Landmarks::default());
+    let comm = Comm::from_text("next");
+    let exec = TaskAction::Exec {
+        space,
+        old_tid: Tid(TGID.0),
+        comm,
+        is_space_told: false,
+        landmarks,
+        is_hidden: false,
+        total_vm: None,
+    };
+    let records = [join(1), nothing(70), task(71, TGID.0, exec), fault(80, 0x1000), tick(900)];
+
+    let (rows, ..) = run(Detail::Full, &records);
+
+    let faulted: Vec<_> = timeline(&rows).iter().map(|row| (row.process, row.comm.to_string())).collect();
+    assert_eq!(faulted, [(Some(process(TGID, 1)), "next".to_owned())]);
 }
