@@ -300,9 +300,10 @@ pub struct FaultCounts {
 }
 
 impl std::ops::AddAssign for FaultCounts {
+    /// A sum beyond 2^64 - 1 stays there: only a made-up recording has one.
     fn add_assign(&mut self, other: Self) {
-        self.minor += other.minor;
-        self.major += other.major;
+        self.minor = self.minor.saturating_add(other.minor);
+        self.major = self.major.saturating_add(other.major);
     }
 }
 
@@ -310,7 +311,7 @@ impl FaultCounts {
     /// Minor and major faults together.
     #[must_use]
     pub const fn total(self) -> u64 {
-        self.minor + self.major
+        self.minor.saturating_add(self.major)
     }
 }
 
@@ -431,5 +432,20 @@ impl HostFacts {
             realtime_offset_ns: -5,
             devices: vec![((0, 1), FileKind::SharedMemory)],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_of_faults_stay_at_their_limit() {
+        let most = FaultCounts { minor: u64::MAX, major: 1 };
+        let mut sum = most;
+        sum += most;
+
+        assert_eq!(sum, FaultCounts { minor: u64::MAX, major: 2 });
+        assert_eq!(sum.total(), u64::MAX);
     }
 }

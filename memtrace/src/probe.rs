@@ -319,7 +319,7 @@ fn first_piece(range: VirtRange) -> VirtRange {
 }
 
 /// Address space of one scan of each page; less than the file takes in one go, wherever the frames of the pages are.
-const CLOSE_BYTES: u64 = 64 << 20;
+const CLOSE_BYTES: u64 = PageScan::MAX_CLOSE_BYTES;
 
 /// Runs that the scans of one answer may find in all before they no longer scan each page: they are kept until all are taken.
 const MAX_CLOSE_RUNS: usize = 1 << 17;

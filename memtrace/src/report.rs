@@ -123,7 +123,8 @@ impl Report {
     /// Records lost by `cause`; `None` if the number cannot be known.
     fn lost(&self, cause: LossCause) -> Option<u64> {
         let touches = |loss: &&Loss| loss.cause == cause || loss.cause == LossCause::TornTail;
-        self.summary.losses.iter().filter(touches).map(|loss| loss.count).sum()
+        let mut counts = self.summary.losses.iter().filter(touches).map(|loss| loss.count);
+        counts.try_fold(0, |sum: u64, count| Some(sum.saturating_add(count?)))
     }
 }
 

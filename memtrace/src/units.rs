@@ -20,21 +20,43 @@ pub use text::ParseUnitError;
 /// Never a constant and never read from the running machine inside the core: a recording made on a
 /// 64 KiB arm64 host must replay on a 4 KiB x86 one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "StoredPageSize")]
 pub struct PageSize {
     shift: u32,
 }
 
 impl PageSize {
-    /// Returns `None` unless `bytes` is a power of two.
+    /// Returns `None` unless `bytes` is a power of two, and 4 KiB or more: no machine that runs Linux has smaller pages.
     #[must_use]
     pub const fn from_bytes(bytes: u64) -> Option<Self> {
-        if bytes.is_power_of_two() { Some(Self { shift: bytes.trailing_zeros() }) } else { None }
+        if bytes.is_power_of_two() && bytes >= 4096 {
+            Some(Self { shift: bytes.trailing_zeros() })
+        } else {
+            None
+        }
     }
 
     /// The size in bytes.
     #[must_use]
     pub const fn bytes(self) -> u64 {
         1 << self.shift
+    }
+}
+
+/// A [`PageSize`] as a file has it.
+#[derive(Deserialize)]
+struct StoredPageSize {
+    shift: u32,
+}
+
+impl TryFrom<StoredPageSize> for PageSize {
+    type Error = &'static str;
+
+    fn try_from(stored: StoredPageSize) -> Result<Self, Self::Error> {
+        /// Larger base pages no kernel has.
+        const MOST: u64 = 1 << 20;
+        let bytes = 1_u64.checked_shl(stored.shift).filter(|bytes| *bytes <= MOST);
+        bytes.and_then(Self::from_bytes).ok_or("no size of base pages")
     }
 }
 
@@ -185,8 +207,18 @@ impl PageCount {
 }
 
 impl std::ops::AddAssign for PageCount {
+    /// A sum of more than all addresses stays at 2^64 - 1: only a made-up recording has one.
     fn add_assign(&mut self, other: Self) {
-        self.0 += other.0;
+        self.0 = self.0.saturating_add(other.0);
+    }
+}
+
+impl std::iter::Sum for PageCount {
+    fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
+        counts.fold(Self::default(), |mut sum, count| {
+            sum += count;
+            sum
+        })
     }
 }
 
@@ -253,9 +285,25 @@ impl std::ops::AddAssign for Nanos {
 
 /// A half-open range of virtual addresses, `start..end`; never empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "StoredRange")]
 pub struct VirtRange {
     start: VirtAddr,
     end: VirtAddr,
+}
+
+/// A [`VirtRange`] as a file has it.
+#[derive(Deserialize)]
+struct StoredRange {
+    start: VirtAddr,
+    end: VirtAddr,
+}
+
+impl TryFrom<StoredRange> for VirtRange {
+    type Error = &'static str;
+
+    fn try_from(stored: StoredRange) -> Result<Self, Self::Error> {
+        Self::new(stored.start, stored.end).ok_or("a range that ends before it begins")
+    }
 }
 
 impl VirtRange {
@@ -386,39 +434,4 @@ impl ByteSize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn addr(raw: u64) -> VirtAddr {
-        VirtAddr::from_raw(raw)
-    }
-
-    #[test]
-    fn page_size_is_a_power_of_two() {
-        assert_eq!(PageSize::from_bytes(4096).map(PageSize::bytes), Some(4096));
-        assert_eq!(PageSize::from_bytes(4097), None);
-        assert_eq!(PageSize::from_bytes(0), None);
-    }
-
-    #[test]
-    fn range_counts_partial_pages() {
-        let page = PageSize::from_bytes(4096).expect("4096 is a power of two");
-        let range = VirtRange::new(addr(0x1fff), addr(0x3001)).expect("not empty");
-
-        assert_eq!(range.pages(page).get(), 3);
-    }
-
-    #[test]
-    fn range_is_widened_to_whole_blocks() {
-        let range = |start, end| VirtRange::new(addr(start), addr(end)).expect("not empty");
-
-        assert_eq!(range(0x1fff, 0x3001).widened(12), range(0x1000, 0x4000));
-        assert_eq!(range(0x1000, 0x3000).widened(12), range(0x1000, 0x3000));
-        assert_eq!(range(u64::MAX - 1, u64::MAX).widened(12), range(u64::MAX - 0xfff, u64::MAX));
-    }
-
-    #[test]
-    fn empty_range_is_none() {
-        assert_eq!(VirtRange::new(addr(0x1000), addr(0x1000)), None);
-    }
-}
+mod tests;

@@ -94,7 +94,7 @@ impl Info<'_> {
             "abi": abi,
             "memtrace_version": memtrace_version,
             "start_boottime_ns": start,
-            "start_realtime_ns": i128::from(start) + i128::from(host.realtime_offset_ns),
+            "start_realtime_ns": start.checked_add_signed(host.realtime_offset_ns),
             "host": {
                 "kernel_release": host.kernel_release,
                 "arch": host.arch,

@@ -21,6 +21,11 @@ pub struct Loss {
 }
 
 impl Loss {
+    /// As many records are missing beside these; a sum beyond 2^64 - 1 stays there.
+    pub fn add(&mut self, count: Option<u64>) {
+        self.count = self.count.zip(count).map(|(sum, count)| sum.saturating_add(count));
+    }
+
     /// Whether records of the time from `start` to `end`, which is not included, may be missing.
     #[must_use]
     pub fn touches(&self, start: Timestamp, end: Timestamp) -> bool {

@@ -72,6 +72,23 @@ pub struct PageScan {
     pub runs: Vec<StateRun>,
 }
 
+impl PageScan {
+    /// Most bytes of a range in which a scan of each page finds any.
+    pub const MAX_CLOSE_BYTES: u64 = 64 << 20;
+
+    /// Whether a scan can have seen this: runs ascend within the range and do not overlap, and what was read of each page is of no
+    /// more than [`Self::MAX_CLOSE_BYTES`].
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let Self { range, depth, runs, .. } = self;
+        let is_within = |run: &StateRun| run.range.intersection(*range) == Some(run.range);
+        let is_small = range.bytes() <= Self::MAX_CLOSE_BYTES;
+        runs.is_sorted_by(|run, next| run.range.end() <= next.range.start())
+            && runs.iter().all(is_within)
+            && (*depth < ScanDepth::Words || runs.is_empty() || is_small)
+    }
+}
+
 /// How much a scan reads of each page; each more than the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -167,4 +184,48 @@ pub enum ProbeTarget {
     Everything,
     /// The page state of all VMAs that some access is allowed to.
     AllPages,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::VirtAddr;
+
+    fn range(start: u64, end: u64) -> VirtRange {
+        VirtRange::new(VirtAddr::from_raw(start), VirtAddr::from_raw(end)).expect("not empty")
+    }
+
+    fn is_sound(range: VirtRange, depth: ScanDepth, runs: &[VirtRange]) -> bool {
+        let run = |run: &VirtRange| StateRun::new(*run, PageCategories::PRESENT);
+        let scan = PageScan {
+            began: Timestamp::default(),
+            reason: ScanReason::Full,
+            range,
+            known: PageCategories::PRESENT,
+            depth,
+            runs: runs.iter().map(run).collect(),
+        };
+        scan.is_sound()
+    }
+
+    #[test]
+    fn runs_ascend_within_the_range_and_do_not_overlap() {
+        let runs = |runs: &[VirtRange]| is_sound(range(0x1000, 0x9000), ScanDepth::Frames, runs);
+
+        assert!(runs(&[range(0x1000, 0x2000), range(0x2000, 0x9000)]));
+        assert!(!runs(&[range(0x1000, 0x3000), range(0x2000, 0x4000)]));
+        assert!(!runs(&[range(0x3000, 0x4000), range(0x1000, 0x2000)]));
+        assert!(!runs(&[range(0x8000, 0xa000)]));
+        assert!(!runs(&[range(0, 0x2000)]));
+    }
+
+    #[test]
+    fn a_scan_at_each_page_finds_none_beyond_64_mib() {
+        let (first, large) = ([range(0, 0x1000)], range(0, (64 << 20) + 1));
+
+        assert!(is_sound(range(0, 64 << 20), ScanDepth::Words, &first));
+        assert!(!is_sound(large, ScanDepth::Words, &first));
+        assert!(is_sound(large, ScanDepth::Words, &[]));
+        assert!(is_sound(large, ScanDepth::Categories, &first));
+    }
 }

@@ -49,7 +49,7 @@ impl ScanTotals {
         }
         let unseen = &mut self.summary.unseen;
         unseen.regions += 1;
-        unseen.bytes += region.range.bytes();
+        unseen.bytes = unseen.bytes.saturating_add(region.range.bytes());
         unseen.brief += u64::from(died.is_some_and(|died| died.since(region.born) < self.interval));
     }
 

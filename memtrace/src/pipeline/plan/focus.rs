@@ -152,7 +152,8 @@ impl Focus {
             if self.hot.len() >= MAX_WAITING && !self.hot.contains_key(&key) {
                 self.coverage.entry(space).or_default().ask_for_visit();
             } else {
-                *self.hot.entry(key).or_default() += cell.faults.total();
+                let faults = self.hot.entry(key).or_default();
+                *faults = faults.saturating_add(cell.faults.total());
             }
         }
     }
