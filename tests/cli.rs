@@ -53,7 +53,6 @@ fn what_is_no_recording_is_refused_with_the_reason() {
         (&[0xff; 4096], "not a recording"),
         (torn_header, "header"),
         (&foreign_format, "format 99"),
-        (&fixture::of_abi(9999), "ABI 9999"),
     ] {
         let (_directory, path) = file("broken.mtrace", content);
         for verb in [&["report"][..], &["report", "--json"], &["info"], &["export", "-f", "csv"]] {

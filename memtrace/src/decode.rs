@@ -1,7 +1,7 @@
 //! Turns what the kernel wrote into the words of [`event`](crate::event).
 //!
 //! Layer: core. Input: [`Frame`]s: ring contents byte for byte, and what the shell observed. Output: [`Record`]s.
-//! Source: `memtrace_ebpf`, whose `ABI_VERSION` the recording names.
+//! Source: `memtrace_ebpf`, whose records grow only at their ends.
 //! Keeps: what cannot be decoded is a loss, never silence.
 //! Not here: the file format (`record`).
 #![forbid(unsafe_code)]
@@ -162,7 +162,7 @@ impl Iterator for Control<'_> {
     }
 }
 
-/// One record of `CONTROL`; `None` if its kind is unknown or it is too short for it.
+/// One record of `CONTROL`, which a later build may have made longer; `None` if its kind or a word in it is unknown, or it is cut.
 fn control(header: EventHeader, bytes: &[u8]) -> Option<Record> {
     let EventHeader { time_ns, tgid, tid, kind, len: _, cpu: _ } = header;
     let time = Timestamp::from_nanos(time_ns);

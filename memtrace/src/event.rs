@@ -28,11 +28,11 @@ pub use scan::{
 pub struct Tgid(pub u32);
 
 /// A thread ID in the recorder's PID namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tid(pub u32);
 
 /// The number of a CPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cpu(pub u32);
 
 /// An address space (the kernel's `mm_struct`), numbered by the programs at birth, join or exec.
@@ -47,7 +47,7 @@ impl SpaceId {
 }
 
 /// The name of a task: at most 15 bytes, as the kernel keeps it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Comm([u8; 16]);
 
 impl Comm {
@@ -291,7 +291,7 @@ pub struct Landmarks {
 }
 
 /// A number of minor and of major faults.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FaultCounts {
     /// Minor faults.
     pub minor: u64,
@@ -316,7 +316,7 @@ impl FaultCounts {
 }
 
 /// The kernel's fault counters of one task over its traced life, against what the programs saw.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Account {
     /// Growth of `min_flt` and `maj_flt`, as the programs read them.
     pub kernel: FaultCounts,
@@ -369,7 +369,7 @@ pub enum UncountedCause {
 }
 
 /// Growth of the heat counters since they were read before, over all CPUs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeatReading {
     /// When they were read.
     pub time: Timestamp,
@@ -389,7 +389,7 @@ pub struct ReclaimReading {
 }
 
 /// Completed faults in one slot of one address space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeatCell {
     /// Address space; `None` in the overflow cell that several share.
     pub space: Option<SpaceId>,
@@ -400,7 +400,7 @@ pub struct HeatCell {
 }
 
 /// Facts about the traced host without which records mean nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostFacts {
     /// Base page size.
     pub page: PageSize,
@@ -415,7 +415,6 @@ pub struct HostFacts {
     /// `CLOCK_REALTIME` minus `CLOCK_BOOTTIME` at the start, in nanoseconds.
     pub realtime_offset_ns: i64,
     /// What lies on each device that is no disk, as far as memtrace itself saw it at the start.
-    #[serde(default)]
     pub devices: Vec<(Device, FileKind)>,
 }
 

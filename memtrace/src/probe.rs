@@ -224,7 +224,7 @@ impl Prober {
         let landmarks = thread::landmarks(tid).ok_or(ProbeError::Gone)?;
         let vmas = maps::parse(&text)?;
         let devices = self.devices.kinds(tid, &vmas).into_iter().collect();
-        Ok(MapsReading { began, vmas, landmarks, devices })
+        Ok(MapsReading { began, vmas, landmarks, devices, at_exit: false })
     }
 
     /// The VMAs in `maps`, and the pages of those that some access is allowed to.

@@ -11,7 +11,6 @@
 
 use std::{fmt, io, path::PathBuf};
 
-use memtrace_ebpf::ABI_VERSION;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -28,26 +27,28 @@ mod reader;
 mod replay;
 #[cfg(test)]
 mod tests;
+mod wire;
 mod writer;
 
 pub use reader::{Recording, Recovery};
 pub use replay::replay;
+use wire::facts::{StoredCounts, StoredDetail, StoredFocus, StoredHost, known_counts};
 pub use writer::Writer;
 
 /// The first bytes of every recording.
 pub const MAGIC: [u8; 8] = *b"memtrace";
 
-/// Version of the file format; changes with any change that an older build would misread.
-pub const FORMAT_VERSION: u32 = 5;
+/// Version of the file format. It stays: what is new gets a kind of item, of event or of column of its own, or stands behind what
+/// was there, so that each build reads what an earlier one wrote, and of a later one what it knows.
+pub const FORMAT_VERSION: u32 = 6;
 
 /// What a recording was made with, and of; its first chunk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
-    /// [`ABI_VERSION`] of the programs that wrote the events.
-    pub abi: u32,
     /// Version of memtrace that recorded.
     pub memtrace_version: String,
     /// The traced machine.
+    #[serde(with = "StoredHost")]
     pub host: HostFacts,
     /// What was asked for.
     pub capture: Capture,
@@ -66,6 +67,7 @@ pub struct Capture {
     /// The target in words.
     pub targets: String,
     /// Whether faults were recorded one by one or only counted.
+    #[serde(with = "StoredDetail")]
     pub detail: Detail,
     /// Length of a timeline interval.
     pub interval: Nanos,
@@ -75,9 +77,13 @@ pub struct Capture {
     pub follow_forks: bool,
     /// Whether changes of address spaces were followed; without it regions are those of readings of maps.
     pub follows_maps: bool,
+    /// Whether processes were held at their exit, to compare their maps a last time.
+    pub verify: bool,
     /// What was scanned.
+    #[serde(with = "StoredFocus")]
     pub focus: FocusOptions,
     /// `min_flt` and `maj_flt` of the command when the probes were armed; `None` if there was no command.
+    #[serde(default, with = "known_counts")]
     pub gate: Option<FaultCounts>,
 }
 
@@ -149,6 +155,7 @@ pub struct End {
     /// How the command ended; `None` if there was none or it ran on.
     pub exit: Option<ExitReason>,
     /// `ru_minflt` and `ru_majflt` of the command and of the children that it waited for, from `wait4`.
+    #[serde(default, with = "known_counts")]
     pub rusage: Option<FaultCounts>,
     /// The programs' own totals.
     pub totals: Totals,
@@ -197,8 +204,10 @@ pub enum ExitReason {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     /// Completed faults that the programs saw.
+    #[serde(with = "StoredCounts")]
     pub recorded: FaultCounts,
     /// Faults charged without an event.
+    #[serde(with = "StoredCounts")]
     pub uncounted: FaultCounts,
     /// Fault records that found no room in their ring.
     pub lost_events: u64,
@@ -219,9 +228,11 @@ pub struct Cost {
     pub cpu_ns: u64,
     /// Time in kernel calls that scan a target and may hold its `mmap_lock`, in nanoseconds.
     pub lock_ns: u64,
-    /// Scans at page state.
+    /// Scans of pages; recordings have another name for them.
+    #[serde(rename = "looks")]
     pub scans: u64,
     /// Base pages that they covered.
+    #[serde(rename = "looked_pages")]
     pub scanned_pages: u64,
 }
 
@@ -267,14 +278,9 @@ pub enum RecordError {
         /// The version in the file.
         found: u32,
     },
-    /// The events have another layout.
-    #[error(
-        "the recording has events of ABI {found} and this memtrace reads ABI {ABI_VERSION}: \
-         read it with memtrace {recorder}"
-    )]
-    Abi {
-        /// The version in the file.
-        found: u32,
+    /// The header is whole, and says something that this build does not know.
+    #[error("the recording is of another memtrace: read it with memtrace {recorder}")]
+    Header {
         /// Version of memtrace that recorded.
         recorder: String,
     },

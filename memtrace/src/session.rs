@@ -13,7 +13,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use memtrace_ebpf::{ABI_VERSION, Config, TaskState};
+use memtrace_ebpf::{Config, TaskState};
 use rustix::fs::{OFlags, fcntl_getfl};
 
 use crate::{
@@ -194,7 +194,6 @@ async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outc
     let armed = armed?;
     let entered = Entered::new(armed.entered, clock::boottime());
     let header = Header {
-        abi: ABI_VERSION,
         memtrace_version: env!("CARGO_PKG_VERSION").to_owned(),
         host: facts.clone(),
         capture: capture(options, &plan, armed.gate),
@@ -393,6 +392,7 @@ fn capture(options: &Options, plan: &Plan, gate: Option<FaultCounts>) -> Capture
         ring_bytes: plan.ring_bytes.into(),
         follow_forks: options.follow_forks,
         follows_maps: plan.follows_maps,
+        verify: options.verify,
         focus: options.focus.clone(),
         gate,
     }

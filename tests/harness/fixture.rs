@@ -15,8 +15,8 @@ use memtrace::{
     units::{Nanos, PageSize, Timestamp, VirtAddr, VirtRange},
 };
 use memtrace_ebpf::{
-    ABI_VERSION, Call, CallEvent, EventHeader, EventKind, ExitEvent, FaultEvent, FaultFlags, FaultKind,
-    JoinEvent, TaskAccount, UncountedCause, UncountedEvent,
+    Call, CallEvent, EventHeader, EventKind, ExitEvent, FaultEvent, FaultFlags, FaultKind, JoinEvent,
+    TaskAccount, UncountedCause, UncountedEvent,
 };
 
 /// Start of the recording on `CLOCK_BOOTTIME`, in nanoseconds.
@@ -42,7 +42,7 @@ const MMAP: u32 = 9;
 /// | 250 | exits with code 0 | |
 #[must_use]
 pub fn small() -> Vec<u8> {
-    let mut writer = Writer::new(Vec::new(), &header(ABI_VERSION)).expect("memory takes all");
+    let mut writer = Writer::new(Vec::new(), &header()).expect("memory takes all");
     for frame in [
         Frame::Control(join()),
         maps(),
@@ -76,7 +76,7 @@ pub fn small() -> Vec<u8> {
 /// As many minor faults as asked for, a millisecond apart; nothing is lost.
 #[must_use]
 pub fn storm(faults: u64) -> Vec<u8> {
-    let mut writer = Writer::new(Vec::new(), &header(ABI_VERSION)).expect("memory takes all");
+    let mut writer = Writer::new(Vec::new(), &header()).expect("memory takes all");
     let mut bytes = Vec::new();
     writer.append(&Frame::Control(join())).expect("memory takes all");
     writer.append(&maps()).expect("memory takes all");
@@ -89,21 +89,13 @@ pub fn storm(faults: u64) -> Vec<u8> {
     writer.finish(&end()).expect("memory takes all")
 }
 
-/// A recording whose events have the layout `abi`.
-#[must_use]
-pub fn of_abi(abi: u32) -> Vec<u8> {
-    let writer = Writer::new(Vec::new(), &header(abi)).expect("memory takes all");
-    writer.finish(&end()).expect("memory takes all")
-}
-
 /// A time in milliseconds since the start.
 fn at(ms: u64) -> Timestamp {
     Timestamp::from_nanos(START + ms * 1_000_000)
 }
 
-fn header(abi: u32) -> Header {
+fn header() -> Header {
     Header {
-        abi,
         memtrace_version: "0.0.0-fixture".to_owned(),
         host: HostFacts {
             page: PageSize::from_bytes(4096).expect("a power of two"),
@@ -122,6 +114,7 @@ fn header(abi: u32) -> Header {
             ring_bytes: 16 << 20,
             follow_forks: true,
             follows_maps: true,
+            verify: false,
             focus: FocusOptions::default(),
             gate: Some(FaultCounts { minor: 100, major: 0 }),
         },
@@ -217,6 +210,7 @@ fn maps() -> Frame {
             ],
             landmarks: Landmarks::default(),
             devices: Vec::new(),
+            at_exit: false,
         }),
     })
 }

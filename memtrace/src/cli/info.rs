@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::args::InfoArgs;
 use crate::{
     decode::Frame,
+    event::FaultCounts,
     pipeline::Detail,
     record::{End, FORMAT_VERSION, Header, RecordError, Recording, Recovery},
     units::{ByteSize, Printable},
@@ -84,14 +85,13 @@ struct Info<'a> {
 
 impl Info<'_> {
     fn to_json(&self) -> Value {
-        let Header { abi, memtrace_version, host, capture, features, page_era } = self.header;
+        let Header { memtrace_version, host, capture, features, page_era } = self.header;
         let Contents { faults, control_bytes, side_band_bytes, readings, scans, losses } = self.contents;
         let start = host.start.as_nanos();
         json!({
             "schema": SCHEMA,
             "bytes": self.bytes,
             "format": FORMAT_VERSION,
-            "abi": abi,
             "memtrace_version": memtrace_version,
             "start_boottime_ns": start,
             "start_realtime_ns": start.checked_add_signed(host.realtime_offset_ns),
@@ -104,12 +104,15 @@ impl Info<'_> {
             "capture": {
                 "command": capture.command,
                 "target": capture.targets,
-                "detail": capture.detail,
+                "detail": match capture.detail {
+                    Detail::Full => "full",
+                    Detail::Counts => "counts",
+                },
                 "interval_ns": capture.interval.get(),
                 "ring_bytes": capture.ring_bytes,
                 "follow_forks": capture.follow_forks,
                 "follows_maps": capture.follows_maps,
-                "gate": capture.gate,
+                "gate": capture.gate.map(|FaultCounts { minor, major }| json!({ "minor": minor, "major": major })),
             },
             "features": features,
             "page_era": page_era,
@@ -118,7 +121,7 @@ impl Info<'_> {
                 "control_bytes": control_bytes,
                 "side_band_bytes": side_band_bytes,
                 "heat_readings": readings,
-                "scans": scans,
+                "observations": scans,
                 "losses": losses,
             },
             "end": self.end,
@@ -129,11 +132,11 @@ impl Info<'_> {
 
 impl Display for Info<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Header { abi, memtrace_version, host, capture, features, page_era } = self.header;
+        let Header { memtrace_version, host, capture, features, page_era } = self.header;
         let Contents { faults, control_bytes, side_band_bytes, readings, scans, losses } = self.contents;
         let mut row = |label: &str, value: String| writeln!(f, "{label:<12}{value}");
-        row("target", capture.to_string())?;
-        row("recorder", format!("memtrace {memtrace_version}, format {FORMAT_VERSION}, ABI {abi}"))?;
+        row("target", Printable::new(&capture.to_string()).to_string())?;
+        row("recorder", format!("memtrace {}, format {FORMAT_VERSION}", Printable::new(memtrace_version)))?;
         let page = ByteSize::new(host.page.bytes());
         row(
             "host",
@@ -155,7 +158,7 @@ impl Display for Info<'_> {
         row("tasks", format!("{control_bytes} bytes of task and map records"))?;
         row("VMAs", format!("{side_band_bytes} bytes of records of perf"))?;
         row("heat", format!("{readings} readings"))?;
-        row("scans", format!("{scans} at maps or pages"))?;
+        row("observed", format!("{scans} scans of pages and readings of maps"))?;
         row("losses", losses.to_string())?;
         row(
             "end",

@@ -1,12 +1,10 @@
 //! Words for records that are missing.
 
-use serde::{Deserialize, Serialize};
-
 use super::Cpu;
 use crate::units::Timestamp;
 
 /// Records known to be missing. Never silent: totals across it are lower bounds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Loss {
     /// Nothing was missing before.
     pub start: Timestamp,
@@ -34,7 +32,7 @@ impl Loss {
 }
 
 /// Why records are missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LossCause {
     /// The ring of faults was full.
     EventsRing,

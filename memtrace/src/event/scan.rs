@@ -45,6 +45,8 @@ pub struct MapsReading {
     pub landmarks: Landmarks,
     /// What lies on the devices of the VMAs, as far as the process's mounts show; disks are left out.
     pub devices: Vec<(Device, FileKind)>,
+    /// Whether the process was held at its exit: it changes nothing any more.
+    pub at_exit: bool,
 }
 
 impl MapsReading {

@@ -63,13 +63,14 @@ fn anon((start, end): (u64, u64)) -> Vma {
 
 /// A reading of maps that began half a millisecond before.
 fn maps(millis: u64, space: SpaceId, ranges: &[(u64, u64)]) -> Record {
-    let scan = MapsReading {
+    let seen = Seen::Maps(MapsReading {
         began: at(millis).before(Nanos::new(MS / 2)),
         vmas: ranges.iter().copied().map(anon).collect(),
         landmarks: Landmarks::default(),
         devices: Vec::new(),
-    };
-    Record::Observation(Observation { time: at(millis), tgid: TGID, space, seen: Seen::Maps(scan) })
+        at_exit: false,
+    });
+    Record::Observation(Observation { time: at(millis), tgid: TGID, space, seen })
 }
 
 fn map(millis: u64, action: MapAction) -> Record {

@@ -7,11 +7,12 @@
 //!
 //! Time and thread differ little from one record to the next; address, instruction pointer, CPU, flags and kind
 //! differ little from the same thread's record before. Latencies are stored as they are: differences of noise are
-//! more noise. A column is a mask of its bytes that are not zero throughout, then one plane for each such byte.
+//! more noise. A column is a mask of its bytes that are not zero throughout, then one plane for each such byte. Their number comes
+//! first: a field that is added to the record gets a column behind the others, which is zero in older recordings.
 
 use memtrace_ebpf::{FaultEvent, FaultKind};
 
-const COLUMNS: usize = 8;
+const COLUMNS: u8 = 8;
 
 /// Threads whose last record is remembered; thread IDs of one program are close together.
 const THREADS: usize = 64;
@@ -42,7 +43,8 @@ impl Neighbours {
 /// nanoseconds since boot.
 pub(super) fn encode(bytes: &[u8], out: &mut Vec<u8>) -> Option<(u64, u64)> {
     let (records, _) = bytes.as_chunks::<{ FaultEvent::LEN }>();
-    let mut columns: [Vec<u64>; COLUMNS] = std::array::from_fn(|_| Vec::with_capacity(records.len()));
+    let mut columns: [Vec<u64>; COLUMNS as usize] =
+        std::array::from_fn(|_| Vec::with_capacity(records.len()));
     let mut span: Option<(u64, u64)> = None;
     let mut neighbours = Neighbours::new();
     for fault in records.iter().filter_map(|record| FaultEvent::from_bytes(record)) {
@@ -65,6 +67,7 @@ pub(super) fn encode(bytes: &[u8], out: &mut Vec<u8>) -> Option<(u64, u64)> {
             column.push(value);
         }
     }
+    out.push(COLUMNS);
     for column in &columns {
         put_planes(column, out);
     }
@@ -72,10 +75,19 @@ pub(super) fn encode(bytes: &[u8], out: &mut Vec<u8>) -> Option<(u64, u64)> {
 }
 
 /// Takes the columns of `count` records from the front of `rest`; `None` if they are malformed.
+///
+/// A record has a time, so that one plane at least has a byte for each: there are no more records than bytes.
 pub(super) fn decode(rest: &mut &[u8], count: usize) -> Option<Vec<u8>> {
-    let mut columns: [Vec<u64>; COLUMNS] = std::array::from_fn(|_| Vec::new());
-    for column in &mut columns {
-        *column = take_planes(rest, count)?;
+    if count > rest.len() {
+        return None;
+    }
+    let mut columns: [Vec<u64>; COLUMNS as usize] = std::array::from_fn(|_| vec![0; count]);
+    for place in 0..usize::from(*rest.split_off_first()?) {
+        let column = take_planes(rest, count)?;
+        // Those of later builds are passed over.
+        if let Some(known) = columns.get_mut(place) {
+            *known = column;
+        }
     }
     let [time, tid, addr, ip, latency, cpu, flags, kind] = columns;
     let mut out = Vec::with_capacity(count * FaultEvent::LEN);
@@ -194,12 +206,33 @@ mod tests {
     #[test]
     fn latency_without_room_is_malformed() {
         // One record: each column is a mask of its planes, and the fifth one has the byte of bits 56 to 63.
-        let columns = [0, 0, 0, 0, 1 << 7, 1, 0, 0, 0];
+        let columns = [8, 0, 0, 0, 0, 1 << 7, 1, 0, 0, 0];
 
         assert_eq!(decode(&mut &columns[..], 1), None);
-        let fits = [0, 0, 0, 0, 1 << 6, 1, 0, 0, 0];
+        let fits = [8, 0, 0, 0, 0, 1 << 6, 1, 0, 0, 0];
         let bytes = decode(&mut &fits[..], 1).expect("one record");
         assert_eq!(FaultEvent::from_bytes(&bytes).map(|fault| fault.latency_bits()), Some(1 << 48));
+    }
+
+    #[test]
+    fn columns_of_later_builds_are_passed_over_and_missing_ones_are_zero() {
+        let fault = FaultEvent { time_ns: 50, addr: 0x1000, kind: FaultKind::MINOR, ..FaultEvent::default() };
+        let mut columns = Vec::new();
+        encode(&fault.to_bytes(), &mut columns);
+
+        let mut later = columns.clone();
+        later[0] += 1;
+        later.extend([0b11, 7, 7]);
+        let mut rest = &later[..];
+        assert_eq!(decode(&mut rest, 1), Some(fault.to_bytes().to_vec()));
+        assert!(rest.is_empty());
+
+        let (kind, earlier) =
+            columns.split_last_chunk::<2>().map(|(rest, kind)| (kind, rest.to_vec())).expect("long");
+        assert_eq!(*kind, [1, FaultKind::MINOR.0]);
+        let earlier = [&[7], &earlier[1..]].concat();
+        let without = FaultEvent { kind: FaultKind(0), ..fault };
+        assert_eq!(decode(&mut &earlier[..], 1), Some(without.to_bytes().to_vec()));
     }
 
     #[test]

@@ -1,24 +1,23 @@
 //! The payload of a frames chunk: frames in arrival order, their fault records set apart in columns.
 //!
 //! Layer: codec. Input: [`Frame`]s. Output: a payload, and back.
-//! Source: the postcard wire format for everything but fault records.
-//! Keeps: frames come back in order and byte for byte, fault records of an unknown length too.
-//! Not here: framing and compression (`chunk`), the columns (`columns`).
+//! Keeps: frames come back in order and byte for byte, fault records of an unknown length too. An item that this build does not
+//! know, or cannot read, costs itself alone, and is a loss.
+//! Not here: framing and compression (`chunk`), what is in an item (`wire`), the columns (`columns`).
 //!
-//! A payload is the number of bytes of the items (`u32`, little-endian), the items, then the columns.
+//! A payload is the number of bytes of the items (`u32`, little-endian), the items, then the columns. An item is its kind and its
+//! length (both varints), and so many bytes.
 
-use std::borrow::Cow;
-
-use memtrace_ebpf::FaultEvent;
-use serde::{Deserialize, Serialize};
+use memtrace_ebpf::{FaultEvent, HEAT_SLOT_SHIFT};
 
 use super::{
-    chunk::{Head, Kind},
+    chunk::{self, Head},
     columns,
+    wire::{self, Kind},
 };
 use crate::{
     decode::Frame,
-    event::{HeatReading, Loss, Observation, ReclaimReading},
+    event::{Loss, LossCause, Observation, Seen},
     units::Timestamp,
 };
 
@@ -28,50 +27,29 @@ const FULL_FAULTS: usize = 16 << 10;
 /// Bytes of everything else after which a chunk is full.
 const FULL_ITEM_BYTES: usize = 1 << 20;
 
-/// More fault records than any chunk holds: a reader believes no number beyond.
-const MAX_FAULTS: usize = 4 << 20;
+/// Frames after which a chunk is full, and most that a reader takes: the smallest are many times larger in memory.
+const FULL_FRAMES: u32 = 16 << 10;
 
-/// A frame as it is written.
-#[derive(Serialize, Deserialize)]
-enum Item<'a> {
-    /// So many fault records, which stand in the columns.
-    Faults(u32),
-    /// Fault records that do not fit the columns.
-    IrregularFaults(Cow<'a, [u8]>),
-    Control(Cow<'a, [u8]>),
-    Heat(Cow<'a, HeatReading>),
-    Observation(Cow<'a, Observation>),
-    Loss(Loss),
-    Tick(Timestamp),
-    SideBand(Cow<'a, [u8]>),
-    Reclaim(ReclaimReading),
-}
+/// What a reader holds of each heat slot in which a scan saw pages, in bytes.
+const SLOT_BYTES: u64 = 32;
 
-impl<'a> Item<'a> {
-    fn of(frame: &'a Frame) -> Self {
-        match frame {
-            Frame::Faults(bytes) => match u32::try_from(bytes.len() / FaultEvent::LEN) {
-                Ok(count) if columns::are_regular(bytes) => Self::Faults(count),
-                _ => Self::IrregularFaults(bytes.into()),
-            },
-            Frame::Control(bytes) => Self::Control(bytes.into()),
-            Frame::SideBand(bytes) => Self::SideBand(bytes.into()),
-            Frame::Heat(reading) => Self::Heat(Cow::Borrowed(reading)),
-            Frame::Reclaim(reading) => Self::Reclaim(*reading),
-            Frame::Observation(observation) => Self::Observation(Cow::Borrowed(observation)),
-            Frame::Loss(loss) => Self::Loss(*loss),
-            Frame::Tick(time) => Self::Tick(*time),
-        }
-    }
+/// Bytes that a reader makes of `frame` beyond what is written of it: terabytes of present pages may be one run.
+fn unfolded(frame: &Frame) -> u64 {
+    let Frame::Observation(Observation { seen: Seen::Pages(scan), .. }) = frame else { return 0 };
+    scan.runs.iter().map(|run| SLOT_BYTES * (run.range.bytes() >> HEAT_SLOT_SHIFT)).sum()
 }
 
 /// Frames that wait to become a chunk.
 #[derive(Default)]
 pub(super) struct Pending {
     items: Vec<u8>,
+    /// The one that is being written.
+    item: Vec<u8>,
     count: u32,
     /// Records of all [`Kind::Faults`], one after the other.
     faults: Vec<u8>,
+    /// Sum of what is [`unfolded`].
+    unfolded: u64,
     span: Span,
 }
 
@@ -86,12 +64,21 @@ impl Pending {
             Frame::Loss(loss) => self.span.add(loss.end.unwrap_or(loss.start)),
             Frame::Tick(time) => self.span.add(*time),
         }
-        let item = Item::of(frame);
-        if let (Item::Faults(_), Frame::Faults(bytes)) = (&item, frame) {
-            self.faults.extend_from_slice(bytes);
-        }
-        self.items = postcard::to_extend(&item, std::mem::take(&mut self.items))
-            .expect("items have known lengths, and a Vec takes them all");
+        self.unfolded += unfolded(frame);
+        let item = &mut self.item;
+        item.clear();
+        let kind = match frame {
+            Frame::Faults(bytes) if columns::are_regular(bytes) => {
+                self.faults.extend_from_slice(bytes);
+                let count =
+                    u32::try_from(bytes.len() / FaultEvent::LEN).expect("rings are smaller than 4 GiB");
+                wire::put(&count, item);
+                Kind::Faults
+            }
+            _ => wire::encode(frame, item),
+        };
+        wire::put(&(kind as u32, item.len()), &mut self.items);
+        self.items.append(item);
         self.count += 1;
     }
 
@@ -101,7 +88,14 @@ impl Pending {
 
     /// Whether the chunk is worth writing.
     pub(super) fn is_full(&self) -> bool {
-        self.faults.len() >= FULL_FAULTS * FaultEvent::LEN || self.items.len() >= FULL_ITEM_BYTES
+        self.faults.len() >= FULL_FAULTS * FaultEvent::LEN
+            || self.items.len() >= FULL_ITEM_BYTES
+            || self.count >= FULL_FRAMES
+    }
+
+    /// Bytes that a reader makes of the payload.
+    pub(super) fn expanded(&self) -> u64 {
+        (self.items.len() + self.faults.len()) as u64 + self.unfolded
     }
 
     /// Puts the payload into `plain` and starts anew. A chunk without times has those of `last`, the latest time
@@ -117,9 +111,10 @@ impl Pending {
             self.span.add(Timestamp::from_nanos(last));
         }
         self.faults.clear();
+        self.unfolded = 0;
         let items = std::mem::take(&mut self.count);
         let (first, last) = std::mem::take(&mut self.span).0.unwrap_or((last, last));
-        Head { kind: Kind::Frames, items, first, last }
+        Head { kind: chunk::Kind::Frames, items, first, last }
     }
 }
 
@@ -134,37 +129,45 @@ impl Span {
     }
 }
 
-/// The `count` frames of a payload; `None` if it is malformed.
-pub(super) fn decode(plain: &[u8], count: u32) -> Option<Vec<Frame>> {
+/// The frames of a payload, of which no more than `most` bytes may be made; `None` if it is malformed.
+pub(super) fn decode(plain: &[u8], head: &Head, most: u64) -> Option<Vec<Frame>> {
     let (items_len, mut rest) = plain.split_first_chunk()?;
-    let mut items_bytes = rest.split_off(..u32::from_le_bytes(*items_len) as usize)?;
-    let mut items = Vec::new();
-    for _ in 0..count {
-        let (item, tail) = postcard::take_from_bytes::<Item<'_>>(items_bytes).ok()?;
-        items_bytes = tail;
-        items.push(item);
-    }
-    let counts = items.iter().map(|item| if let Item::Faults(count) = item { *count as usize } else { 0 });
-    let faults = counts.sum::<usize>();
-    if faults > MAX_FAULTS {
+    let items_len = u32::from_le_bytes(*items_len) as usize;
+    let mut items = rest.split_off(..items_len)?;
+    if head.items > FULL_FRAMES {
         return None;
     }
-    let faults = columns::decode(&mut rest, faults)?;
-    let mut faults = &faults[..];
-    items.into_iter().map(|item| frame(item, &mut faults)).collect()
+    let mut frames = Vec::new();
+    // Which frames have their records in the columns, and how many each.
+    let mut faults = Vec::new();
+    for index in 0..head.items as usize {
+        let ((kind, len), tail) = postcard::take_from_bytes::<(u32, usize)>(items).ok()?;
+        items = tail;
+        let item = items.split_off(..len)?;
+        frames.push(match Kind::from_raw(kind) {
+            Some(Kind::Faults) => {
+                faults.push((index, wire::take::<u32>(item)? as usize));
+                Frame::Faults(Vec::new())
+            }
+            kind => kind.and_then(|kind| wire::decode(kind, item)).unwrap_or_else(|| unknown(head)),
+        });
+    }
+    let records = faults.iter().map(|(_, count)| count).sum::<usize>();
+    let expanded = (items_len + records * FaultEvent::LEN) as u64 + frames.iter().map(unfolded).sum::<u64>();
+    if expanded > most {
+        return None;
+    }
+    let records = columns::decode(&mut rest, records)?;
+    let mut records = &records[..];
+    for (index, count) in faults {
+        frames[index] = Frame::Faults(records.split_off(..count * FaultEvent::LEN)?.to_vec());
+    }
+    Some(frames)
 }
 
-/// The frame of `item`, whose fault records are the first of `faults`.
-fn frame(item: Item<'_>, faults: &mut &[u8]) -> Option<Frame> {
-    Some(match item {
-        Item::Faults(count) => Frame::Faults(faults.split_off(..count as usize * FaultEvent::LEN)?.to_vec()),
-        Item::IrregularFaults(bytes) => Frame::Faults(bytes.into_owned()),
-        Item::Control(bytes) => Frame::Control(bytes.into_owned()),
-        Item::SideBand(bytes) => Frame::SideBand(bytes.into_owned()),
-        Item::Heat(reading) => Frame::Heat(reading.into_owned()),
-        Item::Reclaim(reading) => Frame::Reclaim(reading),
-        Item::Observation(observation) => Frame::Observation(observation.into_owned()),
-        Item::Loss(loss) => Frame::Loss(loss),
-        Item::Tick(time) => Frame::Tick(time),
-    })
+/// What stands for an item that this build does not understand: it was written at some time of the chunk.
+fn unknown(head: &Head) -> Frame {
+    let Head { first: start, last, .. } = *head;
+    let (end, cause) = (Some(last.max(start)), LossCause::UnknownKind);
+    Frame::Loss(Loss { start, end, cpu: None, cause, count: Some(1) })
 }

@@ -6,12 +6,11 @@
 
 use std::{fmt, fs::File, io::Read, path::Path, vec};
 
-use memtrace_ebpf::ABI_VERSION;
 use serde::{Deserialize, Serialize};
 
 use super::{
     End, FORMAT_VERSION, Header, MAGIC, RecordError,
-    chunk::{ChunkReader, Head, Kind},
+    chunk::{Chunk, ChunkReader, Head, Kind},
     frames,
 };
 use crate::{
@@ -72,7 +71,9 @@ impl<R: Read> Recording<R> {
         let mut chunks = ChunkReader::new(source).map_err(RecordError::Read)?;
         check_preamble(&mut chunks)?;
         let found = chunks.next().map_err(RecordError::Read)?;
-        let (0, Some((Head { kind: Kind::Header, .. }, plain))) = (found.skipped, found.chunk) else {
+        let (0, Some(Chunk { head: Head { kind: Kind::Header, .. }, plain, .. })) =
+            (found.skipped, found.chunk)
+        else {
             return Err(RecordError::TornHeader);
         };
         let header = parse_header(&plain)?;
@@ -122,13 +123,13 @@ impl<R: Read> Recording<R> {
         if found.skipped > 0 {
             self.note_damage(found.skipped);
         }
-        let Some((head, plain)) = found.chunk else {
+        let Some(Chunk { head, plain, most }) = found.chunk else {
             self.ended = true;
             return Ok(vec![self.loss(None)]);
         };
         let bytes = plain.len() as u64;
         let (frames, end) = match head.kind {
-            Kind::Frames => (frames::decode(&plain, head.items), None),
+            Kind::Frames => (frames::decode(&plain, &head, most), None),
             Kind::End => (Some(Vec::new()), serde_json::from_slice(&plain).ok()),
             Kind::Header => (None, None),
         };
@@ -187,14 +188,11 @@ fn check_preamble<R: Read>(chunks: &mut ChunkReader<R>) -> Result<(), RecordErro
 /// The part of a header that every build can read.
 #[derive(Deserialize)]
 struct Origin {
-    abi: u32,
     memtrace_version: String,
 }
 
 fn parse_header(plain: &[u8]) -> Result<Header, RecordError> {
-    let origin: Origin = serde_json::from_slice(plain).map_err(|_| RecordError::TornHeader)?;
-    if origin.abi != ABI_VERSION {
-        return Err(RecordError::Abi { found: origin.abi, recorder: origin.memtrace_version });
-    }
-    serde_json::from_slice(plain).map_err(|_| RecordError::TornHeader)
+    let Origin { memtrace_version: recorder } =
+        serde_json::from_slice(plain).map_err(|_| RecordError::TornHeader)?;
+    serde_json::from_slice(plain).map_err(|_| RecordError::Header { recorder })
 }

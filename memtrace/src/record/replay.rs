@@ -41,7 +41,7 @@ where
 #[cfg(test)]
 mod tests {
     use memtrace_ebpf::{
-        ABI_VERSION, Call, CallEvent, EventHeader, EventKind, FaultEvent, FaultFlags, FaultKind, JoinEvent,
+        Call, CallEvent, EventHeader, EventKind, FaultEvent, FaultFlags, FaultKind, JoinEvent,
     };
 
     use super::*;
@@ -71,7 +71,6 @@ mod tests {
 
     fn header(detail: Detail) -> Header {
         Header {
-            abi: ABI_VERSION,
             memtrace_version: "0.1.0".to_owned(),
             host: HostFacts::sample(at(0)),
             capture: Capture {
@@ -82,6 +81,7 @@ mod tests {
                 ring_bytes: 16 << 20,
                 follow_forks: true,
                 follows_maps: true,
+                verify: false,
                 focus: FocusOptions::default(),
                 gate: None,
             },
@@ -157,7 +157,13 @@ mod tests {
             Frame::Control(join.to_bytes().to_vec()),
             scan(
                 2_000,
-                Seen::Maps(MapsReading { began: at(1_000), vmas: vec![vma], landmarks, devices: Vec::new() }),
+                Seen::Maps(MapsReading {
+                    began: at(1_000),
+                    vmas: vec![vma],
+                    landmarks,
+                    devices: Vec::new(),
+                    at_exit: false,
+                }),
             ),
             Frame::Tick(at(3_000)),
         ];

@@ -70,13 +70,14 @@ impl<W: Write> Writer<W> {
         if self.pending.is_empty() {
             return Ok(());
         }
+        let expanded = self.pending.expanded();
         let head = self.pending.take(self.last, &mut self.plain);
         self.last = self.last.max(head.last);
-        self.chunks.write(head, &self.plain)
+        self.chunks.write(head, &self.plain, expanded)
     }
 
     fn write_json(&mut self, kind: Kind, time: Timestamp, value: &impl Serialize) -> Result<(), RecordError> {
         let plain = serde_json::to_vec(value).map_err(|error| RecordError::Write(error.into()))?;
-        self.chunks.write(Head { kind, items: 0, first: time, last: time }, &plain)
+        self.chunks.write(Head { kind, items: 0, first: time, last: time }, &plain, 0)
     }
 }

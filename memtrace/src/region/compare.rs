@@ -43,9 +43,9 @@ impl AddressSpace {
     /// Compares the regions, as they are at `time`, with what was read until then, and makes them what was read.
     ///
     /// Pages that changed while maps was read prove nothing, and stay what events told.
-    pub fn compare(&mut self, time: Timestamp, scan: &MapsReading, ids: &mut RegionIds) -> Comparison {
+    pub fn compare(&mut self, time: Timestamp, maps: &MapsReading, ids: &mut RegionIds) -> Comparison {
         self.settle(ids);
-        let MapsReading { began, vmas, landmarks, devices: _ } = scan;
+        let MapsReading { began, vmas, landmarks, devices: _, at_exit: _ } = maps;
         let places = self.landmarks.start_brk.zip(landmarks.start_brk);
         if places.is_some_and(|(ours, theirs)| ours != theirs) {
             // It is another address space: the record of an exec is missing.
@@ -60,7 +60,7 @@ impl AddressSpace {
             self.brk = vmas.iter().rfind(|vma| vma.name == b"[heap]").map(|vma| vma.range.end());
         }
         let seen: Vec<(VirtRange, Traits)> =
-            vmas.iter().map(|vma| (vma.range, Traits::of(vma, scan.kind_on(vma.device)))).collect();
+            vmas.iter().map(|vma| (vma.range, Traits::of(vma, maps.kind_on(vma.device)))).collect();
         let raced = self.changed_since(*began);
         let turnover = self.turnover;
         self.hide_names_by(time, vmas, &ranges_of(&raced), ids);

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use self::{
     kernel::{Action, Kernel, Operation, reading},
-    model::{Model, PAGES, Page, Scan, addr, index},
+    model::{Model, PAGES, Page, Shape, addr, index},
 };
 use super::{AddressSpace, Comparison};
 use crate::{event::Landmarks, units::Timestamp};
@@ -34,7 +34,7 @@ fn check(space: &AddressSpace, model: &Model) {
         let page = model.pages[run.start].expect("runs are mapped");
         let id = page.id.expect("every page has a region");
         let label = model.label(&run, &page);
-        ((run, id), model.live[&id], label, (page.scan.perms, page.scan.offset()), page.is_kept_from_forks)
+        ((run, id), model.live[&id], label, (page.shape.perms, page.shape.offset()), page.is_kept_from_forks)
     });
     assert_eq!(found.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
 
@@ -72,36 +72,36 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 /// What a reading may show that events did not tell.
-fn edit() -> impl Strategy<Value = (usize, usize, Option<Scan>)> {
-    let anon = Scan { perms: *b"rw-p", file: None, name: None };
-    let scans = vec![
+fn edit() -> impl Strategy<Value = (usize, usize, Option<Shape>)> {
+    let anon = Shape { perms: *b"rw-p", file: None, name: None };
+    let shapes = vec![
         None,
         Some(anon),
-        Some(Scan { perms: *b"r--p", ..anon }),
-        Some(Scan { name: Some("a"), ..anon }),
-        Some(Scan { file: Some((model::File::Library, 3)), ..anon }),
+        Some(Shape { perms: *b"r--p", ..anon }),
+        Some(Shape { name: Some("a"), ..anon }),
+        Some(Shape { file: Some((model::File::Library, 3)), ..anon }),
     ];
-    (0..PAGES, 1..6_usize, prop::sample::select(scans))
+    (0..PAGES, 1..6_usize, prop::sample::select(shapes))
 }
 
 /// Compares with a reading that began `back` ns ago and has `edits`, and checks what is made of which pages.
-fn contradict(kernel: &mut Kernel, edits: &[(usize, usize, Option<Scan>)], back: u64, is_doubtful: bool) {
+fn contradict(kernel: &mut Kernel, edits: &[(usize, usize, Option<Shape>)], back: u64, is_doubtful: bool) {
     let Kernel { model, space, ids, time, touched, .. } = kernel;
     let is_doubtful = is_doubtful || space.is_doubtful();
     let mut seen = model.pages.clone();
-    for (at, pages, scan) in edits {
+    for (at, pages, shape) in edits {
         for (step, page) in seen.iter_mut().skip(*at).take(*pages).enumerate() {
-            let name = |scan: Scan| scan.name.filter(|_| !model.is_heap(at + step));
-            *page = scan.map(|scan| Page::new(Scan { name: name(scan), ..scan.further(step) }, false));
+            let name = |shape: Shape| shape.name.filter(|_| !model.is_heap(at + step));
+            *page = shape.map(|shape| Page::new(Shape { name: name(shape), ..shape.further(step) }, false));
         }
     }
     let began = *time + 1 - back;
-    let scan = reading(&seen, 2, began);
+    let maps = reading(&seen, 2, began);
     if is_doubtful {
         space.doubt(Timestamp::from_nanos(began));
     }
 
-    let comparison = space.compare(Timestamp::from_nanos(*time + 1), &scan, ids);
+    let comparison = space.compare(Timestamp::from_nanos(*time + 1), &maps, ids);
 
     let reported = match comparison {
         Comparison::Conclusive(contradictions) if !is_doubtful => {
@@ -112,8 +112,9 @@ fn contradict(kernel: &mut Kernel, edits: &[(usize, usize, Option<Scan>)], back:
         other => panic!("{other:?} of a space that is doubtful: {is_doubtful}"),
     };
     for page in 0..PAGES {
-        let shown =
-            |page: Option<Page>| page.map(|Page { scan, .. }| (scan.perms, scan.offset(), scan.shown_name()));
+        let shown = |page: Option<Page>| {
+            page.map(|Page { shape, .. }| (shape.perms, shape.offset(), shape.shown_name()))
+        };
         let (before, seen) = (shown(model.pages[page]), shown(seen[page]));
         let held = space.find(addr(page)).map(|held| {
             let (_, name) = held.traits.shown(held.range, &Landmarks::default(), None);
@@ -162,11 +163,11 @@ proptest! {
         }
 
         let time = kernel.time + 1;
-        let scan = reading(&kernel.model.pages, cut, time);
+        let maps = reading(&kernel.model.pages, cut, time);
         // Memory that left the heap may have a name.
         let expected =
             if kernel.space.is_doubtful() { Comparison::Resynchronised } else { Comparison::Conclusive(Vec::new()) };
-        let comparison = kernel.space.compare(Timestamp::from_nanos(time), &scan, &mut kernel.ids);
+        let comparison = kernel.space.compare(Timestamp::from_nanos(time), &maps, &mut kernel.ids);
         prop_assert_eq!(comparison, expected);
         check(&kernel.space, &kernel.model);
 

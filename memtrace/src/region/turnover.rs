@@ -47,8 +47,8 @@ impl AddressSpace {
             before.iter().filter_map(|region| region.range.intersection(range)).map(VirtRange::bytes).sum();
         let is: u64 = pieces.iter().map(|piece| piece.range.bytes()).sum();
         let kept: u64 = pieces.iter().filter(stays).map(|piece| piece.range.bytes()).sum();
-        self.turnover.came += is - kept;
-        self.turnover.went += was - kept;
+        self.turnover.came = self.turnover.came.saturating_add(is - kept);
+        self.turnover.went = self.turnover.went.saturating_add(was - kept);
     }
 
     /// Counts no longer what only moved, in `pieces`.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use hdrhistogram::Histogram;
-use memtrace_ebpf::ABI_VERSION;
 use serde_json::{Value, json};
 
 use super::*;
@@ -93,7 +92,6 @@ fn report() -> Report {
     };
     Report {
         header: Header {
-            abi: ABI_VERSION,
             memtrace_version: "0.1.0".to_owned(),
             host: host.clone(),
             capture: Capture {
@@ -104,6 +102,7 @@ fn report() -> Report {
                 ring_bytes: 16 << 20,
                 follow_forks: true,
                 follows_maps: true,
+                verify: false,
                 focus: FocusOptions::default(),
                 gate: Some(faults(90, 1)),
             },

@@ -8,7 +8,6 @@ use std::{cmp::Reverse, collections::BTreeMap, str::FromStr};
 
 use memtrace_ebpf::HEAT_SLOT_SHIFT;
 use rangemap::RangeSet;
-use serde::{Deserialize, Serialize};
 
 use super::directory::Directory;
 use crate::{
@@ -32,7 +31,7 @@ use coverage::Coverage;
 use cursor::ScanCursor;
 
 /// What is scanned, and what that may take.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FocusOptions {
     /// What is scanned after each interval, whatever happens there.
     pub areas: Vec<Area>,
@@ -48,8 +47,7 @@ impl Default for FocusOptions {
 }
 
 /// Memory that the user asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Area {
     /// Everything.
     All,

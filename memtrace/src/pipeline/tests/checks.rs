@@ -28,6 +28,7 @@ fn reading(began: u64, ended: u64) -> (u64, Record) {
         vmas,
         landmarks: Landmarks::default(),
         devices: Vec::new(),
+        at_exit: false,
     });
     (ended, Record::Observation(Observation { time: at(ended), tgid: TGID, space: SPACE, seen }))
 }

@@ -97,9 +97,14 @@ impl Space {
     }
 
     pub(super) fn compare(&mut self, began: u64, vmas: Vec<Vma>) -> Comparison {
-        let scan =
-            MapsReading { began: at(began), vmas, landmarks: Landmarks::default(), devices: Vec::new() };
-        self.space.compare(at(began + 1), &scan, &mut self.ids)
+        let maps = MapsReading {
+            began: at(began),
+            vmas,
+            landmarks: Landmarks::default(),
+            devices: Vec::new(),
+            at_exit: false,
+        };
+        self.space.compare(at(began + 1), &maps, &mut self.ids)
     }
 
     pub(super) fn id_at(&self, page: u64) -> Option<RegionId> {
@@ -366,8 +371,14 @@ fn reading_of_another_heap_is_of_another_address_space() {
     space.space.complete(at(2), Landmarks { start_brk: Some(addr(32)), start_stack: None });
     let mut read = |began, start_brk| {
         let landmarks = Landmarks { start_brk, start_stack: None };
-        let scan = MapsReading { began: at(began), vmas: Vec::new(), landmarks, devices: Vec::new() };
-        space.space.compare(at(began + 1), &scan, &mut space.ids)
+        let maps = MapsReading {
+            began: at(began),
+            vmas: Vec::new(),
+            landmarks,
+            devices: Vec::new(),
+            at_exit: false,
+        };
+        space.space.compare(at(began + 1), &maps, &mut space.ids)
     };
 
     assert_eq!(read(20, Some(addr(33))), Comparison::Inconclusive, "the record of an exec is missing");

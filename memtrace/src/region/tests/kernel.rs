@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::model::{File, HEAP, KERNEL_TMPFS, Model, PAGE, PAGES, Page, Scan, addr, index, runs};
+use super::model::{File, HEAP, KERNEL_TMPFS, Model, PAGE, PAGES, Page, Shape, addr, index, runs};
 use crate::{
     event::{
         FileKind, Landmarks, MapCall, MapRequest, MapsReading, ReportedVma, Tid, Vma,
@@ -67,15 +67,15 @@ fn range(pages: &Range<usize>) -> VirtRange {
 
 /// `pages`, as maps shows them in one row.
 fn vma(model: &[Option<Page>], pages: &Range<usize>) -> Vma {
-    let scan = model[pages.start].expect("mapped").scan;
-    let (device, inode, _) = scan.file.map_or(((0, 0), 0, ""), |(file, _)| file.shown());
+    let shape = model[pages.start].expect("mapped").shape;
+    let (device, inode, _) = shape.file.map_or(((0, 0), 0, ""), |(file, _)| file.shown());
     Vma {
         range: range(pages),
-        perms: scan.perms,
-        offset: scan.offset().unwrap_or_default(),
+        perms: shape.perms,
+        offset: shape.offset().unwrap_or_default(),
         device,
         inode,
-        name: scan.shown_name().into_bytes(),
+        name: shape.shown_name().into_bytes(),
     }
 }
 
@@ -92,6 +92,7 @@ pub(super) fn reading(pages: &[Option<Page>], cut: usize, began: u64) -> MapsRea
         vmas: vmas.collect(),
         landmarks: Landmarks::default(),
         devices: vec![(KERNEL_TMPFS, FileKind::SharedMemory)],
+        at_exit: false,
     }
 }
 
@@ -138,7 +139,7 @@ impl Kernel {
 
     /// The page that `action` is for, if it is for some page that is mapped; else `at`.
     fn aim(&self, action: Action, at: usize) -> usize {
-        let base_of_segment = |(index, page): (usize, Page)| match page.scan.file {
+        let base_of_segment = |(index, page): (usize, Page)| match page.shape.file {
             Some((File::Segment, page)) => index.checked_sub(usize::try_from(page).ok()?),
             Some((File::Library | File::Archive, _)) | None => None,
         };
@@ -148,7 +149,7 @@ impl Kernel {
             Action::Mmap | Action::Appear | Action::Brk | Action::Shmat | Action::Fork => Vec::new(),
             Action::Shmdt => mapped.filter_map(base_of_segment).collect(),
             Action::Double => {
-                mapped.filter(|(_, page)| page.scan.file.is_some()).map(|(index, _)| index).collect()
+                mapped.filter(|(_, page)| page.shape.file.is_some()).map(|(index, _)| index).collect()
             }
             Action::Munmap
             | Action::Mprotect
@@ -196,10 +197,10 @@ impl Kernel {
     }
 
     fn mmap(&mut self, pages: &Range<usize>, to: usize, choice: u8) {
-        let scan = scan(to, choice);
-        let is_thread_stack = scan.file.is_none() && choice & 4 != 0;
+        let shape = shape(to, choice);
+        let is_thread_stack = shape.file.is_none() && choice & 4 != 0;
         for (step, page) in self.model.pages[pages.clone()].iter_mut().enumerate() {
-            *page = Some(Page::new(scan.further(step), is_thread_stack));
+            *page = Some(Page::new(shape.further(step), is_thread_stack));
         }
         self.show(pages, choice);
         self.time += 1;
@@ -212,17 +213,17 @@ impl Kernel {
     }
 
     fn appear(&mut self, pages: &Range<usize>, to: usize, choice: u8) {
-        let scan = scan(to, choice);
+        let shape = shape(to, choice);
         for (step, page) in self.model.pages[pages.clone()].iter_mut().enumerate() {
-            let scan = scan.further(step);
+            let shape = shape.further(step);
             match page {
-                Some(page) if page.scan.file == scan.file => page.scan.perms = scan.perms,
-                _ => *page = Some(Page::new(scan, false)),
+                Some(page) if page.shape.file == shape.file => page.shape.perms = shape.perms,
+                _ => *page = Some(Page::new(shape, false)),
             }
         }
         let mut known = self.model.pages.clone();
         for (step, page) in known[pages.clone()].iter_mut().enumerate() {
-            *page = Some(Page::new(scan.further(step), false));
+            *page = Some(Page::new(shape.further(step), false));
         }
         let tracked = std::mem::replace(&mut self.model.pages, known);
         self.show(pages, choice);
@@ -247,13 +248,13 @@ impl Kernel {
             let part = run.start.max(mapped.start)..run.end.min(mapped.end);
             let Some(first) = part.clone().next().and_then(|first| self.model.pages[first]) else { continue };
             let [r, w, x, _] = perms;
-            let perms = [r, w, x, first.scan.perms[3]];
-            if first.scan.perms == perms {
+            let perms = [r, w, x, first.shape.perms[3]];
+            if first.shape.perms == perms {
                 continue;
             }
             self.time += 1;
             for page in self.model.pages[part.clone()].iter_mut().flatten() {
-                page.scan.perms = perms;
+                page.shape.perms = perms;
             }
             self.show(&part, choice >> 2);
             self.renew(&[]);
@@ -307,8 +308,8 @@ impl Kernel {
         } else if done {
             let last = self.model.pages[old.end - 1].expect("all of them are mapped");
             for index in old.end..new.end {
-                let scan = last.scan.further(index + 1 - old.end);
-                self.model.pages[index] = Some(Page { scan, id: None, source: last.id, ..last });
+                let shape = last.shape.further(index + 1 - old.end);
+                self.model.pages[index] = Some(Page { shape, id: None, source: last.id, ..last });
             }
             self.touch(&(old.end..new.end));
         }
@@ -344,7 +345,7 @@ impl Kernel {
             }
             let last = moved.last().copied().flatten();
             let grown = (1..).map_while(|step| last.map(|last| (step, last)));
-            let grown = grown.map(|(step, last)| Page { scan: last.scan.further(step), ..last }).map(Some);
+            let grown = grown.map(|(step, last)| Page { shape: last.shape.further(step), ..last }).map(Some);
             for (index, page) in new.clone().zip(moved.into_iter().chain(grown)) {
                 let Some(page) = page else { continue };
                 let id = page.id.filter(|id| moving.contains(id));
@@ -358,12 +359,12 @@ impl Kernel {
 
     /// `mremap` of no bytes, which maps the same part of a file a second time.
     fn double(&mut self, at: usize, new: Range<usize>) {
-        let model = self.model.pages[at].filter(|page| page.scan.file.is_some());
+        let model = self.model.pages[at].filter(|page| page.shape.file.is_some());
         let is_apart = at <= new.start || new.end <= at;
         if let Some(page) = model.filter(|_| is_apart && at != new.start) {
             for (step, index) in new.clone().enumerate() {
-                let scan = page.scan.further(step);
-                self.model.pages[index] = Some(Page { scan, id: None, source: page.id, ..page });
+                let shape = page.shape.further(step);
+                self.model.pages[index] = Some(Page { shape, id: None, source: page.id, ..page });
             }
             self.touch(&new);
             self.renew(&[]);
@@ -386,8 +387,8 @@ impl Kernel {
             self.model.brk = wanted;
         }
         if done && new_end > old_end {
-            let scan = Scan { perms: *b"rw-p", file: None, name: None };
-            self.model.pages[old_end..new_end].fill(Some(Page::new(scan, false)));
+            let shape = Shape { perms: *b"rw-p", file: None, name: None };
+            self.model.pages[old_end..new_end].fill(Some(Page::new(shape, false)));
             self.show(&(old_end..new_end), 3);
         } else if done {
             self.model.pages[new_end..old_end].fill(None);
@@ -402,11 +403,11 @@ impl Kernel {
         let mut result = Ok(VirtAddr::default());
         for index in pages.clone() {
             match &mut self.model.pages[index] {
-                Some(page) if page.scan.file.is_some() => {
+                Some(page) if page.shape.file.is_some() => {
                     result = Err(EBADF);
                     break;
                 }
-                Some(page) => page.scan.name = name,
+                Some(page) => page.shape.name = name,
                 None => result = Err(ENOMEM),
             }
         }
@@ -434,9 +435,9 @@ impl Kernel {
         if !self.is_free(pages) {
             return self.call(request, Err(EINVAL));
         }
-        let scan = Scan { perms: *b"rw-s", file: Some((File::Segment, 0)), name: None };
+        let shape = Shape { perms: *b"rw-s", file: Some((File::Segment, 0)), name: None };
         for (step, page) in self.model.pages[pages.clone()].iter_mut().enumerate() {
-            *page = Some(Page::new(scan.further(step), false));
+            *page = Some(Page::new(shape.further(step), false));
         }
         self.show(pages, 0);
         self.renew(&[]);
@@ -447,7 +448,7 @@ impl Kernel {
         let mut done = false;
         for index in at..PAGES {
             let attached = Some((File::Segment, (index - at) as u64));
-            if self.model.pages[index].is_some_and(|page| page.scan.file == attached) {
+            if self.model.pages[index].is_some_and(|page| page.shape.file == attached) {
                 self.model.pages[index] = None;
                 self.touched[index] = self.time;
                 done = true;
@@ -477,11 +478,11 @@ impl Kernel {
 }
 
 /// What a new mapping shows.
-fn scan(offset: usize, choice: u8) -> Scan {
+fn shape(offset: usize, choice: u8) -> Shape {
     let file = match choice >> 4 & 3 {
         0 => Some((File::Library, offset as u64)),
         1 => Some((File::Archive, offset as u64)),
         _ => None,
     };
-    Scan { perms: PERMS[usize::from(choice >> 6) % 3], file, name: None }
+    Shape { perms: PERMS[usize::from(choice >> 6) % 3], file, name: None }
 }

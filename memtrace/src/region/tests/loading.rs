@@ -134,6 +134,7 @@ fn heap_in_pieces_ends_with_the_last_of_them() {
         vmas: vec![heap(16, 4), heap(24, 8)],
         landmarks: Landmarks { start_brk, start_stack: None },
         devices: Vec::new(),
+        at_exit: false,
     };
     assert_eq!(space.space.compare(at(11), &scan, &mut space.ids), Comparison::Resynchronised);
 

@@ -47,7 +47,7 @@ impl File {
 
 /// What maps shows of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Scan {
+pub(super) struct Shape {
     pub(super) perms: [u8; 4],
     /// The file and the number of the page in it.
     pub(super) file: Option<(File, u64)>,
@@ -55,7 +55,7 @@ pub(super) struct Scan {
     pub(super) name: Option<&'static str>,
 }
 
-impl Scan {
+impl Shape {
     /// What the page `steps` further shows if it goes on like this one.
     pub(super) fn further(self, steps: usize) -> Self {
         Self { file: self.file.map(|(file, page)| (file, page + steps as u64)), ..self }
@@ -76,7 +76,7 @@ impl Scan {
 /// One page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Page {
-    pub(super) scan: Scan,
+    pub(super) shape: Shape,
     pub(super) is_thread_stack: bool,
     pub(super) is_kept_from_forks: bool,
     /// Its region; `None` if it is new.
@@ -87,13 +87,13 @@ pub(super) struct Page {
 
 impl Page {
     /// A new page that comes from nowhere.
-    pub(super) const fn new(scan: Scan, is_thread_stack: bool) -> Self {
-        Self { scan, is_thread_stack, is_kept_from_forks: false, id: None, source: None }
+    pub(super) const fn new(shape: Shape, is_thread_stack: bool) -> Self {
+        Self { shape, is_thread_stack, is_kept_from_forks: false, id: None, source: None }
     }
 
     /// Whether the kernel could have `next`, which follows, in the same VMA.
     pub(super) fn shares_vma_with(&self, next: &Self) -> bool {
-        self.scan.further(1) == next.scan && self.is_kept_from_forks == next.is_kept_from_forks
+        self.shape.further(1) == next.shape && self.is_kept_from_forks == next.is_kept_from_forks
     }
 
     /// Whether `next`, which follows, is in the same region.
@@ -128,7 +128,7 @@ pub(super) struct Model {
     pub(super) retired: Vec<(u64, u64)>,
     /// When each page began to look as it does; 0 if it always did.
     pub(super) changed: Vec<u64>,
-    scans: Vec<Option<Scan>>,
+    shapes: Vec<Option<Shape>>,
 }
 
 impl Model {
@@ -137,7 +137,7 @@ impl Model {
             pages: vec![None; PAGES],
             brk: addr(HEAP),
             changed: vec![0; PAGES],
-            scans: vec![None; PAGES],
+            shapes: vec![None; PAGES],
             ..Self::default()
         }
     }
@@ -170,9 +170,9 @@ impl Model {
             }
         }
         for (index, page) in self.pages.iter().enumerate() {
-            let scan = page.map(|page| page.scan);
-            if scan != self.scans[index] {
-                (self.scans[index], self.changed[index]) = (scan, time);
+            let shape = page.map(|page| page.shape);
+            if shape != self.shapes[index] {
+                (self.shapes[index], self.changed[index]) = (shape, time);
             }
         }
     }
@@ -186,7 +186,7 @@ impl Model {
     fn hide_names(&mut self) {
         for run in runs(&self.pages, Page::shares_region_with) {
             if run.clone().any(|index| self.is_heap(index)) {
-                self.pages[run].iter_mut().flatten().for_each(|page| page.scan.name = None);
+                self.pages[run].iter_mut().flatten().for_each(|page| page.shape.name = None);
             }
         }
     }
@@ -213,13 +213,13 @@ impl Model {
         // The kernel calls a VMA the heap that touches it.
         let end = self.brk.as_raw().next_multiple_of(PAGE);
         let is_heap = addr(HEAP).as_raw() < end && addr(run.start).as_raw() <= end && run.end > HEAP;
-        let backing = match page.scan.file {
+        let backing = match page.shape.file {
             Some((File::Segment, _)) => Backing::Sysv,
             Some((File::Library | File::Archive, _)) => Backing::File,
             None if is_heap => return (Backing::Heap, "[heap]".to_owned()),
             None if page.is_thread_stack => Backing::ThreadStack,
             None => Backing::Anon,
         };
-        (backing, page.scan.shown_name())
+        (backing, page.shape.shown_name())
     }
 }

@@ -106,6 +106,7 @@ fn reading_tells_what_the_file_of_a_region_is() {
         vmas: vec![file(16, 4, 0)],
         landmarks: Landmarks::default(),
         devices: vec![((8, 1), FileKind::Hugetlb)],
+        at_exit: false,
     };
 
     let compared = space.space.compare(at(21), &scan, &mut space.ids);

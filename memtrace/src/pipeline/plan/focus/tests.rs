@@ -65,6 +65,7 @@ impl World {
             vmas,
             landmarks: Landmarks::default(),
             devices: Vec::new(),
+            at_exit: false,
         };
         let compared = self.tasks.compare(time, (TGID, SPACE), &scan);
         assert!(compared.is_some(), "the process is known");
