@@ -283,21 +283,9 @@ fn outcome((&(kind, pages), totals): (&(OutcomeKind, Option<PageCount>), &Outcom
 /// Pages as last seen.
 fn page_state(pages: PageState, start: Timestamp) -> Value {
     let PageState { scanned, counts } = pages;
-    let PageCounts { present, swapped, file, zero, huge, shared, exclusive, ksm, mthp, hugetlb } = counts;
-    let known = |pages: Option<PageCount>| pages.map(PageCount::get);
-    json!({
-        "scan_ns": scanned.since(start).get(),
-        "present": present.get(),
-        "swapped": swapped.get(),
-        "file": file.get(),
-        "zero": known(zero),
-        "huge": known(huge),
-        "shared": known(shared),
-        "exclusive": known(exclusive),
-        "ksm": known(ksm),
-        "mthp": known(mthp),
-        "hugetlb": known(hugetlb),
-    })
+    let counts = counts.iter().map(|(property, pages)| (property.name, pages.map(PageCount::get)));
+    let scanned = ("scan_ns", Some(scanned.since(start).get()));
+    counts.chain([scanned]).collect()
 }
 
 fn region(region: &RegionSummary, start: Timestamp) -> Value {

@@ -350,7 +350,9 @@ impl Report {
         heading(f, "Fork tax", ["forks", "faults", "by children", "latency"])?;
         for (process, ForkTax { forks, by_parent, by_children }) in taxed.iter().take(SHOWN) {
             let label = self.process_label(**process);
-            let latency = Time(by_parent.latency_sum.get() + by_children.latency_sum.get()).to_string();
+            let mut latency = by_parent.latency_sum;
+            latency += by_children.latency_sum;
+            let latency = Time(latency.get()).to_string();
             let faults = by_parent.faults + by_children.faults;
             writeln!(f, "  {label:<24}{forks:>12}{faults:>12}{:>12}{latency:>12}", by_children.faults)?;
         }
@@ -364,17 +366,16 @@ impl Report {
         if states.is_empty() {
             return Ok(());
         }
-        states.sort_by_key(|(_, pages)| std::cmp::Reverse(pages.counts.present));
+        states.sort_by_key(|(_, pages)| std::cmp::Reverse(pages.counts.present()));
         heading(f, "Pages at the end, as last seen", ["present", "swapped", "huge", "scanned"])?;
-        let size =
-            |pages: PageCount| Size(pages.get().saturating_mul(self.header.host.page.bytes())).to_string();
-        for (process, PageState { scanned, counts: PageCounts { present, swapped, huge, .. } }) in
-            states.iter().take(SHOWN)
-        {
+        let size = |pages: PageCount| Size(pages.get().saturating_mul(self.header.host.page.bytes()));
+        let known =
+            |pages: Option<PageCount>| pages.map_or("unknown".to_owned(), |pages| size(pages).to_string());
+        for (process, PageState { scanned, counts }) in states.iter().take(SHOWN) {
             let label = self.process_label(*process);
-            let huge = huge.map_or("unknown".to_owned(), size);
+            let [present, swapped, huge] = [counts.present(), counts.swapped(), counts.huge()].map(known);
             let scanned = Time(scanned.since(self.header.host.start).get());
-            writeln!(f, "  {label:<24}{:>12}{:>12}{huge:>12}{scanned:>12}", size(*present), size(*swapped))?;
+            writeln!(f, "  {label:<24}{present:>12}{swapped:>12}{huge:>12}{scanned:>12}")?;
         }
         more(f, states.len(), "report --json")
     }

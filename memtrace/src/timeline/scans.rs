@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::PageCounts;
 use crate::{
     event::ScanReason,
     units::{PageCount, Timestamp},
@@ -73,73 +74,5 @@ impl std::ops::AddAssign for PageState {
     fn add_assign(&mut self, other: Self) {
         self.scanned = self.scanned.max(other.scanned);
         self.counts += other.counts;
-    }
-}
-
-/// Base pages by what was seen of them; `None` where scans did not tell of all pages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PageCounts {
-    /// In memory.
-    pub present: PageCount,
-    /// In swap, or another non-present entry.
-    pub swapped: PageCount,
-    /// Of a file or shared memory.
-    pub file: PageCount,
-    /// The zero page.
-    pub zero: Option<PageCount>,
-    /// Mapped by a huge entry.
-    pub huge: Option<PageCount>,
-    /// In memory, and mapped more than once, but for the zero page.
-    pub shared: Option<PageCount>,
-    /// In memory, and mapped just here.
-    pub exclusive: Option<PageCount>,
-    /// Merged by KSM.
-    pub ksm: Option<PageCount>,
-    /// In a large folio, and not mapped by a huge entry.
-    pub mthp: Option<PageCount>,
-    /// Of hugetlb.
-    pub hugetlb: Option<PageCount>,
-}
-
-impl Default for PageCounts {
-    /// No pages, of which everything is known.
-    fn default() -> Self {
-        let (none, known) = (PageCount::default(), Some(PageCount::default()));
-        Self {
-            present: none,
-            swapped: none,
-            file: none,
-            zero: known,
-            huge: known,
-            shared: known,
-            exclusive: known,
-            ksm: known,
-            mthp: known,
-            hugetlb: known,
-        }
-    }
-}
-
-impl std::ops::AddAssign for PageCounts {
-    fn add_assign(&mut self, other: Self) {
-        let Self { present, swapped, file, zero, huge, shared, exclusive, ksm, mthp, hugetlb } = other;
-        self.present += present;
-        self.swapped += swapped;
-        self.file += file;
-        let sums = [
-            (&mut self.zero, zero),
-            (&mut self.huge, huge),
-            (&mut self.shared, shared),
-            (&mut self.exclusive, exclusive),
-            (&mut self.ksm, ksm),
-            (&mut self.mthp, mthp),
-            (&mut self.hugetlb, hugetlb),
-        ];
-        for (sum, pages) in sums {
-            *sum = sum.zip(pages).map(|(mut sum, pages)| {
-                sum += pages;
-                sum
-            });
-        }
     }
 }
