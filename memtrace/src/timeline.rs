@@ -229,6 +229,19 @@ impl PageTally {
     }
 }
 
+impl std::ops::AddAssign for PageTally {
+    /// Adds what a later scan saw of other pages.
+    fn add_assign(&mut self, later: Self) {
+        let Self { scanned, scanned_pages, counts, migrated } = later;
+        self.scanned = scanned;
+        self.scanned_pages += scanned_pages;
+        self.counts += counts;
+        if let Some(migrated) = migrated {
+            *self.migrated.get_or_insert_default() += migrated;
+        }
+    }
+}
+
 /// One fault with what is known around it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FaultRow {
@@ -394,7 +407,7 @@ pub struct RegionSummary {
     pub latency_sum: Nanos,
     /// Most pages that were present at one time, as far as scans saw: each counts as last seen. `None` if no scan saw any of it.
     pub peak_present: Option<PageCount>,
-    /// Its pages as last seen; `None` if there was no scan.
+    /// Its pages as last seen; `None` if no scan saw any that it has, or had at its end.
     pub pages: Option<PageState>,
     /// How often it was scanned, by what asked for that.
     pub scans: BTreeMap<ScanReason, u64>,

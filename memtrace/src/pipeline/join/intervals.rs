@@ -1,46 +1,33 @@
 //! Open intervals: what happened in them and what was seen, until their rows can no longer change.
 
+mod held;
 mod interval;
 
 use std::collections::VecDeque;
 
+use held::HeldFaults;
 use interval::{CellKey, Interval, Place, Scan, add_fault};
-use rangemap::RangeSet;
 
 use super::{
     maps::Done,
-    pages::{
-        counts::Counting,
-        history::{self, PageHistory, around},
-        outcome::{SlotScan, Unresolved},
-    },
-    reclaims::Reclaims,
+    pages::{FaultId, Findings, PageLedger},
     tasks::{Position, Task, Tasks},
     totals::Totals,
 };
 use crate::{
-    event::{
-        Fault, HeatReading, HostFacts, Loss, MapRequest, PageScan, ReclaimReading, ScanDepth, SpaceId,
-        Uncounted,
-    },
-    pipeline::{
-        Detail, END_OF_TIME, Options,
-        slots::{slot_of, slots},
-    },
-    timeline::{FaultRow, FaultTally, PageCause, PageTally, ProcessId, Row},
-    units::{Nanos, PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
+    event::{Fault, HeatReading, HostFacts, Loss, MapEvent, SpaceId, Uncounted},
+    pipeline::{Detail, END_OF_TIME, Options},
+    timeline::{FaultRow, FaultTally, PageTally, ProcessId, Row, RowSet},
+    units::{Nanos, Timestamp},
 };
 
 /// The intervals that are not closed.
 #[derive(Debug)]
 pub(in crate::pipeline) struct Intervals {
     detail: Detail,
-    event_rows: bool,
-    page: PageSize,
-    counting: Counting,
-    places: PageHistory,
-    reclaims: Reclaims,
-    unresolved: Unresolved,
+    wants: RowSet,
+    /// Whether each fault is followed until its outcome is known.
+    follows_faults: bool,
     origin: Timestamp,
     length: Nanos,
     /// In order. With full detail they lie on a grid of `length`, and those in which nothing happened are
@@ -56,6 +43,8 @@ pub(in crate::pipeline) struct Intervals {
     scanned: Timestamp,
     /// Faults of the cell that the last one went to: they come in runs.
     run: Option<Run>,
+    /// Rows of the faults in open intervals, if each gives one.
+    held: HeldFaults,
     losses: Vec<Loss>,
 }
 
@@ -87,7 +76,7 @@ struct Run {
 
 impl Intervals {
     pub(in crate::pipeline) fn new(host: &HostFacts, options: &Options) -> Self {
-        let Options { interval, detail, event_rows, .. } = *options;
+        let Options { interval, detail, wants, .. } = *options;
         let origin = host.start;
         let open = match detail {
             Detail::Full => VecDeque::new(),
@@ -95,12 +84,8 @@ impl Intervals {
         };
         Self {
             detail,
-            event_rows,
-            page: host.page,
-            counting: Counting::new(host),
-            places: PageHistory::new(host.page),
-            reclaims: Reclaims::default(),
-            unresolved: Unresolved::default(),
+            wants,
+            follows_faults: wants.intersects(RowSet::FAULTS | RowSet::SUMS),
             origin,
             length: interval.max(Nanos::new(1)),
             open,
@@ -109,40 +94,24 @@ impl Intervals {
             readings: VecDeque::new(),
             scanned: origin,
             run: None,
+            held: HeldFaults::new(),
             losses: Vec::new(),
         }
     }
 
-    /// Counts a fault of `task` at `position`, as far as these are known.
+    /// Counts a fault of `task` at `position`, as far as these are known. The number of its row, if it gives one.
     pub(in crate::pipeline) fn fault(
         &mut self,
         fault: &Fault,
         task: Option<Task>,
         position: Option<Position>,
         tasks: &Tasks,
-    ) {
-        let (event_rows, page) = (self.event_rows, self.page);
-        let row = self.at(fault.time).fault_rows.len();
-        if let Some(Task { space, .. }) = task
-            && fault.kind.is_completed()
+    ) -> Option<FaultId> {
+        let id = self.follows_faults.then(|| self.hold(fault, task, position, tasks));
+        if let (Some(task), None) = (task, position)
+            && self.at(fault.time).keep_waiting(fault, task, id)
         {
-            let is_first = self.places.fault(space, fault);
-            if event_rows {
-                self.unresolved.add(space, page, row, fault, is_first);
-            }
-        }
-        if event_rows || position.is_none() {
-            let interval = self.at(fault.time);
-            if event_rows {
-                let (tgid, comm) = task.map(|task| (task.process.tgid, task.comm)).unzip();
-                let place = task.and_then(|task| tasks.place(task.space, fault.addr, position?));
-                interval.fault_rows.push(FaultRow { fault: *fault, tgid, comm, place, outcome: None });
-            }
-            if let (Some(task), None) = (task, position)
-                && interval.keep_waiting(fault, task, row)
-            {
-                return;
-            }
+            return id;
         }
         let key = CellKey::of(task, position);
         match &mut self.run {
@@ -157,6 +126,21 @@ impl Intervals {
                 self.run = Some(Run { start, end, key, tally });
             }
         }
+        id
+    }
+
+    /// Makes the row of a fault, to be held until its interval closes.
+    fn hold(
+        &mut self,
+        fault: &Fault,
+        task: Option<Task>,
+        position: Option<Position>,
+        tasks: &Tasks,
+    ) -> FaultId {
+        let (tgid, comm) = task.map(|task| (task.process.tgid, task.comm)).unzip();
+        let place = task.and_then(|task| tasks.place(task.space, fault.addr, position?));
+        self.at(fault.time).fault_rows += 1;
+        self.held.push(FaultRow { fault: *fault, tgid, comm, place, outcome: None })
     }
 
     /// Puts the faults of a run where they belong.
@@ -166,35 +150,12 @@ impl Intervals {
         }
     }
 
-    /// Counts a call.
-    pub(in crate::pipeline) fn map(&mut self, time: Timestamp, done: &Done) {
+    /// Counts a map event, of which `done` came, if it is a call.
+    pub(in crate::pipeline) fn map(&mut self, event: &MapEvent, done: &Done) {
         let (Some((process, space, region)), Some(kind)) = (done.place, done.succeeded) else { return };
         let place = region.map_or(Place::Unknown, Place::Region);
         let key = CellKey { process: Some(process), space, place };
-        self.at(time).cells.entry(key).or_default().maps.add(kind);
-    }
-
-    /// `space` is new: a program is loaded into it.
-    pub(in crate::pipeline) fn begin(&mut self, space: SpaceId) {
-        self.places.begin(space);
-    }
-
-    /// `child` is a copy of `parent`.
-    pub(in crate::pipeline) fn fork(&mut self, time: Timestamp, parent: SpaceId, child: SpaceId) {
-        self.places.fork(time, parent, child);
-    }
-
-    /// Notes what a call about `range` may have done to pages.
-    pub(in crate::pipeline) fn called(
-        &mut self,
-        time: Timestamp,
-        space: SpaceId,
-        request: &MapRequest,
-        range: VirtRange,
-    ) {
-        if self.places.call(time, space, request, range) {
-            self.unresolved.forget(space, range, self.page);
-        }
+        self.at(event.time).cells.entry(key).or_default().maps.add(kind);
     }
 
     /// Counts faults of `process` without an event.
@@ -202,7 +163,8 @@ impl Intervals {
         let Uncounted { time, space, faults, .. } = *uncounted;
         let key = CellKey { process: Some(process), space, place: Place::Unknown };
         let cell = self.at(time).cells.entry(key).or_default();
-        *cell.uncounted.get_or_insert_default() += faults.total();
+        let sum = cell.uncounted.get_or_insert_default();
+        *sum = sum.saturating_add(faults.total());
     }
 
     /// Notes that records are missing.
@@ -237,105 +199,28 @@ impl Intervals {
         readings.rev().find(|reading| *reading <= time).unwrap_or(self.scanned)
     }
 
-    /// Notes how much the kernel has reclaimed.
-    pub(in crate::pipeline) fn reclaim(&mut self, reading: ReclaimReading) {
-        self.reclaims.read(reading);
-    }
-
-    /// Notes page state.
-    pub(in crate::pipeline) fn scan(
+    /// Notes what a scan at `time` found.
+    pub(in crate::pipeline) fn observe(
         &mut self,
         time: Timestamp,
         (process, space): (ProcessId, SpaceId),
-        scan: &PageScan,
-        tasks: &Tasks,
-        totals: &mut Totals,
-        rows: &mut Vec<Row>,
+        findings: &Findings,
     ) {
-        let range = scan.range;
-        let (page, reading, counting) = (self.page, self.reading_before(time), self.counting);
+        let reading = self.reading_before(time);
         let interval = self.scanned(time);
-        let regions = tasks.regions(space).into_iter().flat_map(|regions| regions.overlapping(range));
-        for region in regions {
-            let (id, whole) = (region.id, region.range);
-            let Some(scanned) = whole.intersection(range) else { continue };
-            let key = CellKey { process: Some(process), space, place: Place::Region(id) };
+        for (region, found) in &findings.tallies {
+            let key = CellKey { process: Some(process), space, place: Place::Region(*region) };
             let cell = interval.cells.entry(key).or_default();
             let nothing = Scan { reading, tally: PageTally::at(time) };
             let seen = cell.pages.get_or_insert(nothing);
             if seen.reading != reading {
                 *seen = nothing;
             }
-            let tally = &mut seen.tally;
-            tally.scanned = time;
-            tally.scanned_pages += scanned.pages(page);
-            totals.scanned(id, scan.reason);
-            for part in slots(scanned) {
-                let state = counting.count(scan, part, |range| range.pages(page));
-                tally.counts += &state;
-                totals.seen(id).see(time, slot_of(part.start()), state);
-            }
+            seen.tally += *found;
         }
-        if scan.depth >= ScanDepth::Words && self.detail == Detail::Full {
-            let touched = self.places.touched_since(scan.began, space, range);
-            for slot in slots(range) {
-                self.scan_closely(time, (process, space), scan, (slot, &touched), tasks, rows);
-            }
-        }
-    }
-
-    /// Notes what changed in a slot since it was scanned before, and what faults gave; not of what was touched amid the scan.
-    fn scan_closely(
-        &mut self,
-        time: Timestamp,
-        (process, space): (ProcessId, SpaceId),
-        scan: &PageScan,
-        (slot, touched): (VirtRange, &RangeSet<VirtAddr>),
-        tasks: &Tasks,
-        rows: &mut Vec<Row>,
-    ) {
-        let page = self.page;
-        let first = scan.runs.partition_point(|run| run.range.end() <= slot.start());
-        let runs: Vec<_> = scan.runs[first..].iter().map_while(|run| run.part(slot, page)).collect();
-        let region_at = |addr| tasks.regions(space)?.find(addr).map(|region| region.range);
-        let faults = self.unresolved.take(space, slot, page, scan.began, touched);
-        let amid = if touched.overlaps(&slot.addrs()) {
-            let came = faults.iter().filter_map(|(addr, _)| around(*addr, region_at(*addr)?));
-            history::amid(slot, &runs, touched, &came.map(VirtRange::addrs).collect())
-        } else {
-            RangeSet::new()
-        };
-        let before = self.places.replace(time, space, slot, &runs, amid);
-        let known = self.counting.told_by(scan);
-        let reclaims = self.reclaims;
-        let seen = SlotScan { began: scan.began, runs: &runs, before: &before, page, known, reclaims };
-        for region in tasks.regions(space).into_iter().flat_map(|regions| regions.overlapping(slot)) {
-            let Some(part) = region.range.intersection(slot).filter(|part| before.knows_of(*part)) else {
-                continue;
-            };
-            let changes = before.changes(part, &runs, page);
-            let migrated = changes.iter().filter(|change| seen.cause_of(change) == PageCause::Migration);
-            let migrated = PageCount::new(migrated.map(|change| change.range.pages(page).get()).sum());
-            let key = CellKey { process: Some(process), space, place: Place::Region(region.id) };
-            if scan.depth >= ScanDepth::Frames
-                && let Some(cell) = self.scanned(time).cells.get_mut(&key)
-                && let Some(scan) = &mut cell.pages
-            {
-                *scan.tally.migrated.get_or_insert_default() += migrated;
-            }
-            if self.event_rows {
-                rows.extend(
-                    changes
-                        .iter()
-                        .filter_map(|change| seen.row(change, process.tgid, region.id))
-                        .map(Row::Pages),
-                );
-            }
-        }
-        let mut counted = slot.start();
-        for (addr, fault) in faults {
-            if let Some(row) = self.at(fault.time).fault_rows.get_mut(fault.row) {
-                row.outcome = seen.outcome(row, region_at(addr), &fault, &mut counted);
+        for (fault, outcome) in &findings.outcomes {
+            if let Some(row) = self.held.get_mut(*fault) {
+                row.outcome = Some(*outcome);
             }
         }
     }
@@ -370,7 +255,7 @@ impl Intervals {
         tick: Timestamp,
         released: Timestamp,
         tasks: &mut Tasks,
-        totals: &mut Totals,
+        (totals, pages): (&mut Totals, &mut PageLedger),
         rows: &mut Vec<Row>,
     ) {
         self.watermark = self.watermark.max(released);
@@ -388,7 +273,7 @@ impl Intervals {
                 && (interval.end <= scanned || !waits && interval.end.after(length) <= released)
         };
         while self.open.front_mut().is_some_and(is_over) {
-            self.close_front(tasks, totals, rows);
+            self.close_front(tasks, (totals, pages), rows);
         }
     }
 
@@ -397,28 +282,32 @@ impl Intervals {
         &mut self,
         end: Timestamp,
         tasks: &mut Tasks,
-        totals: &mut Totals,
+        (totals, pages): (&mut Totals, &mut PageLedger),
         rows: &mut Vec<Row>,
     ) {
         if let Some(last) = self.open.back_mut() {
             last.end = last.end.min(end).max(last.start);
         }
         while !self.open.is_empty() {
-            self.close_front(tasks, totals, rows);
+            self.close_front(tasks, (totals, pages), rows);
         }
     }
 
     /// Turns the oldest interval into rows.
-    fn close_front(&mut self, tasks: &mut Tasks, totals: &mut Totals, rows: &mut Vec<Row>) {
+    fn close_front(
+        &mut self,
+        tasks: &mut Tasks,
+        (totals, pages): (&mut Totals, &mut PageLedger),
+        rows: &mut Vec<Row>,
+    ) {
         self.end_run();
         let Some(mut interval) = self.open.pop_front() else { return };
-        interval.place_all(tasks);
+        interval.place_all(tasks, &mut self.held);
         let (start, end) = (interval.start, interval.end);
-        self.unresolved.forget_before(end);
-        for row in &interval.fault_rows {
-            totals.outcome(row);
-        }
-        rows.extend(interval.fault_rows.drain(..).map(Row::Fault));
+        let faults = self.held.take(interval.fault_rows).inspect(|row| totals.outcome(row));
+        let has_rows = self.wants.contains(RowSet::FAULTS);
+        rows.extend(faults.filter(|_| has_rows).map(Row::Fault));
+        pages.forget_before(self.held.first());
 
         let lower_bound = self.losses.iter().any(|loss| loss.touches(start, end));
         for mut row in interval.into_rows(tasks, lower_bound) {
@@ -426,10 +315,12 @@ impl Intervals {
                 row.faults.detail.get_or_insert_default();
             }
             totals.row(&row);
-            rows.push(Row::Timeline(row));
+            if self.wants.contains(RowSet::TIMELINE) {
+                rows.push(Row::Timeline(row));
+            }
         }
-        rows.extend(totals.purge(tasks.purge(start)).map(Row::Region));
-        self.places.retain(|space| tasks.regions(space).is_some());
+        rows.extend(totals.purge(tasks.purge(start), pages).map(Row::Region));
+        pages.retain(|space| tasks.regions(space).is_some());
         self.closed = end;
         self.losses.retain(|loss| loss.end.is_none_or(|until| until >= end));
     }

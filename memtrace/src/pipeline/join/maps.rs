@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::tasks::Tasks;
+use super::{pages::Happening, tasks::Tasks};
 use crate::{
     event::{CallKind, MapAction, MapCall, MapEvent, MapRequest, ReportedVma, SpaceId, TaskEvent, Tgid, Tid},
     region::{AddressSpace, Comparison, Contradiction, Turnover},
@@ -23,6 +23,20 @@ pub(in crate::pipeline) struct Done {
     advised: Option<u64>,
     /// Its row in the table `maps`.
     pub(in crate::pipeline) row: Option<MapRow>,
+}
+
+impl Done {
+    /// What `event`, of which this came, does to the pages of which address space.
+    pub(in crate::pipeline) fn happening<'a>(&self, event: &'a MapEvent) -> Option<(SpaceId, Happening<'a>)> {
+        match &event.action {
+            MapAction::Call { space, call } if call.took_effect() => {
+                let range = self.row.as_ref()?.range?;
+                Some((*space, Happening::Call(&call.request, range)))
+            }
+            MapAction::Renewed { space } => Some((*space, Happening::Begin)),
+            _ => None,
+        }
+    }
 }
 
 /// Applies `event`.

@@ -1,7 +1,12 @@
-//! What is known of pages: their state at each scan, what changed it since, and what faults gave.
+//! What is known of pages: their state at each scan, what changed it since, and the outcomes of faults. Nobody but the ledger is asked.
 
-pub(super) mod counts;
-pub(super) mod history;
-pub(super) mod occupancy;
-pub(super) mod outcome;
-pub(super) mod races;
+mod counts;
+mod evidence;
+mod history;
+mod ledger;
+mod occupancy;
+mod outcome;
+mod races;
+
+pub(in crate::pipeline) use ledger::{Findings, Happening, PageLedger};
+pub(in crate::pipeline) use outcome::FaultId;

@@ -1,21 +1,19 @@
 //! Tasks and address spaces as they are at the time up to which events have been applied.
 
+mod faults;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+pub(in crate::pipeline) use self::faults::Position;
+use self::faults::{LastFault, RECENT};
 use super::processes::Processes;
 use crate::{
-    event::{
-        Comm, Device, Fault, FileKind, HostFacts, MapsReading, SpaceId, TaskAction, TaskEvent, Tgid, Tid,
-        Uncounted, UncountedCause,
-    },
+    event::{Comm, Device, FileKind, HostFacts, MapsReading, SpaceId, TaskAction, TaskEvent, Tgid, Tid},
     pipeline::END_OF_TIME,
     region::{AddressSpace, Comparison, RegionIds, Retired},
-    timeline::{FaultPlace, ProcessId, RegionId},
-    units::{PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
+    timeline::ProcessId,
+    units::{PageCount, PageSize, Timestamp, VirtAddr},
 };
-
-/// Threads whose last fault is remembered.
-const RECENT: usize = 16;
 
 /// `CLONE_THREAD`, as `include/uapi/linux/sched.h` has it.
 const CLONE_THREAD: u64 = 0x1_0000;
@@ -43,9 +41,6 @@ pub(in crate::pipeline) struct Actors {
     /// The process that it made.
     pub(in crate::pipeline) child: Option<ProcessId>,
 }
-
-/// A region, and the distance of an address from its start in bytes.
-pub(in crate::pipeline) type Position = (RegionId, u64);
 
 /// All traced tasks and their address spaces.
 #[derive(Debug)]
@@ -141,58 +136,6 @@ impl Tasks {
         task.map_or_else(|| self.processes.last(time, tgid), |task| task.process)
     }
 
-    /// The faulting task and where it faulted, as far as known.
-    pub(in crate::pipeline) fn attribute(&mut self, fault: &Fault) -> (Option<Task>, Option<Position>) {
-        let Fault { time, tid, addr, .. } = *fault;
-        let recent = &mut self.recent[tid.0 as usize % RECENT];
-        if let Some(last) = recent
-            && last.tid == tid
-            && last.range.contains(addr)
-        {
-            return (Some(last.task), Some((last.region, offset(addr, last.range))));
-        }
-        let Some(task) = self.by_tid.get(&tid).copied() else {
-            return (None, None);
-        };
-        let Some(Space { regions, .. }) = self.spaces.get_mut(&task.space) else {
-            return (Some(task), None);
-        };
-        if regions.is_unsettled_at(addr) {
-            regions.settle(&mut self.ids);
-        }
-        if let Some(region) = regions.find(addr) {
-            let (id, range) = (region.id, region.range);
-            *recent = Some(LastFault { tid, task, range, region: id });
-            return (Some(task), Some((id, offset(addr, range))));
-        }
-        (Some(task), position(regions, addr, time))
-    }
-
-    /// The region of `space` that held `addr` at `time`.
-    pub(in crate::pipeline) fn position(
-        &self,
-        space: SpaceId,
-        addr: VirtAddr,
-        time: Timestamp,
-    ) -> Option<Position> {
-        position(&self.spaces.get(&space)?.regions, addr, time)
-    }
-
-    /// What rows say of `addr` in `space`, which lies at `position`.
-    pub(in crate::pipeline) fn place(
-        &self,
-        space: SpaceId,
-        addr: VirtAddr,
-        position: Position,
-    ) -> Option<FaultPlace> {
-        let (region, offset) = position;
-        let regions = self.regions(space)?;
-        let retired = || regions.retired().iter().rev().map(|retired| &retired.region);
-        let held = regions.find(addr).into_iter().chain(retired()).find(|held| held.id == region)?;
-        let file_offset = held.traits.file_offset(addr);
-        Some(FaultPlace { region, offset, name: regions.label(held).name, file_offset })
-    }
-
     /// The process that lives in `space`.
     pub(in crate::pipeline) fn process_of(&self, space: SpaceId) -> Option<ProcessId> {
         self.spaces.get(&space)?.process
@@ -256,15 +199,15 @@ impl Tasks {
         &mut self,
         time: Timestamp,
         (tgid, asked_for): (Tgid, SpaceId),
-        scan: &MapsReading,
+        maps: &MapsReading,
     ) -> Option<(SpaceId, Comparison)> {
         // Of single threads that are traced, none may lead its process.
         let asked_for = self.spaces.contains_key(&asked_for).then_some(asked_for);
         let id = self.space_of(tgid, Tid(tgid.0)).or(asked_for)?;
         self.spaces.get(&id).filter(|space| space.died.is_none())?;
         let (regions, ids) = self.regions_mut(id)?;
-        let comparison = regions.compare(time, scan, ids);
-        self.devices.extend(scan.devices.iter().copied());
+        let comparison = regions.compare(time, maps, ids);
+        self.devices.extend(maps.devices.iter().copied());
         if !self.follows_maps {
             self.doubt(time);
         }
@@ -275,21 +218,6 @@ impl Tasks {
     pub(in crate::pipeline) fn doubt(&mut self, time: Timestamp) {
         self.lost_until = self.lost_until.max(time);
         self.spaces.values_mut().for_each(|space| space.regions.doubt(time));
-    }
-
-    /// Completions on some CPU were not seen from `start` to `end`.
-    pub(in crate::pipeline) fn miss_completions(&mut self, start: Timestamp, end: Timestamp) {
-        self.unseen.push((start, end));
-    }
-
-    /// What uncounted faults are due to: as the program noticed it, unless the task may have completed faults unseen since its
-    /// uncounted ones were told before.
-    pub(in crate::pipeline) fn cause_of(&mut self, uncounted: &Uncounted) -> UncountedCause {
-        let Uncounted { time, tid, cause, .. } = *uncounted;
-        let before = self.by_tid.get_mut(&tid).map(|task| std::mem::replace(&mut task.settled, time));
-        let before = before.unwrap_or_default();
-        let is_unseen = self.unseen.iter().any(|(start, end)| before < *end && *start <= time);
-        if is_unseen { UncountedCause::Unseen } else { cause }
     }
 
     /// Whether the regions of `space` have to be read.
@@ -474,22 +402,4 @@ impl Tasks {
     ) -> impl Iterator<Item = (SpaceId, Option<ProcessId>, &AddressSpace)> {
         self.spaces.iter().map(|(id, space)| (*id, space.process, &space.regions))
     }
-}
-
-/// Where `addr` lay at `time`: a thread that ends still faults after its address space has passed for dead.
-fn position(regions: &AddressSpace, addr: VirtAddr, time: Timestamp) -> Option<Position> {
-    let retired = || {
-        let mut latest_first = regions.retired().iter().rev();
-        let is_dead = regions.live().next().is_none();
-        let held = latest_first
-            .find(|retired| (is_dead || retired.died >= time) && retired.region.range.contains(addr));
-        held.map(|retired| &retired.region)
-    };
-    let region = regions.find(addr).or_else(retired)?;
-    Some((region.id, offset(addr, region.range)))
-}
-
-/// Bytes from the start of `range` to `addr`, which lies in it.
-fn offset(addr: VirtAddr, range: VirtRange) -> u64 {
-    addr.as_raw() - range.start().as_raw()
 }

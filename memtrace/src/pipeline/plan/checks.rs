@@ -74,11 +74,11 @@ impl Checks {
     pub(in crate::pipeline) fn compared(
         &mut self,
         time: Timestamp,
-        scan: &MapsReading,
+        maps: &MapsReading,
         compared: Option<&(SpaceId, Comparison)>,
     ) {
         if let Some(due) = compared.and_then(|(space, _)| self.due.get_mut(space)) {
-            due.took = time.since(scan.began);
+            due.took = time.since(maps.began);
         }
     }
 }

@@ -122,7 +122,7 @@ fn events(time: Timestamp, number: u64, step: &Step) -> Vec<Record> {
 
 /// Rows of every table, and totals, of `records`.
 fn run_all(records: &[Record]) -> (Vec<Row>, Summary) {
-    let (rows, _, summary) = run_with(Options { event_rows: true, ..options(Detail::Full) }, records);
+    let (rows, _, summary) = run_with(Options { wants: RowSet::all(), ..options(Detail::Full) }, records);
     (rows, summary)
 }
 
@@ -153,7 +153,7 @@ proptest! {
     #[test]
     fn prefix_gives_the_rows_that_were_closed(steps in steps(), part in 0..=100usize) {
         let records = records(&steps, true);
-        let options = Options { event_rows: true, ..options(Detail::Full) };
+        let options = Options { wants: RowSet::all(), ..options(Detail::Full) };
         let (mut pipeline, mut requests) = (Pipeline::new(host(), options), Vec::new());
         let mut closed = Vec::new();
         for record in &records[..records.len() * part / 100] {

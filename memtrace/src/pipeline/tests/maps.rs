@@ -65,7 +65,7 @@ fn exec_action() -> TaskAction {
 
 /// All rows and totals of `records`.
 fn run_all(records: &[Record]) -> (Vec<Row>, Summary) {
-    let (rows, _, summary) = run_with(Options { event_rows: true, ..options(Detail::Full) }, records);
+    let (rows, _, summary) = run_with(Options { wants: RowSet::all(), ..options(Detail::Full) }, records);
     (rows, summary)
 }
 
@@ -206,7 +206,8 @@ fn contradiction_has_a_row_is_counted_and_corrected() {
 
     let (rows, summary) = run_all(&records);
 
-    let identity = MapIdentity { checks: 2, contradictions: 1, inconclusive: 0, resyncs: 1 };
+    let identity =
+        MapIdentity { checks: 2, contradictions: 1, inconclusive: 0, resyncs: 1 };
     assert_eq!(summary.maps.identity, identity);
     let [row] = map_rows(&rows)[..] else { panic!("one contradiction: {rows:?}") };
     assert_eq!((row.action, row.time, row.range), ("contradiction", at(50), Some(range(0x2_0000, 0x3_0000))));

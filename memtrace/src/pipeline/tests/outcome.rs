@@ -46,7 +46,7 @@ fn write(millis: u64, tid: u32, index: u64) -> Record {
 fn rows_of(records: &[Record]) -> Vec<Row> {
     let begin = [join(1), maps(2, SPACE, &[(0, 0x20_0000)])];
     let records = [&begin[..], records].concat();
-    run_with(Options { event_rows: true, ..options(Detail::Full) }, &records).0
+    run_with(Options { wants: RowSet::all(), ..options(Detail::Full) }, &records).0
 }
 
 /// The outcomes of the faults in `records`, in their order.
@@ -69,7 +69,7 @@ fn changed(records: &[Record]) -> Vec<PageRow> {
 const PROCESS: (Tgid, SpaceId) = (TGID, SPACE);
 
 #[test]
-fn copy_is_told_from_reuse_by_the_frame_before() {
+fn copy_is_distinguished_from_reuse_by_the_frame_before() {
     let faults = [write(20, TGID.0, 1), write(21, TGID.0, 2)];
     let before = scan(10, PROCESS, vec![there(1, 2, 100)]);
     let after = scan(30, PROCESS, vec![there(1, 1, 500), there(2, 1, 101)]);
@@ -78,6 +78,43 @@ fn copy_is_told_from_reuse_by_the_frame_before() {
     assert_eq!(given(&known), [Some(OutcomeKind::Copy), Some(OutcomeKind::Reuse)]);
     let unknown = [&faults[..], &[after]].concat();
     assert_eq!(given(&unknown), [None, None]);
+}
+
+/// The huge page of hugetlb at the beginning, in the frames from `pfn` on; `more` bits of its words.
+fn huge(pfn: u64, more: EntryFlags) -> StateRun {
+    run_of(0, 512, PRESENT | more.bits() | pfn, Some(PageFlags::HUGE))
+}
+
+#[test]
+fn page_of_hugetlb_is_fresh_only_if_it_is_private_and_was_not_there() {
+    let given = |before: &[StateRun], at: u64, after: StateRun| {
+        let records =
+            [scan(10, PROCESS, before.to_vec()), write(20, TGID.0, at), scan(30, PROCESS, vec![after])];
+        given(&records)
+    };
+    let private = |pfn| huge(pfn, EntryFlags::empty());
+
+    assert_eq!(given(&[], 1, private(512)), [Some(OutcomeKind::Hugetlb)]);
+    assert_eq!(given(&[private(512)], 1, private(512)), [Some(OutcomeKind::Reuse)]);
+    assert_eq!(given(&[private(512)], 1, private(1024)), [Some(OutcomeKind::Copy)]);
+    // That of a file may have been in its page cache.
+    assert_eq!(given(&[], 1, huge(512, EntryFlags::FILE)), [Some(OutcomeKind::File)]);
+    let unknown = [write(20, TGID.0, 1), scan(30, PROCESS, vec![private(512)])];
+    assert_eq!(super::outcome::given(&unknown), [None]);
+}
+
+#[test]
+fn folio_is_given_to_one_of_the_faults_at_it() {
+    let folio = StateRun {
+        categories: PageCategories::PRESENT | PageCategories::HUGE,
+        ..run_of(0, 512, PRESENT | 512, Some(PageFlags::ANON | PageFlags::THP | PageFlags::COMPOUND_TAIL))
+    };
+    let records =
+        [scan(10, PROCESS, vec![]), fault(20, 7 * PAGE), fault(20, 9 * PAGE), scan(30, PROCESS, vec![folio])];
+    let rows = rows_of(&records).into_iter();
+    let pages = rows.filter_map(|row| if let Row::Fault(row) = row { row.outcome } else { None });
+
+    assert_eq!(pages.map(|outcome| outcome.pages).collect::<Vec<_>>(), [Some(PageCount::new(512))]);
 }
 
 #[test]
@@ -127,19 +164,19 @@ fn major_fault_brought_what_was_in_swap_if_that_is_known() {
 
 #[test]
 fn fault_that_ended_amid_a_scan_waits_for_the_next() {
-    let mut amid = scan(25, PROCESS, vec![there(1, 1, 100)]);
-    let Record::Observation(Observation { seen: Seen::Pages(pages), .. }) = &mut amid else {
+    let mut racing = scan(25, PROCESS, vec![there(1, 1, 100)]);
+    let Record::Observation(Observation { seen: Seen::Pages(pages), .. }) = &mut racing else {
         panic!("a scan of pages")
     };
     pages.began = at(15);
     let records = [
         scan(10, PROCESS, vec![there(1, 1, 100)]),
         write(20, TGID.0, 1),
-        amid,
+        racing,
         scan(30, PROCESS, vec![there(1, 1, 500)]),
     ];
 
-    assert_eq!(given(&records), [Some(OutcomeKind::Copy)], "the scan amid saw the page before the copy");
+    assert_eq!(given(&records), [Some(OutcomeKind::Copy)], "the racing scan saw the page before the copy");
 }
 
 #[test]
@@ -159,7 +196,7 @@ fn outcomes_of_faults_in_all_is_known_if_it_is_of_each() {
     let after = [read(30, 200), scan(40, PROCESS, vec![first, second])];
     let total = |records: &[Record]| {
         let records = [&begin[..], records].concat();
-        let summary = run_with(Options { event_rows: true, ..options(Detail::Full) }, &records).2;
+        let summary = run_with(Options { wants: RowSet::all(), ..options(Detail::Full) }, &records).2;
         let totals = summary.outcome[&(OutcomeKind::File, None)];
         (totals.faults, totals.pages)
     };

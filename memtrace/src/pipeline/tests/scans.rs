@@ -1,7 +1,10 @@
 //! Scans: what asks for them, and which interval and region gets what they saw.
 
 use super::*;
-use crate::event::{MapCall, MapRequest};
+use crate::{
+    event::{MapCall, MapRequest},
+    timeline::{PageCounts, PageProperty},
+};
 
 /// A scan of the first 2 MiB that knew zero pages from others, and not huge ones.
 fn pages(runs: Vec<StateRun>) -> Seen {
@@ -15,6 +18,16 @@ fn pages(runs: Vec<StateRun>) -> Seen {
         depth: ScanDepth::Categories,
         runs,
     })
+}
+
+/// How many pages have the property with this name.
+fn count(counts: PageCounts, name: &str) -> Option<PageCount> {
+    counts.at(PageProperty::index_of(name))
+}
+
+/// How many pages are present, which every scan knows.
+fn present(counts: PageCounts) -> u64 {
+    counts.present().expect("every scan knows it").get()
 }
 
 #[test]
@@ -59,9 +72,9 @@ fn scan_after_an_interval_belongs_to_it() {
     let pages = row.pages.expect("the region was scanned");
     assert_eq!((row.start, pages.scanned), (at(0), at(105)));
     // The region is 0x1000..0x9000: two pages present, one in swap, one of the two zero pages within.
-    let counts = [pages.scanned_pages, pages.counts.present, pages.counts.swapped].map(PageCount::get);
-    assert_eq!(counts, [8, 3, 1]);
-    assert_eq!((pages.counts.zero, pages.counts.huge), (Some(PageCount::new(1)), None));
+    let counts = [Some(pages.scanned_pages), pages.counts.present(), pages.counts.swapped()];
+    assert_eq!(counts, [8, 3, 1].map(|pages| Some(PageCount::new(pages))));
+    assert_eq!((count(pages.counts, "zero"), pages.counts.huge()), (Some(PageCount::new(1)), None));
     let total = summary.scans.total();
     assert_eq!((total.scans, total.pages.get()), (1, 512));
 }
@@ -99,7 +112,7 @@ fn counts_alone_give_rows_between_readings() {
 
 #[test]
 fn each_fault_gives_a_row_when_asked_for() {
-    let (rows, ..) = run_with(Options { event_rows: true, ..options(Detail::Full) }, &story());
+    let (rows, ..) = run_with(Options { wants: RowSet::all(), ..options(Detail::Full) }, &story());
 
     let offsets: Vec<_> = rows
         .iter()
@@ -121,7 +134,7 @@ fn closed(options: Options, records: &[Record]) -> Vec<Row> {
 
 #[test]
 fn region_that_a_scan_finds_after_the_fault_gets_the_fault() {
-    let options = Options { event_rows: true, ..options(Detail::Full) };
+    let options = Options { wants: RowSet::all(), ..options(Detail::Full) };
     let records = [
         join(1),
         fault(10, 0x3000),
@@ -137,7 +150,7 @@ fn region_that_a_scan_finds_after_the_fault_gets_the_fault() {
 
     let [Row::Fault(fault), Row::Timeline(row)] = &rows[..] else { panic!("two rows: {rows:?}") };
     let region = row.region.as_ref().expect("the scan came before the interval was closed");
-    let place = fault.place.as_ref().expect("the same scan tells of it");
+    let place = fault.place.as_ref().expect("the same scan found it");
     assert_eq!((place.region, place.offset), (region.id, 0x2000));
     assert_eq!(row.faults.completed.minor, 1);
 }
@@ -229,7 +242,7 @@ fn later_scan_replaces_an_earlier_one() {
     let (rows, ..) = run(Detail::Full, &records);
 
     let pages = timeline(&rows)[0].pages.expect("the region was scanned");
-    assert_eq!((pages.scanned, pages.scanned_pages.get(), pages.counts.present.get()), (at(41), 8, 2));
+    assert_eq!((pages.scanned, pages.scanned_pages.get(), present(pages.counts)), (at(41), 8, 2));
 }
 
 #[test]
@@ -248,7 +261,7 @@ fn scans_of_a_recorder_that_lags_behind_are_not_counted_together() {
 
     let seen: Vec<_> = timeline(&rows).iter().filter_map(|row| row.pages).collect();
     let [pages] = seen[..] else { panic!("{seen:?}") };
-    assert_eq!((pages.scanned, pages.scanned_pages.get(), pages.counts.present.get()), (at(1030), 8, 2));
+    assert_eq!((pages.scanned, pages.scanned_pages.get(), present(pages.counts)), (at(1030), 8, 2));
 }
 
 #[test]
@@ -331,8 +344,8 @@ fn pages_of_a_process_are_those_of_the_regions_that_it_had_last() {
     let (rows, _, summary) = run(Detail::Full, &records);
 
     let pages = summary.processes[0].pages.expect("there were scans");
-    assert_eq!((pages.scanned, pages.counts.present.get(), pages.counts.zero), (at(30), 16, None));
-    assert_eq!(pages.counts.huge, Some(PageCount::new(0)));
+    assert_eq!((pages.scanned, present(pages.counts), count(pages.counts, "zero")), (at(30), 16, None));
+    assert_eq!(pages.counts.huge(), Some(PageCount::new(0)));
     let peaks: Vec<_> = rows
         .iter()
         .filter_map(|row| if let Row::Region(row) = row { row.peak_present } else { None })
@@ -349,7 +362,7 @@ fn scan_at_a_process_whose_address_space_was_not_known_is_of_the_one_it_lives_in
     let (_, _, summary) = run(Detail::Full, &[join(1), maps(2, SPACE, &[(0x1000, 0x9000)]), scan, tick(600)]);
 
     let pages = summary.processes[0].pages.expect("there was a scan");
-    assert_eq!(pages.counts.present.get(), 8);
+    assert_eq!(present(pages.counts), 8);
 }
 
 #[test]
@@ -368,5 +381,5 @@ fn pages_that_a_region_no_longer_has_are_not_its_last() {
     let (_, _, summary) = run(Detail::Full, &records);
 
     let pages = summary.processes[0].pages.expect("there was a scan");
-    assert_eq!(pages.counts.present.get(), 512);
+    assert_eq!(present(pages.counts), 512);
 }

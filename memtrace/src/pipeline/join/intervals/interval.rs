@@ -2,10 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::held::HeldFaults;
 use crate::{
     event::{Fault, FaultKind, HeatCell, Mode, SpaceId},
-    pipeline::join::tasks::{Position, Task, Tasks},
-    timeline::{FaultRow, FaultTally, MapTally, PageTally, ProcessId, RegionId, RegionLabel, TimelineRow},
+    pipeline::join::{
+        pages::FaultId,
+        tasks::{Position, Task, Tasks},
+    },
+    timeline::{FaultTally, MapTally, PageTally, ProcessId, RegionId, RegionLabel, TimelineRow},
     units::{Timestamp, VirtRange},
 };
 
@@ -60,8 +64,8 @@ pub(super) struct Scan {
 struct Waiting {
     fault: Fault,
     task: Task,
-    /// Its place among the fault rows, if there are any.
-    row: usize,
+    /// Its row, if it has one.
+    row: Option<FaultId>,
 }
 
 /// One interval.
@@ -71,7 +75,8 @@ pub(super) struct Interval {
     pub(super) end: Timestamp,
     pub(super) cells: BTreeMap<CellKey, Cell>,
     waiting: Vec<Waiting>,
-    pub(super) fault_rows: Vec<FaultRow>,
+    /// How many rows of its faults are held.
+    pub(super) fault_rows: usize,
     /// With counts alone: the growth that the reading at its end found.
     pub(super) grown: Vec<HeatCell>,
 }
@@ -79,11 +84,11 @@ pub(super) struct Interval {
 impl Interval {
     pub(super) fn new(start: Timestamp, end: Timestamp) -> Self {
         let cells = BTreeMap::new();
-        Self { start, end, cells, waiting: Vec::new(), fault_rows: Vec::new(), grown: Vec::new() }
+        Self { start, end, cells, waiting: Vec::new(), fault_rows: 0, grown: Vec::new() }
     }
 
     /// Keeps a fault in no known region until rows are made; `false` if there is no room for it.
-    pub(super) fn keep_waiting(&mut self, fault: &Fault, task: Task, row: usize) -> bool {
+    pub(super) fn keep_waiting(&mut self, fault: &Fault, task: Task, row: Option<FaultId>) -> bool {
         let has_room = self.waiting.len() < MAX_WAITING;
         if has_room {
             self.waiting.push(Waiting { fault: *fault, task, row });
@@ -92,8 +97,8 @@ impl Interval {
     }
 
     /// Gives all that waited a row.
-    pub(super) fn place_all(&mut self, tasks: &Tasks) {
-        self.place_waiting(tasks);
+    pub(super) fn place_all(&mut self, tasks: &Tasks, held: &mut HeldFaults) {
+        self.place_waiting(tasks, held);
         self.place_grown(tasks);
     }
 
@@ -127,10 +132,10 @@ impl Interval {
     }
 
     /// Counts the faults that waited, to the regions that scans have found since.
-    fn place_waiting(&mut self, tasks: &Tasks) {
+    fn place_waiting(&mut self, tasks: &Tasks, held: &mut HeldFaults) {
         for Waiting { fault, task, row } in self.waiting.drain(..) {
             let position = tasks.position(task.space, fault.addr, fault.time);
-            if let Some(row) = self.fault_rows.get_mut(row) {
+            if let Some(row) = row.and_then(|row| held.get_mut(row)) {
                 row.place = position.and_then(|position| tasks.place(task.space, fault.addr, position));
             }
             let key = CellKey::of(Some(task), position);
@@ -179,9 +184,9 @@ fn labels_of(tasks: &Tasks, cells: &BTreeMap<CellKey, Cell>) -> BTreeMap<RegionI
 
 /// The region that `slot` lies in, if it touches no other.
 fn only_region(tasks: &Tasks, space: SpaceId, slot: VirtRange) -> Option<RegionId> {
-    let mut touched = tasks.regions(space)?.overlapping(slot);
-    let first = touched.next()?;
-    touched.next().is_none().then_some(first.id)
+    let mut overlapping = tasks.regions(space)?.overlapping(slot);
+    let first = overlapping.next()?;
+    overlapping.next().is_none().then_some(first.id)
 }
 
 /// Counts one fault.

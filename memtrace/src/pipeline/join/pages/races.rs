@@ -20,7 +20,7 @@ const TURNS: usize = 4;
 
 /// The last touches of all address spaces.
 #[derive(Debug, Default)]
-pub(in crate::pipeline) struct Races {
+pub(super) struct Races {
     /// In the order of their first times.
     touches: VecDeque<Touch>,
     /// Time of the last one that is no longer remembered.
@@ -37,7 +37,7 @@ struct Touch {
 
 impl Races {
     /// Something was done to `range` of `space`; its effect may have been there before `time`, but not after.
-    pub(in crate::pipeline) fn add(&mut self, time: Timestamp, space: SpaceId, range: VirtRange) {
+    pub(super) fn add(&mut self, time: Timestamp, space: SpaceId, range: VirtRange) {
         let mut recent = self.touches.iter_mut().rev().take(TURNS);
         let neighbour = recent.find(|touch| {
             touch.space == space && touch.range.end() == range.start() && time.since(touch.time.0) < TOGETHER
@@ -57,13 +57,8 @@ impl Races {
         self.touches.push_back(Touch { time: (time, time), space, range });
     }
 
-    /// What was touched in `range` of `space` after `began`; all of it if that is no longer known.
-    pub(in crate::pipeline) fn since(
-        &self,
-        began: Timestamp,
-        space: SpaceId,
-        range: VirtRange,
-    ) -> RangeSet<VirtAddr> {
+    /// What races in `range` of `space` with a scan that began at `began`; all of it if that is no longer known.
+    pub(super) fn since(&self, began: Timestamp, space: SpaceId, range: VirtRange) -> RangeSet<VirtAddr> {
         if self.forgotten > began {
             return [range.addrs()].into_iter().collect();
         }
@@ -87,54 +82,54 @@ mod tests {
         Timestamp::from_nanos(micros * US)
     }
 
-    fn add(touched: &mut Races, micros: u64, space: u64, (start, end): (u64, u64)) {
-        touched.add(at(micros), SpaceId(space), range(start, end));
+    fn add(races: &mut Races, micros: u64, space: u64, (start, end): (u64, u64)) {
+        races.add(at(micros), SpaceId(space), range(start, end));
     }
 
     /// What raced in 0x1000..0x9000 after `began`.
-    fn since(touched: &Races, began: u64) -> Vec<(u64, u64)> {
-        let set = touched.since(at(began), SpaceId(1), range(0x1000, 0x9000));
+    fn since(races: &Races, began: u64) -> Vec<(u64, u64)> {
+        let set = races.since(at(began), SpaceId(1), range(0x1000, 0x9000));
         set.iter().map(|part| (part.start.as_raw(), part.end.as_raw())).collect()
     }
 
     #[test]
     fn touches_after_the_begin_of_a_scan_count_where_it_scanned() {
-        let mut touched = Races::default();
-        add(&mut touched, 10, 1, (0x2000, 0x3000));
-        add(&mut touched, 20, 1, (0, 0x2000));
-        add(&mut touched, 21, 2, (0x4000, 0x5000));
-        add(&mut touched, 22, 1, (0xb000, 0xc000));
-        add(&mut touched, 23, 1, (0x8000, 0xa000));
+        let mut races = Races::default();
+        add(&mut races, 10, 1, (0x2000, 0x3000));
+        add(&mut races, 20, 1, (0, 0x2000));
+        add(&mut races, 21, 2, (0x4000, 0x5000));
+        add(&mut races, 22, 1, (0xb000, 0xc000));
+        add(&mut races, 23, 1, (0x8000, 0xa000));
 
-        assert_eq!(since(&touched, 10), [(0x1000, 0x2000), (0x8000, 0x9000)]);
-        assert_eq!(since(&touched, 23), []);
+        assert_eq!(since(&races, 10), [(0x1000, 0x2000), (0x8000, 0x9000)]);
+        assert_eq!(since(&races, 23), []);
     }
 
     #[test]
     fn neighbours_that_are_touched_in_turns_are_one_touch_for_a_millisecond() {
-        let mut touched = Races::default();
+        let mut races = Races::default();
         for page in 0..4 {
             for (space, time) in [(1, 0), (2, 1)] {
                 let start = 0x2000 + page * 0x1000;
-                add(&mut touched, 10 + 300 * page + time, space, (start, start + 0x1000));
+                add(&mut races, 10 + 300 * page + time, space, (start, start + 0x1000));
             }
         }
-        assert_eq!(touched.touches.len(), 2);
-        add(&mut touched, 1_100, 1, (0x6000, 0x7000));
-        assert_eq!(touched.touches.len(), 3);
+        assert_eq!(races.touches.len(), 2);
+        add(&mut races, 1_100, 1, (0x6000, 0x7000));
+        assert_eq!(races.touches.len(), 3);
 
-        assert_eq!(since(&touched, 900), [(0x2000, 0x7000)]);
-        assert_eq!(since(&touched, 910), [(0x6000, 0x7000)]);
+        assert_eq!(since(&races, 900), [(0x2000, 0x7000)]);
+        assert_eq!(since(&races, 910), [(0x6000, 0x7000)]);
     }
 
     #[test]
     fn more_than_is_kept_in_mind_may_have_touched_anything() {
-        let mut touched = Races::default();
+        let mut races = Races::default();
         for time in 0..=MAX_TOUCHES as u64 {
-            add(&mut touched, 100 + time, 2, (0x2000, 0x3000));
+            add(&mut races, 100 + time, 2, (0x2000, 0x3000));
         }
 
-        assert_eq!(since(&touched, 99), [(0x1000, 0x9000)]);
-        assert_eq!(since(&touched, 100), []);
+        assert_eq!(since(&races, 99), [(0x1000, 0x9000)]);
+        assert_eq!(since(&races, 100), []);
     }
 }

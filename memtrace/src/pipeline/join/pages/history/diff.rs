@@ -1,8 +1,6 @@
 //! What is different between what was known of pages and what a scan saw.
 
-use rangemap::RangeSet;
-
-use super::Place;
+use super::{super::evidence::Evidence, SlotHistory};
 use crate::{
     pagemap::{PageCategories, StateRun, folio_around},
     pipeline::slots::{slot_end, slot_of},
@@ -15,27 +13,21 @@ pub(super) const AROUND_SHIFT: u32 = 16;
 
 /// What was known of a slot when a scan was taken, and what raced with it.
 #[derive(Debug)]
-pub(in crate::pipeline) struct SlotBefore {
-    pub(super) place: Place,
-    /// What was touched amid the scan: its state there may be the one before or the one after. So the next scan tells of it.
-    pub(super) amid: RangeSet<VirtAddr>,
-    /// What was absent at all scans since a call began to populate it.
-    pub(super) populating: RangeSet<VirtAddr>,
-}
+pub(in super::super) struct SlotBefore(pub(super) SlotHistory);
 
 /// Consecutive pages that are in another state than before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::pipeline) struct Change {
-    pub(in crate::pipeline) range: VirtRange,
-    pub(in crate::pipeline) before: Before,
+pub(in super::super) struct Change {
+    pub(in super::super) range: VirtRange,
+    pub(in super::super) before: Before,
     /// What they are; `None` if absent.
-    pub(in crate::pipeline) after: Option<StateRun>,
-    pub(in crate::pipeline) cause: Cause,
+    pub(in super::super) after: Option<StateRun>,
+    pub(in super::super) cause: Cause,
 }
 
 /// What was known of pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::pipeline) enum Before {
+pub(in super::super) enum Before {
     /// Nothing: there was no close scan, or something that may have moved them since.
     Unknown,
     /// They were absent.
@@ -46,7 +38,7 @@ pub(in crate::pipeline) enum Before {
 
 /// What changed pages, as far as is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::pipeline) enum Cause {
+pub(in super::super) enum Cause {
     /// A fault at one of them, or at a page of the same folio.
     Fault,
     /// A fault at a page of the same file nearby.
@@ -82,47 +74,48 @@ impl Change {
 
 impl SlotBefore {
     /// When the scan before ended.
-    pub(in crate::pipeline) fn scanned(&self) -> Timestamp {
-        self.place.scanned
+    pub(in super::super) fn scanned(&self) -> Timestamp {
+        self.0.scanned
     }
 
     /// What was known of the page at `addr`.
-    pub(in crate::pipeline) fn page(&self, addr: VirtAddr, page: PageSize) -> Before {
-        if self.place.unknown.contains(&addr) {
+    pub(in super::super) fn page(&self, addr: VirtAddr, page: PageSize) -> Before {
+        if self.0.evidence.at(addr).contains(Evidence::UNKNOWN) {
             return Before::Unknown;
         }
-        let run = self.place.run_at(addr).and_then(|run| run.part(VirtRange::of_page(addr, page), page));
+        let run = self.0.run_at(addr).and_then(|run| run.part(VirtRange::of_page(addr, page), page));
         run.map_or(Before::Absent, Before::Run)
     }
 
-    /// Whether anything can be told of a page of `range`: where it was is known, and nothing was done to it amid the scan.
-    pub(in crate::pipeline) fn knows_of(&self, range: VirtRange) -> bool {
-        let range = range.addrs();
-        self.place.unknown.gaps(&range).any(|part| self.amid.gaps(&part).next().is_some())
+    /// Whether anything is known of a page of `range`: where it was, and nothing raced with the scan there.
+    pub(in super::super) fn knows_of(&self, range: VirtRange) -> bool {
+        !self.0.evidence.covers(range, Evidence::UNKNOWN | Evidence::RACED)
     }
 
-    /// Whether something was done to pages of `range` amid the scan, but for faults at them.
-    pub(in crate::pipeline) fn was_busy(&self, range: VirtRange, page: PageSize) -> bool {
-        let parts = self.amid.overlapping(range.addrs());
-        let mut parts = parts.filter_map(|part| VirtRange::new(part.start, part.end)?.intersection(range));
-        parts.any(|part| self.faulted_pages(part, page) < part.pages(page).get())
+    /// Whether something raced with the scan in `range`, other than faults at its pages.
+    pub(in super::super) fn was_busy(&self, range: VirtRange) -> bool {
+        let busy = |here: Evidence| here.contains(Evidence::RACED) && !here.contains(Evidence::FAULT);
+        self.0.evidence.parts(&range.addrs()).any(|(_, here)| busy(here))
     }
 
     /// How many pages of `range` had a fault since.
-    pub(in crate::pipeline) fn faulted_pages(&self, range: VirtRange, page: PageSize) -> u64 {
-        let parts = self.place.faulted.overlapping(range.addrs());
-        let parts = parts.filter_map(|part| VirtRange::new(part.start, part.end)?.intersection(range));
-        parts.map(|part| part.pages(page).get()).sum()
+    pub(in super::super) fn faulted_pages(&self, range: VirtRange, page: PageSize) -> u64 {
+        let parts = self.0.evidence.parts(&range.addrs());
+        let faulted = parts.filter(|(_, here)| here.contains(Evidence::FAULT));
+        faulted
+            .filter_map(|(part, _)| VirtRange::new(part.start, part.end))
+            .map(|part| part.pages(page).get())
+            .sum()
     }
 
     /// What is different in `range`, the part of a slot that one region has, if `after` is what the scan saw.
-    pub(in crate::pipeline) fn changes(
+    pub(in super::super) fn changes(
         &self,
         range: VirtRange,
         after: &[StateRun],
         page: PageSize,
     ) -> Vec<Change> {
-        let Self { place, amid, populating } = self;
+        let Self(place) = self;
         let mut changes = Vec::new();
         let (mut old, mut new) = (0, 0);
         let mut next = range.start();
@@ -135,24 +128,21 @@ impl SlotBefore {
                 let run = runs.get(index)?.range;
                 Some(if run.start() <= next { run.end() } else { run.start() })
             };
-            let edge = |set: &RangeSet<VirtAddr>| {
-                let mut edges = set.overlapping(next..range.end()).flat_map(|part| [part.start, part.end]);
-                edges.find(|addr| *addr > next)
-            };
-            let first = around(range.start(), range).map(VirtRange::end).filter(|end| next < *end);
+            let first = fault_around(range.start(), range).map(VirtRange::end).filter(|end| next < *end);
             let blocks = [Some(range.end()), Some(block_end(next)), first];
-            let borders = [border(&place.runs, old), border(after, new)].into_iter().chain(blocks);
-            let edges = [&place.unknown, &place.faulted, &place.called, amid, populating].map(edge);
-            let Some(stop) = borders.chain(edges).flatten().min() else { break };
+            let evidence = place.evidence.next_border(next, range.end());
+            let borders = [border(&place.runs, old), border(after, new), evidence];
+            let Some(stop) = borders.into_iter().chain(blocks).flatten().min() else { break };
             let Some(here) = VirtRange::new(next, stop) else { break };
             next = stop;
             let part = |runs: &[StateRun], index: usize| runs.get(index)?.part(here, page);
             let (was, is) = (part(&place.runs, old), part(after, new));
-            if are_alike(was.as_ref(), is.as_ref()) || amid.contains(&here.start()) {
+            let evidence = place.evidence.at(here.start());
+            if are_alike(was.as_ref(), is.as_ref()) || evidence.contains(Evidence::RACED) {
                 continue;
             }
             let folio = if is.is_some() { folio_around(after, new, here, page) } else { here };
-            let before = if place.unknown.overlaps(&here.addrs()) {
+            let before = if evidence.contains(Evidence::UNKNOWN) {
                 Before::Unknown
             } else {
                 was.map_or(Before::Absent, Before::Run)
@@ -168,14 +158,14 @@ impl SlotBefore {
 
     /// Whether a fault happened in `range` since.
     fn has_faulted(&self, range: VirtRange) -> bool {
-        self.place.faulted.overlaps(&range.addrs())
+        self.0.evidence.has(range, Evidence::FAULT)
     }
 
     /// Why `range`, part of `whole` in one block of a file, is now like `after`, in a folio that lies at `folio`.
     fn cause(&self, range: VirtRange, whole: VirtRange, folio: VirtRange, after: Option<&StateRun>) -> Cause {
         let is_there = after.is_some_and(|run| run.categories.contains(PageCategories::PRESENT));
         let came_along = || {
-            let first = around(whole.start(), whole).filter(|first| first.contains(range.start()));
+            let first = fault_around(whole.start(), whole).filter(|first| first.contains(range.start()));
             let of_first = first.and_then(|first| VirtRange::new(first.start(), block_end(first.start())));
             [Some(range.widened(AROUND_SHIFT)), of_first].into_iter().flatten().any(|at| self.has_faulted(at))
         };
@@ -183,8 +173,8 @@ impl SlotBefore {
             Cause::Fault
         } else if after.is_some_and(|run| run.categories.contains(PageCategories::FILE)) && came_along() {
             Cause::FaultAround
-        } else if self.place.called.overlaps(&range.addrs())
-            || is_there && self.populating.overlaps(&range.addrs())
+        } else if self.0.evidence.has(range, Evidence::CALL)
+            || is_there && self.0.evidence.has(range, Evidence::POPULATE)
         {
             Cause::Call
         } else {
@@ -197,7 +187,7 @@ impl SlotBefore {
 ///
 /// Source: `do_fault_around` in `mm/memory.c`: from where a block begins, but not before the region, for the length of a block; not
 /// beyond the page table.
-pub(in crate::pipeline) fn around(addr: VirtAddr, region: VirtRange) -> Option<VirtRange> {
+pub(in super::super) fn fault_around(addr: VirtAddr, region: VirtRange) -> Option<VirtRange> {
     let start = VirtAddr::from_raw(addr.as_raw() >> AROUND_SHIFT << AROUND_SHIFT);
     let start = start.max(region.start()).max(slot_of(addr));
     let end = VirtAddr::from_raw(start.as_raw().saturating_add(1 << AROUND_SHIFT));

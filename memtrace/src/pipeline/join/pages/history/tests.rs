@@ -64,9 +64,9 @@ impl World {
     /// A scan of the slot in `space` from `began` to `ended`, when all faults and calls to the end are known.
     fn long_scan(&mut self, space: SpaceId, (began, ended): (u64, u64), runs: &[StateRun]) -> Vec<Changed> {
         let slot = pages(0..512);
-        let touched = self.0.touched_since(at(began), space, slot);
-        let amid = amid(slot, runs, &touched, &RangeSet::new());
-        let before = self.0.replace(at(ended), space, slot, runs, amid);
+        let racing = self.0.racing_since(at(began), space, slot);
+        let raced = raced(slot, runs, &racing, &RangeSet::new());
+        let before = self.0.replace(at(ended), space, slot, runs, &raced);
         let pfn = |run: &StateRun| run.pfn().map(Pfn::as_raw);
         let index = |addr: VirtAddr| (addr.as_raw() - SLOT) / PAGE;
         let changes = before.changes(slot, runs, page()).into_iter();
@@ -114,7 +114,7 @@ fn what_was_there_at_the_first_scan_is_no_change() {
 }
 
 #[test]
-fn frames_that_the_kernel_changed_are_told_from_those_of_faults() {
+fn frames_that_the_kernel_changed_are_distinguished_from_those_of_faults() {
     let mut world = World::new();
     world.scan(10, &[small(0..8, 100)]);
     world.fault(15, 2);
@@ -275,15 +275,15 @@ fn next_scan_tells_what_a_call_did_amid_a_scan() {
 #[test]
 fn fault_maps_a_block_of_a_file_that_begins_with_the_region_at_the_earliest() {
     let region = pages(8..40);
-    assert_eq!(around(addr(9), region), Some(pages(8..24)));
-    assert_eq!(around(addr(17), region), Some(pages(16..32)));
-    assert_eq!(around(addr(33), region), Some(pages(32..40)));
+    assert_eq!(fault_around(addr(9), region), Some(pages(8..24)));
+    assert_eq!(fault_around(addr(17), region), Some(pages(16..32)));
+    assert_eq!(fault_around(addr(33), region), Some(pages(32..40)));
 
     let mut world = World::new();
     world.0.begin(SPACE);
     assert!(world.fault(15, 9));
     let file = run(8..30, 100, PageCategories::FILE, PageFlags::UPTODATE);
-    let before = world.0.replace(at(20), SPACE, pages(0..512), &[file], RangeSet::new());
+    let before = world.0.replace(at(20), SPACE, pages(0..512), &[file], &RangeSet::new());
 
     let changes = before.changes(region, &[file], page());
 
@@ -337,11 +337,11 @@ fn part_of_a_page_that_a_call_is_about_is_all_of_it() {
 
 #[test]
 fn pages_that_came_before_do_not_wait_with_a_fault_amid_the_scan() {
-    let touched = [addr(16)..addr(17)].into_iter().collect();
+    let racing = [addr(16)..addr(17)].into_iter().collect();
     let file = run(0..40, 100, PageCategories::FILE, PageFlags::UPTODATE);
     let came = [addr(0)..addr(16)].into_iter().collect();
 
-    let waiting = amid(pages(0..512), &[file], &touched, &came);
+    let waiting = raced(pages(0..512), &[file], &racing, &came);
 
     assert_eq!(waiting.iter().collect::<Vec<_>>(), [&(addr(16)..addr(33))]);
 }
@@ -354,7 +354,7 @@ fn child_of_a_process_that_fills_the_memory_is_not_kept_in_mind() {
     for slot in 0..=slots {
         let start = VirtAddr::from_raw(SLOT + (slot << 21));
         let slot = VirtRange::new(start, slot_end(start)).expect("not empty");
-        world.0.replace(at(11), SPACE, slot, &many, RangeSet::new());
+        world.0.replace(at(11), SPACE, slot, &many, &RangeSet::new());
     }
     let held = world.0.held;
 
@@ -401,7 +401,7 @@ fn what_was_scanned_longest_ago_is_forgotten_first() {
     for slot in 1..=16 {
         let start = VirtAddr::from_raw(SLOT + (slot << 21));
         let slot = VirtRange::new(start, slot_end(start)).expect("not empty");
-        world.0.replace(at(11), SPACE, slot, &many, RangeSet::new());
+        world.0.replace(at(11), SPACE, slot, &many, &RangeSet::new());
     }
 
     assert!(world.0.held <= MAX_HELD);
@@ -419,7 +419,74 @@ fn scattered_faults_without_scans_are_forgotten_too() {
         assert!(world.0.held <= MAX_HELD);
     }
 
-    let held: usize = world.0.slots.values().map(Place::held).sum();
+    let held: usize = world.0.slots.values().map(SlotHistory::held).sum();
     assert_eq!(world.0.held, held);
-    assert!((240..260).contains(&world.0.slots.len()), "of {slots}, those of the last faults");
+    assert!((120..130).contains(&world.0.slots.len()), "of {slots}, those of the last faults");
+}
+
+/// A tebibyte from the slot on.
+fn tebibyte() -> VirtRange {
+    VirtRange::new(addr(0), VirtAddr::from_raw(SLOT + (1 << 40))).expect("not empty")
+}
+
+#[test]
+fn slots_without_pages_are_one_range() {
+    let mut world = World::new();
+    world.scan(5, &[small(0..4, 100)]);
+    world.scan(10, &[]);
+
+    world.0.observe_absent(SPACE, tebibyte(), &RangeSet::new());
+
+    assert_eq!((world.0.slots.len(), world.0.held), (0, 0));
+    assert_eq!(world.0.elsewhere[&SPACE].len(), 2, "what lies before and behind");
+}
+
+#[test]
+fn pages_where_a_scan_found_none_are_new() {
+    let mut world = World::new();
+    assert_eq!(world.0.observe_absent(SPACE, tebibyte(), &RangeSet::new()), RangeSet::new());
+    world.fault(15, 2);
+
+    let changes = world.scan(20, &[small(0..4, 100)]);
+
+    let expected = [
+        (0..2, None, Some(100), Cause::Kernel),
+        (2..3, None, Some(102), Cause::Fault),
+        (3..4, None, Some(103), Cause::Kernel),
+    ];
+    assert_eq!(changes, expected);
+}
+
+#[test]
+fn advice_may_bring_pages_where_a_scan_found_none() {
+    let mut world = World::new();
+    world.0.observe_absent(SPACE, tebibyte(), &RangeSet::new());
+    let advice = MapRequest::Madvise { addr: addr(1), length: PAGE, advice: 3 };
+    assert!(!world.call(15, &advice, 1..2));
+
+    let changes = world.scan(20, &[small(0..2, 100)]);
+
+    assert_eq!(changes, [(0..1, None, Some(100), Cause::Kernel), (1..2, None, Some(101), Cause::Call)]);
+}
+
+#[test]
+fn what_was_touched_during_a_scan_that_found_nothing_stays_as_it_was_known() {
+    let mut world = World::new();
+    let racing = [pages(1..2).addrs()].into_iter().collect();
+
+    world.0.observe_absent(SPACE, tebibyte(), &racing);
+
+    let changes = world.scan(20, &[small(0..3, 100)]);
+    assert_eq!(changes, [(0..1, None, Some(100), Cause::Kernel), (2..3, None, Some(102), Cause::Kernel)]);
+}
+
+#[test]
+fn child_has_no_pages_where_a_scan_of_its_parent_found_none() {
+    let mut world = World::new();
+    world.0.observe_absent(SPACE, tebibyte(), &RangeSet::new());
+    world.0.fork(at(15), SPACE, CHILD);
+
+    let changes = world.long_scan(CHILD, (20, 20), &[small(0..1, 100)]);
+
+    assert_eq!(changes, [(0..1, None, Some(100), Cause::Kernel)]);
 }

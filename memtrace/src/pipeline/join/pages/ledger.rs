@@ -1,0 +1,299 @@
+//! All that is known of pages, behind one type: what they were, what happened to them since, and what scans find of both.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rangemap::RangeSet;
+
+use super::{
+    counts::{Counting, stretches},
+    history::{self, PageHistory, fault_around},
+    occupancy::{Occupancy, Occupied},
+    outcome::{Counted, FaultId, PageChange, SlotScan, Unresolved},
+};
+use crate::{
+    event::{
+        Fault, HostFacts, MapRequest, PageScan, ReclaimReading, ScanDepth, SpaceId, TaskAction, TaskEvent,
+    },
+    pipeline::{
+        Detail, Options,
+        join::reclaims::Reclaims,
+        slots::{occupied, slot_end, slot_of},
+    },
+    region::{AddressSpace, Region},
+    timeline::{FaultOutcome, PageCause, PageTally, RegionId, RowSet},
+    units::{PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
+};
+
+/// The pages of all address spaces. Regions are known as parts of an [`AddressSpace`] alone.
+#[derive(Debug)]
+pub(in crate::pipeline) struct PageLedger {
+    page: PageSize,
+    /// Whether faults are recorded one by one.
+    detail: Detail,
+    /// Whether each change is wanted.
+    tells_changes: bool,
+    counting: Counting,
+    history: PageHistory,
+    reclaims: Reclaims,
+    unresolved: Unresolved,
+    occupancy: Occupancy,
+}
+
+/// What may have changed pages, other than a fault.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::pipeline) enum Happening<'a> {
+    /// The address space is new, and a program is loaded into it.
+    Begin,
+    /// The address space is new, and a copy of this one.
+    Fork(SpaceId),
+    /// A call about this range took effect.
+    Call(&'a MapRequest, VirtRange),
+    /// A reading of maps was compared with the regions, which may have corrected them.
+    Reading,
+}
+
+impl Happening<'_> {
+    /// What `event` does to the pages of which address space.
+    pub(in crate::pipeline) fn of_task(event: &TaskEvent) -> Option<(SpaceId, Self)> {
+        match event.action {
+            TaskAction::Exec { space, .. } => Some((space, Self::Begin)),
+            TaskAction::Fork { space, parent_space, .. } if space != parent_space => {
+                Some((space, Self::Fork(parent_space)))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What a scan found, in terms of what others keep.
+#[derive(Debug, Default)]
+pub(in crate::pipeline) struct Findings {
+    /// What it saw of each region.
+    pub(in crate::pipeline) tallies: BTreeMap<RegionId, PageTally>,
+    /// What changed since the scan before, if that is wanted.
+    pub(in crate::pipeline) changes: Vec<PageChange>,
+    /// The outcomes of faults.
+    pub(in crate::pipeline) outcomes: Vec<(FaultId, FaultOutcome)>,
+}
+
+impl PageLedger {
+    pub(in crate::pipeline) fn new(host: &HostFacts, options: &Options) -> Self {
+        Self {
+            page: host.page,
+            detail: options.detail,
+            tells_changes: options.wants.contains(RowSet::PAGES),
+            counting: Counting::new(host),
+            history: PageHistory::new(host.page),
+            reclaims: Reclaims::default(),
+            unresolved: Unresolved::default(),
+            occupancy: Occupancy::new(host.page),
+        }
+    }
+
+    /// Something happened to pages of `space`, which has these regions now.
+    pub(in crate::pipeline) fn happened(
+        &mut self,
+        time: Timestamp,
+        (space, regions): (SpaceId, Option<&AddressSpace>),
+        what: Happening,
+    ) {
+        match what {
+            Happening::Begin => self.history.begin(space),
+            Happening::Fork(parent) => self.history.fork(time, parent, space),
+            Happening::Call(request, range) => {
+                if self.history.call(time, space, request, range) {
+                    self.unresolved.forget(space, range, self.page);
+                }
+                if let Some(regions) = regions {
+                    self.occupancy.call((space, regions), request, range);
+                }
+            }
+            Happening::Reading => {
+                if let Some(regions) = regions {
+                    self.occupancy.read(space, regions);
+                }
+            }
+        }
+    }
+
+    /// A fault in `space` was completed. Its outcome is reported as that of `id`, if there is one.
+    pub(in crate::pipeline) fn fault(
+        &mut self,
+        id: Option<FaultId>,
+        fault: &Fault,
+        (space, regions): (SpaceId, Option<&AddressSpace>),
+    ) {
+        let is_first = self.history.fault(space, fault);
+        if let Some(id) = id {
+            let region = regions.and_then(|regions| regions.find(fault.addr));
+            let is_of_file = region.is_some_and(|region| region.traits.file_offset(fault.addr).is_some());
+            self.unresolved.add((space, self.page), id, fault, (is_first, is_of_file));
+        }
+    }
+
+    /// The rows of faults before `first` are out: nobody asks for their outcomes any more.
+    pub(in crate::pipeline) fn forget_before(&mut self, first: FaultId) {
+        self.unresolved.forget_before(first);
+    }
+
+    /// Notes how much the kernel has reclaimed.
+    pub(in crate::pipeline) fn reclaim(&mut self, reading: ReclaimReading) {
+        self.reclaims.read(reading);
+    }
+
+    /// Takes what a scan of `space` saw that ended at `time`, and says what follows from it.
+    pub(in crate::pipeline) fn observe(
+        &mut self,
+        time: Timestamp,
+        (space, regions): (SpaceId, Option<&AddressSpace>),
+        scan: &PageScan,
+    ) -> Findings {
+        let mut findings = Findings::default();
+        if let Some(regions) = regions {
+            self.occupancy.settle(space, regions);
+        }
+        for region in overlapping(regions, scan.range) {
+            if let Some(part) = region.range.intersection(scan.range) {
+                findings.tallies.insert(region.id, self.tally(time, (space, region), scan, part));
+            }
+        }
+        if scan.depth >= ScanDepth::Words && self.detail == Detail::Full {
+            self.observe_slots(time, (space, regions), scan, &mut findings);
+        }
+        findings
+    }
+
+    /// Counts the pages of a region in `part`.
+    fn tally(
+        &mut self,
+        time: Timestamp,
+        (space, region): (SpaceId, &Region),
+        scan: &PageScan,
+        part: VirtRange,
+    ) -> PageTally {
+        let mut tally = PageTally { scanned_pages: part.pages(self.page), ..PageTally::at(time) };
+        let known = self.counting.known_from(scan);
+        let stretches = stretches(scan, part);
+        for (range, properties) in &stretches {
+            tally.counts.add(*properties, known, range.pages(self.page));
+        }
+        self.occupancy.see(time, (space, region), part, (known, &stretches));
+        tally
+    }
+
+    /// Takes a close scan slot by slot, where it found pages or more is known than that there are none; and the rest as ranges.
+    fn observe_slots(
+        &mut self,
+        time: Timestamp,
+        (space, regions): (SpaceId, Option<&AddressSpace>),
+        scan: &PageScan,
+        findings: &mut Findings,
+    ) {
+        let range = scan.range;
+        let racing = self.history.racing_since(scan.began, space, range);
+        let occupied = occupied(scan, range).map(|part| slot_of(part.start()));
+        let slots: BTreeSet<VirtAddr> = occupied.chain(self.history.slots_in(space, range)).collect();
+        let mut next = range.start();
+        for slot in slots {
+            let start = slot.max(range.start());
+            if let Some(empty) = VirtRange::new(next, start) {
+                self.observe_absent((space, regions), scan, (empty, &racing), findings);
+            }
+            next = slot_end(slot).min(range.end());
+            if let Some(slot) = VirtRange::new(start, next) {
+                self.observe_slot(time, (space, regions), scan, (slot, &racing), findings);
+            }
+        }
+        if let Some(empty) = VirtRange::new(next, range.end()) {
+            self.observe_absent((space, regions), scan, (empty, &racing), findings);
+        }
+    }
+
+    /// A close scan found no page in `range`, where no slot is kept. What raced with it stays as it was known.
+    fn observe_absent(
+        &mut self,
+        (space, regions): (SpaceId, Option<&AddressSpace>),
+        scan: &PageScan,
+        (range, racing): (VirtRange, &RangeSet<VirtAddr>),
+        findings: &mut Findings,
+    ) {
+        // What these faults brought is gone.
+        self.unresolved.take(space, range, self.page, scan.began, racing);
+        let known = self.history.observe_absent(space, range, racing);
+        for region in overlapping(regions, range) {
+            if known.overlaps(&region.range.addrs()) {
+                findings.add_migrated(region.id, scan, PageCount::default());
+            }
+        }
+    }
+
+    /// Notes what changed in a slot since it was scanned before, and the outcomes of faults; not of what raced with the scan.
+    fn observe_slot(
+        &mut self,
+        time: Timestamp,
+        (space, regions): (SpaceId, Option<&AddressSpace>),
+        scan: &PageScan,
+        (slot, racing): (VirtRange, &RangeSet<VirtAddr>),
+        findings: &mut Findings,
+    ) {
+        let page = self.page;
+        let first = scan.runs.partition_point(|run| run.range.end() <= slot.start());
+        let runs: Vec<_> = scan.runs[first..].iter().map_while(|run| run.part(slot, page)).collect();
+        let region_at = |addr| regions?.find(addr).map(|region| region.range);
+        let faults = self.unresolved.take(space, slot, page, scan.began, racing);
+        let raced = if racing.overlaps(&slot.addrs()) {
+            let brought = faults.iter().filter_map(|(addr, _)| fault_around(*addr, region_at(*addr)?));
+            history::raced(slot, &runs, racing, &brought.map(VirtRange::addrs).collect())
+        } else {
+            RangeSet::new()
+        };
+        let before = self.history.replace(time, space, slot, &runs, &raced);
+        let known = self.counting.known_from(scan);
+        let reclaims = self.reclaims;
+        let seen = SlotScan { began: scan.began, runs: &runs, before: &before, page, known, reclaims };
+        for region in overlapping(regions, slot) {
+            let Some(part) = region.range.intersection(slot).filter(|part| before.knows_of(*part)) else {
+                continue;
+            };
+            let changes = before.changes(part, &runs, page);
+            let migrated = changes.iter().filter(|change| seen.cause_of(change) == PageCause::Migration);
+            findings.add_migrated(region.id, scan, migrated.map(|change| change.range.pages(page)).sum());
+            if self.tells_changes {
+                let changes = changes.iter().filter_map(|change| seen.change(change, region.id));
+                findings.changes.extend(changes);
+            }
+        }
+        let mut counted = Counted::from(slot.start());
+        for (addr, fault) in faults {
+            let outcome = seen.outcome(addr, region_at(addr), &fault, &mut counted);
+            findings.outcomes.extend(outcome.map(|outcome| (fault.id, outcome)));
+        }
+    }
+
+    /// Takes what is known of the pages of `region`, which has gone, or of which nobody will ask again.
+    pub(in crate::pipeline) fn take(&mut self, space: SpaceId, region: &Region) -> Option<Occupied> {
+        self.occupancy.take(space, region)
+    }
+
+    /// Forgets address spaces that are gone.
+    pub(in crate::pipeline) fn retain(&mut self, is_there: impl Fn(SpaceId) -> bool) {
+        self.history.retain(&is_there);
+        self.occupancy.retain(is_there);
+    }
+}
+
+impl Findings {
+    /// Adds pages that a close scan found in other frames than before.
+    fn add_migrated(&mut self, region: RegionId, scan: &PageScan, pages: PageCount) {
+        if scan.depth >= ScanDepth::Frames
+            && let Some(tally) = self.tallies.get_mut(&region)
+        {
+            *tally.migrated.get_or_insert_default() += pages;
+        }
+    }
+}
+
+/// The regions that have a part in `range`, if any are known.
+fn overlapping(regions: Option<&AddressSpace>, range: VirtRange) -> impl Iterator<Item = &Region> {
+    regions.into_iter().flat_map(move |regions| regions.overlapping(range))
+}
