@@ -11,7 +11,7 @@ use memtrace_tests::{
     require,
     rows::{FaultRow, PageRow},
     scan::has_scan,
-    setting::{Setting, transparent_huge_pages},
+    setting::{HugePages, Setting, transparent_huge_pages},
     turn,
 };
 
@@ -113,6 +113,31 @@ fn faults_brought_the_memory_that_the_workload_was_given() {
     expect("refaulted", &[("absent", "small", "fault", 300)]);
     expect("populated", &[("absent", "small", "call", 400)]);
     expect("shared", &[("absent", "small", "fault", 100), ("small", "small", "fault", 50)]);
+}
+
+#[test]
+fn faults_brought_no_more_pages_of_hugetlb_than_the_pool_lost() {
+    require!(root);
+    require!(bpf);
+    let _turn = turn();
+    let _pool = made!(HugePages::add(5));
+    let (gifts, recording) = recorded(memtrace!(), &["--hugetlb"]);
+
+    let faults = recording.faults();
+    let given = |name: &str| given(&faults, &gifts[name]);
+    // Two for private memory, three for the file: the second mapping of that took none.
+    assert_eq!(given("hugetlb"), BTreeMap::from([("hugetlb".to_owned(), (2, 2 * 512))]));
+    for name in ["hugetlb_made", "hugetlb_mapped"] {
+        assert_eq!(given(name), BTreeMap::from([("file".to_owned(), (3, 3 * 512))]), "{name}");
+    }
+    let report = recording.report();
+    let totals = report.at("/outcome").as_array().expect("a list").clone();
+    let fresh = |kind: &str| {
+        let totals = totals.iter().filter(|totals| totals["kind"] == kind);
+        totals.map(|totals| totals["fresh_pages"].as_u64()).sum::<Option<u64>>()
+    };
+    assert_eq!(fresh("hugetlb"), Some(2 * 512));
+    assert_eq!(fresh("file"), None, "the kernel does not say whether they were there");
 }
 
 #[test]

@@ -276,6 +276,7 @@ fn outcome((&(kind, pages), totals): (&(OutcomeKind, Option<PageCount>), &Outcom
         "pages_each": pages.map(PageCount::get),
         "faults": totals.faults,
         "pages": totals.pages.map(PageCount::get),
+        "fresh_pages": kind.fresh(totals.pages).map(PageCount::get),
         "latency_sum_ns": totals.latency_sum.get(),
     })
 }

@@ -319,17 +319,20 @@ impl Report {
         if outcome.is_empty() {
             return Ok(());
         }
-        heading(f, "Outcomes of faults", ["faults", "bytes", "latency", "bytes/µs"])?;
+        heading(f, "Outcomes of faults", ["faults", "bytes", "fresh", "latency", "bytes/µs"])?;
         let bytes = |pages: PageCount| pages.get().saturating_mul(self.header.host.page.bytes());
+        let size = |pages: Option<PageCount>| {
+            pages.map_or(String::from("-"), |pages| Size(bytes(pages)).to_string())
+        };
         for ((kind, pages), OutcomeTotals { faults, pages: all, latency_sum }) in outcome {
-            let size = pages.map_or(String::new(), |pages| format!(" {}", Size(bytes(pages))));
-            let label = format!("{}{size}", kind.name());
+            let each = pages.map_or(String::new(), |pages| format!(" {}", Size(bytes(pages))));
+            let label = format!("{}{each}", kind.name());
             let known = all.map(bytes);
             let rate = known.and_then(|bytes| bytes.saturating_mul(1000).checked_div(latency_sum.get()));
             let rate = rate.map_or(String::new(), |rate| rate.to_string());
-            let all = known.map_or(String::from("-"), |bytes| Size(bytes).to_string());
+            let (all, fresh) = (size(*all), size(kind.fresh(*all)));
             let latency = Time(latency_sum.get()).to_string();
-            writeln!(f, "  {label:<24}{faults:>12}{all:>12}{latency:>12}{rate:>12}")?;
+            writeln!(f, "  {label:<24}{faults:>12}{all:>12}{fresh:>12}{latency:>12}{rate:>12}")?;
         }
         let known: u64 = outcome.values().map(|totals| totals.faults).sum();
         match self.recorded().total().saturating_sub(known) {

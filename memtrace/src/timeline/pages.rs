@@ -26,7 +26,8 @@ pub enum OutcomeKind {
     Anon,
     /// The zero page, or the huge one.
     Zero,
-    /// Pages of a file, or of shared memory.
+    /// Pages of a file, or of shared memory, that of hugetlb too. Whether the fault made them or they were there before, nobody
+    /// says.
     File,
     /// Memory that had been swapped out.
     Swap,
@@ -34,11 +35,23 @@ pub enum OutcomeKind {
     Copy,
     /// Leave to write to the page that was there.
     Reuse,
-    /// A page of hugetlb.
+    /// A fresh page of hugetlb, private.
     Hugetlb,
 }
 
 impl OutcomeKind {
+    /// How many of `pages` that faults brought were taken for them, and charged to a cgroup or taken from a pool of hugetlb; `None`
+    /// if that is not known.
+    #[must_use]
+    pub fn fresh(self, pages: Option<PageCount>) -> Option<PageCount> {
+        match self {
+            Self::Anon | Self::Copy | Self::Hugetlb => pages,
+            Self::Zero | Self::Reuse => Some(PageCount::default()),
+            // They may have been in the page cache, or in the swap cache.
+            Self::File | Self::Swap => None,
+        }
+    }
+
     /// The word for it in tables.
     #[must_use]
     pub const fn name(self) -> &'static str {
