@@ -41,6 +41,24 @@ fn columns<'a>(rows: &'a [BTreeMap<String, String>], names: &[&str]) -> Vec<Vec<
 }
 
 #[test]
+fn help_of_export_has_every_column() {
+    let help = memtrace!().run(["export", "--help"]).finish().expect_code(0).stdout;
+    let (_directory, path) = file("small.mtrace", &fixture::small());
+    for table in ["timeline", "faults", "maps", "regions", "pages", "losses"] {
+        let text = output(&["export", "-f", "csv", "--table", table], &path);
+        let written: Vec<_> = text.lines().next().expect("a header row").split(',').collect();
+
+        let (_, section) = help.split_once(&format!("Columns of {table}:\n")).expect("a table of export");
+        let lines = section.lines().take_while(|line| !line.is_empty());
+        // What is too long for a line goes on in the next, which begins with another word.
+        let words = lines.filter_map(|line| line.split_whitespace().next());
+        let explained: Vec<_> = words.filter(|word| written.contains(word)).collect();
+
+        assert_eq!(explained, written, "{table}");
+    }
+}
+
+#[test]
 fn what_is_no_recording_is_refused_with_the_reason() {
     let mut foreign_format = fixture::small();
     // The format version follows the eight bytes of the magic.

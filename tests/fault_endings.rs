@@ -17,6 +17,7 @@ use memtrace_tests::{
 fn ended(memtrace: Memtrace, way: &[&str]) -> (Ending, Vec<FaultRow>) {
     let recording = memtrace.record(&[], &[&[program!("endings")], way].concat()).expect_code(0);
     recording.expect_complete_but_for_skips();
+    recording.expect_summary();
     let ending: Ending = recording.run.last_line();
     let faults = recording.faults();
     assert_eq!(ending.area.found_in(&faults), ending.area, "{way:?}");

@@ -88,6 +88,17 @@ fn rows_that_a_loss_touches_are_lower_bounds() {
 }
 
 #[test]
+fn what_is_printed_at_the_end_is_what_the_report_says() {
+    require!(root);
+    require!(bpf);
+    for options in [&["--ring-size", "4K", "--interval", "20ms"][..], &[]] {
+        let recording = memtrace!().record(options, &STORM).expect_code(0);
+        recording.expect_summary();
+        assert_eq!(recording.losses().is_empty(), options.is_empty(), "{:#?}", recording.run);
+    }
+}
+
+#[test]
 fn default_ring_loses_nothing_of_a_storm() {
     require!(root);
     require!(bpf);

@@ -8,6 +8,7 @@
 
 mod calls;
 mod sideband;
+mod sums;
 
 use memtrace_ebpf::{
     CallEvent, CommEvent, EventHeader, EventKind, ExecEvent, ExitEvent, FaultEvent, FaultFlags, ForkEvent,
@@ -22,6 +23,8 @@ use crate::{
     },
     units::{Nanos, PageCount, Timestamp, VirtAddr},
 };
+
+pub use sums::FaultSums;
 
 /// What the shell hands over and a recording stores, in arrival order.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,8 @@
 //! Layer: core. Input: events in arrival order, ticks. Output: events in time order.
 //! Source: a program reads the clock a little before or after it reserves its record, and two rings are drained one after
 //! the other, so that arrival order is time order but for some milliseconds.
-//! Keeps: shuffling within the window changes nothing; an event that comes too late is a loss, never an inversion.
+//! Keeps: shuffling within the window changes nothing; an event that comes too late is a loss, never an inversion. A reading that
+//! comes too late has not been taken.
 //! Not here: what events do (`pipeline`).
 #![forbid(unsafe_code)]
 
@@ -40,7 +41,7 @@ pub enum Event {
     /// The kernel's counters of reclaim were read.
     Reclaim(ReclaimReading),
     /// An observation of a process; its time is when it ended.
-    Scan(Box<Observation>),
+    Observation(Box<Observation>),
 }
 
 // A quarter of a million of them wait, most of them faults: what is larger and rarer is boxed.
@@ -56,7 +57,7 @@ impl Event {
             Self::Map(map) => map.time,
             Self::Uncounted(uncounted) => uncounted.time,
             Self::Reclaim(reading) => reading.time,
-            Self::Scan(scan) => scan.time,
+            Self::Observation(seen) => seen.time,
         }
     }
 
@@ -85,7 +86,7 @@ impl Event {
             Self::Fault(fault) => (9, fault.tid, fault.addr.as_raw()),
             Self::Uncounted(uncounted) => (10, uncounted.tid, uncounted.faults.total()),
             Self::Reclaim(_) => (15, Tid(0), 0),
-            Self::Scan(scan) => (16, Tid(scan.tgid.0), scan.space.0),
+            Self::Observation(seen) => (16, Tid(seen.tgid.0), seen.space.0),
         };
         (self.time(), rank, tid, detail)
     }
@@ -105,16 +106,21 @@ impl Reorder {
     /// Takes an event; a loss if later ones have been released already.
     #[must_use]
     pub fn push(&mut self, event: Event) -> Option<Loss> {
-        let time = event.time();
-        if time < self.released {
-            let cause = LossCause::Late;
-            return Some(Loss { start: time, end: Some(self.released), cpu: None, cause, count: Some(1) });
+        if let Some(loss) = self.late(event.time()) {
+            return Some(loss).filter(|_| !matches!(event, Event::Observation(_) | Event::Reclaim(_)));
         }
         self.fresh.push(event);
         if self.fresh.len() >= MAX_RUN {
             self.end_run();
         }
         None
+    }
+
+    /// The loss that an event at `time` would be now, if it comes too late.
+    #[must_use]
+    pub fn late(&self, time: Timestamp) -> Option<Loss> {
+        let (end, cause) = (Some(self.released), LossCause::Late);
+        (time < self.released).then_some(Loss { start: time, end, cpu: None, cause, count: Some(1) })
     }
 
     /// Puts what came in order.
@@ -219,6 +225,18 @@ mod tests {
     }
 
     #[test]
+    fn reading_older_than_what_was_released_is_dropped_and_no_loss() {
+        let mut order = Reorder::default();
+        order.release(Timestamp::from_nanos(WINDOW.get() + 80 * MS)).for_each(drop);
+
+        let (time, tgid, space) = (Timestamp::from_nanos(79 * MS), Tgid(1), SpaceId(1));
+        let reading = Event::Observation(Box::new(Observation { time, tgid, space, seen: Seen::Nothing }));
+
+        assert_eq!(order.push(reading), None);
+        assert_eq!(order.release(Timestamp::from_nanos(WINDOW.get() + 200 * MS)).count(), 0);
+    }
+
+    #[test]
     fn event_older_than_what_was_released_is_a_loss() {
         let mut order = Reorder::default();
         order.release(Timestamp::from_nanos(WINDOW.get() + 80 * MS)).for_each(drop);
@@ -252,7 +270,7 @@ mod tests {
             Event::Task(Box::new(TaskEvent { time, tgid, tid: Tid(1), action: fork })),
             map(MapAction::Shown(ReportedVma { vma, kind: None })),
             map(MapAction::Call { space, call }),
-            Event::Scan(Box::new(Observation { time, tgid, space, seen: Seen::Nothing })),
+            Event::Observation(Box::new(Observation { time, tgid, space, seen: Seen::Nothing })),
         ];
 
         let mut order = Reorder::default();

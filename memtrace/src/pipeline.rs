@@ -6,15 +6,14 @@
 //! Not here: where records come from (`session`, `record`), where rows go (`export`, `report`).
 #![forbid(unsafe_code)]
 
-use serde::{Deserialize, Serialize};
-
 use crate::{
+    decode::{FaultSums, Frame},
     event::{
-        HeatReading, HostFacts, Loss, LossCause, MapAction, Observation, ProbeRequest, ProbeTarget, Record,
-        Seen, TaskAction, TaskEvent, Tid,
+        Fault, HeatReading, HostFacts, Loss, LossCause, MapAction, Observation, ProbeRequest, ProbeTarget,
+        Record, Seen, TaskAction, TaskEvent, Tid,
     },
     order::{Event, Reorder},
-    timeline::{Row, Summary},
+    timeline::{Row, RowSet, Summary},
     units::{Nanos, Timestamp},
 };
 
@@ -25,13 +24,18 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
-use join::{intervals::Intervals, maps, tasks::Tasks, totals::Totals};
+use join::{
+    intervals::Intervals,
+    maps,
+    pages::{Happening, PageLedger},
+    tasks::Tasks,
+    totals::Totals,
+};
 pub use plan::focus::{Area, FocusOptions};
 use plan::{checks::Checks, directory::Directory, focus::Focus};
 
 /// Whether faults are recorded one by one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
     /// Each fault.
     Full,
@@ -48,8 +52,8 @@ pub struct Options {
     pub detail: Detail,
     /// Whether events report every change of an address space; else it is read from maps, again and again.
     pub follows_maps: bool,
-    /// Whether each fault and each change of an address space gives a row.
-    pub event_rows: bool,
+    /// What is made of the records.
+    pub wants: RowSet,
     /// What is scanned.
     pub focus: FocusOptions,
 }
@@ -67,25 +71,52 @@ pub struct Pipeline {
     checks: Checks,
     focus: Focus,
     tasks: Tasks,
-    intervals: Intervals,
+    /// `None` where nothing is wanted for which events are joined.
+    intervals: Option<Intervals>,
+    /// Kept where events are joined.
+    pages: PageLedger,
     totals: Totals,
-    event_rows: bool,
+    wants: RowSet,
+    /// When last was forgotten what had ended, if no interval says when.
+    purged: Timestamp,
 }
+
+/// Time between two purges, if no interval says when.
+const PURGE_PERIOD: Nanos = Nanos::new(100_000_000);
 
 impl Pipeline {
     /// A pipeline for records of `host`.
     #[must_use]
     pub fn new(host: HostFacts, options: Options) -> Self {
+        let page = host.page;
         Self {
             order: Reorder::default(),
             late: None,
             directory: Directory::default(),
             checks: Checks::default(),
             tasks: Tasks::new(&host, options.follows_maps),
-            intervals: Intervals::new(&host, &options),
-            event_rows: options.event_rows,
-            focus: Focus::new(options.focus, host.page, options.interval),
-            totals: Totals::new(host, options.interval),
+            // Losses are known without.
+            intervals: (!(options.wants - RowSet::LOSSES).is_empty())
+                .then(|| Intervals::new(&host, &options)),
+            pages: PageLedger::new(&host, &options),
+            wants: options.wants,
+            purged: host.start,
+            totals: Totals::new(host, &options),
+            focus: Focus::new(options.focus, page, options.interval),
+        }
+    }
+
+    /// Takes what came at once. Faults of which just the number is wanted are counted without decoding each.
+    pub fn take(&mut self, frame: &Frame, rows: &mut Vec<Row>, requests: &mut Vec<ProbeRequest>) {
+        if let (Frame::Faults(records), None) = (frame, &self.intervals)
+            && let Some(sums) = FaultSums::of(records)
+            && self.order.late(sums.first).is_none()
+        {
+            self.totals.see(sums.last);
+            return sums.by_kind.into_iter().for_each(|(kind, faults)| self.totals.count(kind, faults));
+        }
+        for record in frame.records() {
+            self.push(record, rows, requests);
         }
     }
 
@@ -93,6 +124,7 @@ impl Pipeline {
     /// `requests`, which a replay ignores, because the answers are in the recording.
     pub fn push(&mut self, record: Record, rows: &mut Vec<Row>, requests: &mut Vec<ProbeRequest>) {
         match record {
+            Record::Fault(fault) if self.intervals.is_none() => self.count(&fault),
             Record::Fault(fault) => self.hold_back(Event::Fault(fault)),
             Record::Uncounted(uncounted) => self.hold_back(Event::Uncounted(uncounted)),
             Record::Task(task) => {
@@ -117,7 +149,13 @@ impl Pipeline {
             Record::Tick(time) => {
                 self.release(time, rows);
                 let released = self.order.released();
-                self.intervals.close_until(time, released, &mut self.tasks, &mut self.totals, rows);
+                if let Some(intervals) = &mut self.intervals {
+                    let sums = (&mut self.totals, &mut self.pages);
+                    intervals.close_until(time, released, &mut self.tasks, sums, rows);
+                } else if self.purged.after(PURGE_PERIOD) <= released {
+                    self.totals.forget(self.tasks.purge(released));
+                    self.purged = released;
+                }
                 self.checks.tick(time, &self.directory, &self.tasks, requests);
             }
         }
@@ -134,9 +172,12 @@ impl Pipeline {
     pub fn finish(mut self, rows: &mut Vec<Row>) -> Summary {
         self.release(END_OF_TIME, rows);
         let end = self.totals.end();
-        self.intervals.close_all(end, &mut self.tasks, &mut self.totals, rows);
-        rows.extend(self.totals.purge(self.tasks.purge(END_OF_TIME)).map(Row::Region));
-        rows.extend(self.totals.live(&self.tasks).into_iter().map(Row::Region));
+        if let Some(mut intervals) = self.intervals {
+            intervals.close_all(end, &mut self.tasks, (&mut self.totals, &mut self.pages), rows);
+            let purged = self.tasks.purge(END_OF_TIME);
+            rows.extend(self.totals.purge(purged, &mut self.pages).map(Row::Region));
+            rows.extend(self.totals.live(&self.tasks, &mut self.pages).into_iter().map(Row::Region));
+        }
         self.totals.summary(&self.tasks)
     }
 
@@ -146,7 +187,9 @@ impl Pipeline {
         if matches!(task.action, TaskAction::Join { .. }) && !self.tasks.knows(task.tid) {
             self.totals.see(task.time);
             let actors = self.tasks.apply(&task);
-            self.totals.task(&task.action, actors);
+            if self.intervals.is_some() {
+                self.totals.task(&task.action, actors);
+            }
         } else {
             self.hold_back(Event::Task(Box::new(task)));
         }
@@ -156,10 +199,24 @@ impl Pipeline {
     fn hold_back(&mut self, event: Event) {
         self.totals.see(event.time());
         if let Some(loss) = self.order.push(event) {
-            let late = self.late.get_or_insert(Loss { count: Some(0), ..loss });
-            late.start = late.start.min(loss.start);
-            late.count = late.count.zip(loss.count).map(|(sum, count)| sum + count);
+            self.add_late(loss);
         }
+    }
+
+    /// Counts a fault of which nothing else is wanted.
+    fn count(&mut self, fault: &Fault) {
+        self.totals.see(fault.time);
+        match self.order.late(fault.time) {
+            Some(loss) => self.add_late(loss),
+            None => self.totals.count(fault.kind, 1),
+        }
+    }
+
+    /// An event came too late.
+    fn add_late(&mut self, loss: Loss) {
+        let late = self.late.get_or_insert(Loss { count: Some(0), ..loss });
+        late.start = late.start.min(loss.start);
+        late.add(loss.count);
     }
 
     /// Applies what happened before the window that ends at `tick`.
@@ -167,70 +224,86 @@ impl Pipeline {
         if let Some(late) = self.late.take() {
             self.lose(late, rows);
         }
-        let Self { order, checks, tasks, intervals, totals, event_rows, .. } = self;
+        let Self { order, checks, tasks, intervals, pages, totals, wants, .. } = self;
+        let has_map_rows = wants.contains(RowSet::MAPS);
         let mut hidden = Vec::new();
         for event in order.release(tick) {
             match event {
                 Event::Fault(fault) => {
+                    let Some(intervals) = intervals else { continue };
                     totals.fault(&fault);
                     let (task, position) = tasks.attribute(&fault);
                     if let Some(task) = task {
                         totals.copied(&fault, task.process);
                     }
-                    intervals.fault(&fault, task, position, tasks);
+                    let id = intervals.fault(&fault, task, position, tasks);
+                    if let Some(task) = task.filter(|_| fault.kind.is_completed()) {
+                        pages.fault(id, &fault, (task.space, tasks.regions(task.space)));
+                    }
                 }
                 Event::Task(task) => {
                     let actors = tasks.apply(&task);
-                    totals.task(&task.action, actors);
-                    match task.action {
-                        TaskAction::Exec { space, is_hidden, .. } => {
-                            intervals.begin(space);
-                            hidden.extend(is_hidden.then_some(task.time));
-                        }
-                        TaskAction::Fork { space, parent_space, .. } if space != parent_space => {
-                            intervals.fork(task.time, parent_space, space);
-                        }
-                        _ => {}
+                    totals.count_task(&task.action, actors);
+                    if let TaskAction::Exec { is_hidden: true, .. } = task.action {
+                        hidden.push(task.time);
                     }
-                    if *event_rows && matches!(task.action, TaskAction::Exit { group_dead: true, .. }) {
+                    if intervals.is_some() {
+                        totals.task(&task.action, actors);
+                        if let Some((space, what)) = Happening::of_task(&task) {
+                            pages.happened(task.time, (space, tasks.regions(space)), what);
+                        }
+                    }
+                    if has_map_rows && matches!(task.action, TaskAction::Exit { group_dead: true, .. }) {
                         rows.push(Row::Map(maps::exit_row(&task)));
                     }
                 }
                 Event::Map(map) => {
                     let done = maps::apply(&map, tasks);
-                    match &map.action {
-                        MapAction::Call { space, call } if call.took_effect() => {
-                            if let Some(range) = done.row.as_ref().and_then(|row| row.range) {
-                                intervals.called(map.time, *space, &call.request, range);
-                            }
+                    if let Some(intervals) = intervals {
+                        totals.map(&map, &done);
+                        intervals.map(&map, &done);
+                        if let Some((space, what)) = done.happening(&map) {
+                            pages.happened(map.time, (space, tasks.regions(space)), what);
                         }
-                        MapAction::Renewed { space } => intervals.begin(*space),
-                        _ => {}
+                        rows.extend(done.row.filter(|_| has_map_rows).map(Row::Map));
                     }
-                    totals.map(&map, &done);
-                    intervals.map(map.time, &done);
-                    rows.extend(done.row.filter(|_| *event_rows).map(Row::Map));
                 }
                 Event::Uncounted(uncounted) => {
                     let process = tasks.process(uncounted.time, uncounted.tgid, uncounted.tid);
-                    totals.uncounted(tasks.cause_of(&uncounted), uncounted.faults, process);
-                    intervals.uncounted(&uncounted, process);
+                    if let Some(intervals) = intervals {
+                        totals.uncounted(tasks.cause_of(&uncounted), uncounted.faults, process);
+                        intervals.uncounted(&uncounted, process);
+                    }
                 }
-                Event::Reclaim(reading) => intervals.reclaim(reading),
-                Event::Scan(scan) => {
-                    let Observation { time, tgid, space, seen } = *scan;
+                Event::Reclaim(reading) => pages.reclaim(reading),
+                Event::Observation(observation) => {
+                    let Observation { time, tgid, space, seen } = *observation;
                     match seen {
-                        Seen::Maps(scan) => {
-                            let compared = tasks.compare(time, (tgid, space), &scan);
-                            checks.compared(time, &scan, compared.as_ref());
-                            if let Some((_, compared)) = compared {
-                                rows.extend(totals.compared(time, tgid, compared).into_iter().map(Row::Map));
+                        Seen::Maps(maps) => {
+                            let compared = tasks.compare(time, (tgid, space), &maps);
+                            checks.compared(time, &maps, compared.as_ref());
+                            if let Some((space, compared)) = compared {
+                                if intervals.is_some() {
+                                    pages.happened(time, (space, tasks.regions(space)), Happening::Reading);
+                                }
+                                let contradictions = totals.compared(time, tgid, compared);
+                                rows.extend(
+                                    contradictions.into_iter().filter(|_| has_map_rows).map(Row::Map),
+                                );
                             }
                         }
                         Seen::Pages(scan) => {
                             let space = tasks.settle_space(tgid, space);
                             let process = tasks.process(time, tgid, Tid(tgid.0));
-                            intervals.scan(time, (process, space), &scan, tasks, totals, rows);
+                            if let Some(intervals) = intervals {
+                                let found = pages.observe(time, (space, tasks.regions(space)), &scan);
+                                intervals.observe(time, (process, space), &found);
+                                totals.observe(scan.reason, &found);
+                                let changes = found.changes.into_iter();
+                                rows.extend(
+                                    changes.map(|change| Row::Pages(change.row(scan.began, process.tgid))),
+                                );
+                            }
                         }
                         Seen::Nothing => tasks.vanish(time, (tgid, space)),
                         Seen::Resident(_) => {}
@@ -247,30 +320,38 @@ impl Pipeline {
     /// Notes how hot slots are, and asks for scans.
     fn heat(&mut self, reading: &HeatReading, requests: &mut Vec<ProbeRequest>) {
         self.totals.heat(reading, |space| self.directory.process_of(space).is_some());
-        self.intervals.read(reading);
+        if let Some(intervals) = &mut self.intervals {
+            intervals.read(reading);
+        }
         self.focus.heat(reading);
         self.focus.plan(reading.time, &self.directory, &self.tasks, requests);
     }
 
     /// Lets a scan wait for its turn: the events before it are still on their way.
-    fn observe(&mut self, observation: Observation) {
-        match &observation.seen {
+    fn observe(&mut self, mut observation: Observation) {
+        match &mut observation.seen {
             Seen::Pages(scan) => {
-                self.intervals.expect_scan(observation.time);
                 self.totals.scan(observation.space, scan);
                 self.focus.learn(observation.time, observation.space, scan);
+                match &mut self.intervals {
+                    Some(intervals) => intervals.expect_scan(observation.time),
+                    // Only whose pages it saw is of use.
+                    None => scan.runs = Vec::new(),
+                }
             }
             Seen::Resident(pages) => self.focus.count(observation.space, *pages),
             Seen::Nothing => self.directory.forget(observation.tgid, observation.space),
             Seen::Maps(_) => {}
         }
-        self.hold_back(Event::Scan(Box::new(observation)));
+        self.hold_back(Event::Observation(Box::new(observation)));
     }
 
     /// Notes that records are missing.
     fn lose(&mut self, loss: Loss, rows: &mut Vec<Row>) {
         self.totals.loss(loss);
-        self.intervals.loss(loss);
+        if let Some(intervals) = &mut self.intervals {
+            intervals.loss(loss);
+        }
         let hides_maps = match loss.cause {
             LossCause::EventsRing => false,
             LossCause::ControlRing
@@ -290,6 +371,8 @@ impl Pipeline {
         if hides_maps {
             self.tasks.doubt(loss.end.unwrap_or(loss.start));
         }
-        rows.push(Row::Loss(loss));
+        if self.wants.contains(RowSet::LOSSES) {
+            rows.push(Row::Loss(loss));
+        }
     }
 }

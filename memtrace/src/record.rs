@@ -17,6 +17,7 @@ use crate::{
     event::{FaultCounts, HostFacts},
     pagemap::PageEra,
     pipeline::{Detail, FocusOptions, Options},
+    timeline::RowSet,
     units::{Nanos, Timestamp},
 };
 
@@ -31,7 +32,7 @@ mod wire;
 mod writer;
 
 pub use reader::{Recording, Recovery};
-pub use replay::replay;
+pub use replay::{ReplayError, replay};
 use wire::facts::{StoredCounts, StoredDetail, StoredFocus, StoredHost, known_counts};
 pub use writer::Writer;
 
@@ -98,11 +99,12 @@ impl fmt::Display for Capture {
 }
 
 impl Capture {
-    /// Options by which the pipeline makes the rows of this recording again.
+    /// Options by which the pipeline makes what somebody `wants` of this recording.
     #[must_use]
-    pub fn options(&self, event_rows: bool) -> Options {
+    pub fn options(&self, wants: RowSet) -> Options {
         let Self { interval, detail, follows_maps, .. } = *self;
-        Options { interval, detail, follows_maps, event_rows, focus: self.focus.clone() }
+        let focus = self.focus.clone();
+        Options { interval, detail, follows_maps, wants, focus }
     }
 }
 

@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 
 use crate::{
     event::{FaultCounts, Loss, LossCause},
+    export::{ExportError, Sink},
     pipeline::Detail,
-    record::{Availability, End, Header, Recording, Recovery},
-    timeline::Summary,
+    record::{self, Availability, End, Header, Recording, Recovery, ReplayError},
+    timeline::{Row, RowSet, Summary},
     units::{Nanos, Timestamp},
 };
 
@@ -30,18 +31,29 @@ pub struct Report {
     recovery: Recovery,
 }
 
+/// What a report takes of a run: sums, and no rows.
+struct Sums;
+
+impl Sink for Sums {
+    fn wants(&self) -> RowSet {
+        RowSet::SUMS
+    }
+
+    fn row(&mut self, _row: &Row) -> Result<(), ExportError> {
+        Ok(())
+    }
+}
+
 impl Report {
-    /// The report on `recording`, whose replay gave `summary`.
-    pub fn new<R>(recording: &Recording<R>, summary: Summary) -> Self
-    where
-        R: std::io::Read,
-    {
-        Self {
+    /// The report on `recording`, of which nothing has been read yet.
+    pub fn of<R: std::io::Read>(recording: &mut Recording<R>) -> Result<Self, ReplayError> {
+        let summary = record::replay(recording, &mut Sums)?;
+        Ok(Self {
             header: recording.header().clone(),
             summary,
             end: recording.end().cloned(),
             recovery: recording.recovery(),
-        }
+        })
     }
 
     /// Whether no loss touches a total.
@@ -116,7 +128,7 @@ impl Report {
     /// The latency in nanoseconds that this part of completed faults did not exceed, to three digits; `None` if none is known.
     fn latency_at(&self, quantile: f64) -> Option<u64> {
         // The histogram answers with the upper end of a bucket.
-        let max = self.summary.faults.latency_max?.get();
+        let max = self.summary.completed.latency_max?.get();
         Some(self.summary.latencies.value_at_quantile(quantile).min(max))
     }
 

@@ -19,13 +19,13 @@ use rustix::fs::{OFlags, fcntl_getfl};
 use crate::{
     decode::Frame,
     event::{FaultCounts, ScanDepth, Tgid, Tid},
-    export::{ExportError, csv::CsvTimeline},
+    export::{ExportError, Sink as _, Sinks},
     host::{self, CpusError, Facility, Namespaces, Reach},
     live::{self, ArmError, AttachError, Batch, Drain, Entry, HeatReader, LossMeter, Plan, Probes, Target},
     pagemap::{PageCategories, PageEra},
     pipeline::{Detail, FocusOptions},
     probe::{Prober, files::FileError},
-    record::{Capture, Cost, End, Ending, ExitReason, Header, RecordError, Writer},
+    record::{Capture, End, Ending, ExitReason, Header, RecordError, Writer},
     sys::{clock, heap, limits},
     timeline::Summary,
     units::{ByteSize, Nanos},
@@ -95,8 +95,8 @@ pub struct Outcome {
     pub ending: Ending,
     /// How the command ended; `None` if there was none, or it runs on.
     pub exit: Option<ExitReason>,
-    /// Totals and cost; the error if recording stopped before its time.
-    pub recorded: Result<(Summary, Cost), RecorderError>,
+    /// Totals and the end mark; the error if recording stopped before its time.
+    pub recorded: Result<(Summary, End), RecorderError>,
 }
 
 /// Why a session could not be set up.
@@ -124,7 +124,7 @@ pub enum SessionError {
     /// The recording could not be written.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// The CSV could not be written.
+    /// A sink of rows could not begin.
     #[error(transparent)]
     Export(#[from] ExportError),
     /// The CPUs are not known.
@@ -154,13 +154,23 @@ const RECORDER_FILES: usize = 16;
 
 /// Records until the target ends, the time is over, or a signal asks to stop.
 ///
-/// `file` gets the recording, and `csv` the timeline while it runs.
-pub fn run(options: &Options, file: File, csv: Option<File>) -> Result<Outcome, SessionError> {
+/// `file` gets the recording, and `sinks` the rows while it runs.
+pub fn run(
+    options: &Options,
+    file: File,
+    sinks: Sinks,
+) -> Result<Outcome, SessionError> {
+    // Some of what follows cannot say that there is no room for a file; tokio panics.
+    limits::check_files(live::SESSION_FILES)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(record(options, file, csv))
+    runtime.block_on(record(options, file, sinks))
 }
 
-async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outcome, SessionError> {
+async fn record(
+    options: &Options,
+    file: File,
+    mut sinks: Sinks,
+) -> Result<Outcome, SessionError> {
     heap::give_back_large();
     let features = host::Features::probe();
     let cpus = host::cpus()?;
@@ -203,15 +213,10 @@ async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outc
     let (scan, depth) = scope_of_scans(&features, &page_era);
     let scans = Prober::new(facts.page, scan, options.max_lock, depth)?;
     let stop_scans = scans.stop_switch();
-    let csv = csv.map(empty).transpose()?;
-    let taker = Recorder::new(
-        Writer::new(BufWriter::new(empty(file)?), &header)?,
-        csv.map(|csv| CsvTimeline::new(BufWriter::new(csv), &facts)).transpose()?,
-        &facts,
-        header.capture.options(false),
-        scans,
-        heat,
-    );
+    let writer = Writer::new(BufWriter::new(empty(file)?), &header)?;
+    sinks.begin(&facts)?;
+    let wants = sinks.wants();
+    let taker = Recorder::new(writer, sinks, &facts, header.capture.options(wants), scans, heat);
     let (scan_now, stopped_probe) = (taker.scan_switch(), taker.stopped_probe());
     let (threads, failure) = Threads::start(taker, vec![Frame::Control(armed.joins)], |sender| {
         let ring_bytes = plan.ring_bytes as usize;
@@ -260,7 +265,7 @@ async fn record(options: &Options, file: File, csv: Option<File>) -> Result<Outc
             cost: recorded.prober.cost(clock::own_cpu_time()),
         };
         recorded.writer.finish(&end)?;
-        Ok((recorded.summary, end.cost))
+        Ok((recorded.summary, end))
     });
     drop(probes);
     let alive = states.iter().filter(|(_, state)| state.flags & TaskState::EXITED == 0);

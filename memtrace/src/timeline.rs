@@ -16,13 +16,17 @@ use crate::{
 
 mod maps;
 mod pages;
+mod properties;
+mod rows;
 mod scans;
 
 pub use maps::{Advised, Churn, MapFlags, MapIdentity, MapRow, MapSummary, MapTally, MappingProcess};
 pub use pages::{
     CopyTotals, FaultOutcome, ForkTax, OutcomeKind, OutcomeTotals, PageCause, PageKind, PageRow,
 };
-pub use scans::{PageCounts, PageState, ScanCount, ScanSummary, UnseenRegions};
+pub use properties::{Known, PAGE_PROPERTIES, PageCounts, PageProperty, PropertySet};
+pub use rows::{Row, RowSet};
+pub use scans::{PageState, ScanCount, ScanSummary, UnseenRegions};
 
 /// The number of a region, unique in a recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -270,34 +274,23 @@ pub struct FaultPlace {
     pub file_offset: Option<u64>,
 }
 
-/// What the pipeline puts out, in order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Row {
-    /// An interval closed.
-    Timeline(TimelineRow),
-    /// A fault, in time order.
-    Fault(FaultRow),
-    /// A change of an address space, in time order.
-    Map(MapRow),
-    /// A region that is no more, or was there at the end.
-    Region(RegionSummary),
-    /// Pages changed between two scans, in the order of the scans.
-    Pages(PageRow),
-    /// Records are missing.
-    Loss(Loss),
-}
-
 /// Totals of a whole session.
+///
+/// Where nothing was wanted, or rows of losses alone, these are the faults by how they ended, those in the heat counters, task events, losses and
+/// scans; the rest means nothing.
 #[derive(Clone, Debug)]
 pub struct Summary {
     /// The host.
     pub host: HostFacts,
     /// Time of the last record.
     pub end: Timestamp,
-    /// Processes (thread groups) that were traced, in order of their ID and birth.
+    /// Processes (thread groups) that were traced, in order of their ID and birth; where not every one was to be reported, those that
+    /// were there at the end and the last that ended.
     pub processes: Vec<ProcessSummary>,
     /// Completed and other faults over all fault records.
     pub faults: FaultTotals,
+    /// What these say of completed ones.
+    pub completed: CompletedTotals,
     /// Faults charged without an event, by what the task was doing; in order of cause.
     pub uncounted: Vec<(UncountedCause, FaultCounts)>,
     /// Sum of the accounts of all tasks that exited, left or were alive at the end; `None` if there is none.
@@ -329,7 +322,7 @@ pub struct Summary {
     pub outcome: BTreeMap<(OutcomeKind, Option<PageCount>), OutcomeTotals>,
 }
 
-/// Totals of fault records.
+/// Faults by how they ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FaultTotals {
     /// Completed.
@@ -344,7 +337,21 @@ pub struct FaultTotals {
     pub retried: u64,
     /// Unfinished.
     pub unfinished: u64,
-    /// Completed in user mode.
+}
+
+impl FaultTotals {
+    /// Faults that did not complete.
+    #[must_use]
+    pub const fn incomplete(&self) -> u64 {
+        let Self { completed: _, failed, refused, emulated, retried, unfinished } = self;
+        *failed + *refused + *emulated + *retried + *unfinished
+    }
+}
+
+/// What records of completed faults say of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CompletedTotals {
+    /// In user mode.
     pub user: u64,
     /// In kernel mode.
     pub kernel: u64,
@@ -359,6 +366,8 @@ pub struct FaultTotals {
 /// Task events by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TaskTotals {
+    /// Processes that were traced: those that were there, and those that came.
+    pub processes: u64,
     /// New processes.
     pub forks: u64,
     /// New threads.

@@ -4,53 +4,26 @@
 //! Keeps: no recording is ever overwritten, the one that is read least of all.
 //! Not here: columns and formats (`export`).
 
-use std::{
-    fs::File,
-    io::{self, Write},
-    path::Path,
-    process::ExitCode,
-};
+use std::{io, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, bail};
 
-use super::args::{ExportArgs, Format, Table};
+use super::args::ExportArgs;
 use crate::{
-    event::Loss,
-    export::{self, csv::CsvTable},
-    record::{self, MAGIC, Recording},
-    timeline::{FaultRow, MapRow, PageRow, RegionSummary, Summary, TimelineRow},
+    export,
+    record::{self, MAGIC},
 };
 
 pub(super) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let mut recording = super::open(&args.input.file)?;
-    let output = output(&args.output)?;
-    let summary = match (args.format, args.table) {
-        (Format::Csv, Table::Timeline) => csv::<TimelineRow>(&mut recording, output, false),
-        (Format::Csv, Table::Faults) => csv::<FaultRow>(&mut recording, output, true),
-        (Format::Csv, Table::Maps) => csv::<MapRow>(&mut recording, output, true),
-        (Format::Csv, Table::Regions) => csv::<RegionSummary>(&mut recording, output, false),
-        (Format::Csv, Table::Pages) => csv::<PageRow>(&mut recording, output, true),
-        (Format::Csv, Table::Losses) => csv::<Loss>(&mut recording, output, false),
-    }?;
+    let mut sink = (args.format.sink)(args.table, output(&args.output)?);
+    let summary = record::replay(&mut recording, &mut *sink)?;
     let complete = recording.recovery().complete && summary.losses.is_empty();
     Ok(super::done(complete, args.input.strict))
 }
 
-/// Writes the rows of the table `R`.
-fn csv<R: export::Table>(
-    recording: &mut Recording<File>,
-    output: Box<dyn Write>,
-    event_rows: bool,
-) -> anyhow::Result<Summary> {
-    let mut table = CsvTable::<R, _>::new(output, &recording.header().host)?;
-    let options = recording.header().capture.options(event_rows);
-    let summary = record::replay(recording, options, |row| anyhow::Ok(table.row(row)?))?;
-    table.finish()?;
-    Ok(summary)
-}
-
 /// Opens `path` for writing; `-` is stdout.
-fn output(path: &Path) -> anyhow::Result<Box<dyn Write>> {
+fn output(path: &Path) -> anyhow::Result<export::Output> {
     if path == "-" {
         return Ok(Box::new(io::stdout()));
     }

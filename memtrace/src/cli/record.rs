@@ -22,6 +22,7 @@ use recording::RecordingFile;
 
 use super::output;
 use crate::{
+    export::{Sink, Sinks, TIMELINE, csv::Csv},
     live::{Cgroup, Target},
     pipeline::{Area, Detail, FocusOptions},
     record::{Ending, ExitReason},
@@ -268,18 +269,27 @@ pub(super) fn run(args: &RecordArgs, quiet: bool, verbose: bool) -> anyhow::Resu
     signals::unblock(&session::SIGNALS);
     let output = RecordingFile::open(args.output.as_deref(), args.force)?;
     let file = output.file.try_clone().context("cannot duplicate the descriptor of the output")?;
-    let outcome = match session::run(&options, file, csv) {
+    let sinks = csv.map(timeline).into_iter().collect::<anyhow::Result<Sinks>>()?;
+    let outcome = match session::run(&options, file, sinks) {
         Ok(outcome) => outcome,
         Err(error) => {
             output.discard();
             return failed(error);
         }
     };
-    let (summary, cost) = outcome.recorded.context("recording stopped before its time")?;
+    let (summary, end) = outcome.recorded.context("recording stopped before its time")?;
     if !quiet {
-        summary::print(&summary, cost, &output)?;
+        summary::print(&summary, &end, options.detail, &output)?;
     }
     Ok(exit_code(outcome.ending, outcome.exit))
+}
+
+/// What writes the live timeline to `csv`.
+fn timeline(csv: File) -> anyhow::Result<Box<dyn Sink + Send>> {
+    if csv.metadata()?.is_file() {
+        csv.set_len(0).context("cannot replace the live timeline")?;
+    }
+    Ok(Box::new(Csv::new(TIMELINE, csv)))
 }
 
 /// The exit code after a recording that is whole; dies instead where the command, or memtrace, got a signal.

@@ -8,56 +8,78 @@
 use std::{
     fmt,
     io::{self, Write as _},
-    marker::PhantomData,
 };
 
-use super::{Column, ExportError, Table, Value};
+use super::{ExportError, Format, Sink, Table, Value};
 use crate::{
     event::HostFacts,
-    timeline::{Row, TimelineRow},
+    timeline::{Row, RowSet, Summary},
     units::Timestamp,
 };
 
-/// Writes the rows of the table `R`.
-pub struct CsvTable<R, W: io::Write> {
-    writer: csv::Writer<W>,
+/// The format.
+pub const FORMAT: Format = Format {
+    name: "csv",
+    doc: "RFC 4180, with a header row",
+    sink: |table, output| Box::new(Csv::new(table, output)),
+};
+
+/// Writes the rows of a table.
+pub struct Csv<W: io::Write> {
+    table: &'static Table,
     start: Timestamp,
-    number: Vec<u8>,
-    table: PhantomData<fn(&R)>,
+    fields: Fields<W>,
 }
 
-/// Writes the timeline, from a recording or live.
-pub type CsvTimeline<W> = CsvTable<TimelineRow, W>;
-
-impl<R, W: io::Write> fmt::Debug for CsvTable<R, W> {
+impl<W: io::Write> fmt::Debug for Csv<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CsvTable").field("start", &self.start).finish_non_exhaustive()
+        f.debug_struct("Csv").field("table", &self.table.name).finish_non_exhaustive()
     }
 }
 
-impl<R: Table, W: io::Write> CsvTable<R, W> {
+impl<W: io::Write> Csv<W> {
+    /// Writes the rows of `table` into `writer`.
+    pub fn new(table: &'static Table, writer: W) -> Self {
+        let fields = Fields { writer: csv::Writer::from_writer(writer), number: Vec::new() };
+        Self { table, start: Timestamp::default(), fields }
+    }
+}
+
+impl<W: io::Write> Sink for Csv<W> {
+    fn wants(&self) -> RowSet {
+        self.table.rows
+    }
+
     /// Writes the header row; times will count from the start of the session on `host`.
-    pub fn new(writer: W, host: &HostFacts) -> Result<Self, ExportError> {
-        let mut writer = csv::Writer::from_writer(writer);
-        writer.write_record(R::COLUMNS.iter().map(|column| column.name)).map_err(write_error)?;
-        Ok(Self { writer, start: host.start, number: Vec::new(), table: PhantomData })
+    fn begin(&mut self, host: &HostFacts) -> Result<(), ExportError> {
+        self.start = host.start;
+        let names = self.table.columns().map(|column| column.name);
+        self.fields.writer.write_record(names).map_err(write_error)?;
+        // Who follows it sees at once that it has begun.
+        self.fields.writer.flush().map_err(ExportError::Write)
     }
 
-    /// Writes `row` if it belongs to this table.
-    pub fn row(&mut self, row: &Row) -> Result<(), ExportError> {
-        let Some(row) = R::of(row) else { return Ok(()) };
-        for Column { value, .. } in R::COLUMNS {
-            self.field(value(row, self.start)).map_err(write_error)?;
+    fn row(&mut self, row: &Row) -> Result<(), ExportError> {
+        let Self { table, start, fields } = self;
+        if table.fields(row, *start, &mut |value| fields.put(value).map_err(write_error))? {
+            fields.writer.write_record(None::<&[u8]>).map_err(write_error)?;
         }
-        self.writer.write_record(None::<&[u8]>).map_err(write_error)
+        Ok(())
     }
 
-    /// Flushes what was written.
-    pub fn finish(mut self) -> Result<(), ExportError> {
-        self.writer.flush().map_err(ExportError::Write)
+    fn end(&mut self, _summary: &Summary) -> Result<(), ExportError> {
+        self.fields.writer.flush().map_err(ExportError::Write)
     }
+}
 
-    fn field(&mut self, value: Value<'_>) -> csv::Result<()> {
+/// The fields of one row after the other.
+struct Fields<W: io::Write> {
+    writer: csv::Writer<W>,
+    number: Vec<u8>,
+}
+
+impl<W: io::Write> Fields<W> {
+    fn put(&mut self, value: Value<'_>) -> csv::Result<()> {
         self.number.clear();
         match value {
             Value::Unknown => {}
@@ -92,10 +114,11 @@ mod tests {
         event::{
             Access, Comm, Cpu, Fault, FaultCounts, FaultKind, Loss, LossCause, Mode, SpaceId, Tgid, Tid,
         },
+        export::{TABLES, TIMELINE},
         timeline::{
             AccessCounts, Backing, FaultDetail, FaultOutcome, FaultPlace, FaultRow, FaultTally, MapFlags,
-            MapRow, MapTally, OutcomeKind, PageCounts, PageRow, PageTally, ProcessId, RegionId, RegionLabel,
-            RegionSummary,
+            MapRow, MapTally, OutcomeKind, PageCounts, PageTally, ProcessId, RegionId, RegionLabel,
+            RegionSummary, TimelineRow,
         },
         units::{Nanos, PageCount, VirtAddr, VirtRange},
     };
@@ -108,13 +131,16 @@ mod tests {
         HostFacts::sample(at(0))
     }
 
-    fn csv<R: Table>(rows: &[Row]) -> String {
+    /// The table called `name`, made of `rows`.
+    fn csv(name: &str, rows: &[Row]) -> String {
+        let table = TABLES.iter().find(|table| table.name == name).expect("there is such a table");
         let mut out = Vec::new();
-        let mut table = CsvTable::<R, _>::new(&mut out, &host()).expect("a Vec takes everything");
+        let mut sink = Csv::new(table, &mut out);
+        sink.begin(&host()).expect("a Vec takes everything");
         for row in rows {
-            table.row(row).expect("a Vec takes everything");
+            sink.row(row).expect("a Vec takes everything");
         }
-        table.finish().expect("a Vec takes everything");
+        drop(sink);
         String::from_utf8(out).expect("CSV is UTF-8")
     }
 
@@ -183,10 +209,10 @@ mod tests {
             offset_bytes,outcome,stack,name,file_offset_bytes,outcome_pages,outcome_lag_ns\n";
         let pages = "time_ns,tgid,region,addr,pages,pfn,prev_pfn,state,prev_state,flags,order,node,cause\n";
 
-        assert_eq!(csv::<TimelineRow>(&[]), timeline);
-        assert_eq!(csv::<FaultRow>(&[]), faults);
-        assert_eq!(csv::<PageRow>(&[]), pages);
-        assert_eq!(csv::<Loss>(&[]), "start_ns,end_ns,cpu,cause,count\n");
+        assert_eq!(csv("timeline", &[]), timeline);
+        assert_eq!(csv("faults", &[]), faults);
+        assert_eq!(csv("pages", &[]), pages);
+        assert_eq!(csv("losses", &[]), "start_ns,end_ns,cpu,cause,count\n");
     }
 
     #[test]
@@ -223,25 +249,24 @@ mod tests {
             pages: Some(PageTally {
                 scanned: at(90),
                 scanned_pages: PageCount::new(31),
-                counts: PageCounts {
-                    present: PageCount::new(32),
-                    swapped: PageCount::new(33),
-                    file: PageCount::new(34),
-                    shared: Some(PageCount::new(35)),
-                    exclusive: Some(PageCount::new(36)),
-                    zero: Some(PageCount::new(37)),
-                    ksm: None,
-                    huge: Some(PageCount::new(39)),
-                    mthp: Some(PageCount::new(40)),
-                    hugetlb: Some(PageCount::new(41)),
-                },
+                counts: PageCounts::default()
+                    .with("present", Some(32))
+                    .with("swapped", Some(33))
+                    .with("file", Some(34))
+                    .with("shared", Some(35))
+                    .with("exclusive", Some(36))
+                    .with("zero", Some(37))
+                    .with("ksm", None)
+                    .with("huge", Some(39))
+                    .with("mthp", Some(40))
+                    .with("hugetlb", Some(41)),
                 migrated: Some(PageCount::new(44)),
             }),
             lower_bound: true,
             ..timeline_row()
         };
 
-        let text = csv::<TimelineRow>(&[Row::Timeline(row)]);
+        let text = csv("timeline", &[Row::Timeline(row)]);
         let expected = "0,100000000,42,cc1,7,0x1000,0x9000,rw-p,file,\"/tmp/a, \"\"b\"\" \u{fffd}\",\
             10,2,3,4,5,6,7,8,,,900,200,41,42,43,44,45,46,47,90,31,32,33,34,35,36,37,,39,40,41,,,44,1,48";
         assert_eq!(text.lines().nth(1), Some(expected));
@@ -252,7 +277,7 @@ mod tests {
         let slot = TimelineRow { range: Some(range(0x20_0000, 0x40_0000)), ..timeline_row() };
         let uncounted = TimelineRow { uncounted: Some(9), ..timeline_row() };
 
-        let text = csv::<TimelineRow>(&[Row::Timeline(slot), Row::Timeline(uncounted)]);
+        let text = csv("timeline", &[Row::Timeline(slot), Row::Timeline(uncounted)]);
         let expected = [
             "0,100000000,42,cc1,,0x200000,0x400000,,,,0,0,,,,,,,,,,,0,0,0,0,0,0,0,,,,,,,,,,,,,,,,0,",
             "0,100000000,42,cc1,,,,,,,0,0,,,,,,,,9,,,0,0,0,0,0,0,0,,,,,,,,,,,,,,,,0,",
@@ -270,7 +295,7 @@ mod tests {
             outcome: None,
         };
 
-        let text = csv::<FaultRow>(&[Row::Fault(fault_row()), Row::Fault(bare)]);
+        let text = csv("faults", &[Row::Fault(fault_row()), Row::Fault(bare)]);
         let expected = [
             "1234,42,43,cc1,1,0x7f0000001010,0x401000,write,user,minor,900,7,4112,file,,/lib/x.so,12304,16,5000",
             "1234,,43,,1,0x7f0000001010,0x401000,,user,failed,,,,,,,,,",
@@ -298,7 +323,7 @@ mod tests {
         };
         let exit = MapRow::new(at(3_000), (Tgid(42), Tid(42)), "exit");
 
-        let text = csv::<MapRow>(&[Row::Map(mapped), Row::Map(refused), Row::Map(exit)]);
+        let text = csv("maps", &[Row::Map(mapped), Row::Map(refused), Row::Map(exit)]);
         let expected = [
             "time_ns,tgid,tid,action,start_addr,end_addr,perms,flags,backing,name,region,result",
             "1234,42,43,mmap,0x7000,0xb000,rw-p,MAP_PRIVATE|MAP_ANONYMOUS,anon,,7,0x7000",
@@ -338,7 +363,7 @@ mod tests {
             ..died.clone()
         };
 
-        let text = csv::<RegionSummary>(&[Row::Region(died), Row::Region(lives)]);
+        let text = csv("regions", &[Row::Region(died), Row::Region(lives)]);
         let expected = [
             "region,tgid,birth_ns,death_ns,start_addr,end_addr,perms,backing,name,parent_region,\
              peak_present_pages,minor_faults,major_faults,latency_sum_ns,lower_bound",
@@ -364,9 +389,9 @@ mod tests {
             }
         }
 
-        let mut table = CsvTable::<Loss, _>::new(Gone, &host()).expect("the header is buffered");
-        let loss = Loss { start: at(0), end: Some(at(0)), cpu: None, cause: LossCause::Late, count: None };
-        let outcome = (0..10_000).try_for_each(|_| table.row(&Row::Loss(loss)));
+        let mut sink = Csv::new(TIMELINE, Gone);
+        let row = Row::Timeline(timeline_row());
+        let outcome = (0..10_000).try_for_each(|_| sink.row(&row));
 
         let Err(ExportError::Write(cause)) = outcome else { panic!("nobody reads: {outcome:?}") };
         assert_eq!(cause.kind(), io::ErrorKind::BrokenPipe);
@@ -378,6 +403,6 @@ mod tests {
             Loss { start: at(10), end: Some(at(20)), cpu: None, cause: LossCause::TornTail, count: None };
         let rows = [Row::Fault(fault_row()), Row::Loss(loss), Row::Timeline(timeline_row())];
 
-        assert_eq!(csv::<Loss>(&rows), "start_ns,end_ns,cpu,cause,count\n10,20,,torn_tail,\n");
+        assert_eq!(csv("losses", &rows), "start_ns,end_ns,cpu,cause,count\n10,20,,torn_tail,\n");
     }
 }

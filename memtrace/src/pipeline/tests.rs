@@ -36,7 +36,7 @@ fn options(detail: Detail) -> Options {
         interval: Nanos::new(100 * MS),
         detail,
         follows_maps: true,
-        event_rows: false,
+        wants: RowSet::TIMELINE | RowSet::REGIONS | RowSet::LOSSES,
         focus: FocusOptions::default(),
     }
 }
@@ -212,7 +212,7 @@ fn latency_of_an_hour_is_told_as_it_is() {
 
     let (rows, _, summary) = run(Detail::Full, &[join(1), maps(2, SPACE, &[(0x1000, 0x9000)]), slow]);
 
-    assert_eq!(summary.faults.latency_max, Some(HOUR));
+    assert_eq!(summary.completed.latency_max, Some(HOUR));
     assert_eq!(summary.latencies.value_at_quantile(0.5) / 10_000_000_000, 360, "three digits");
     let detail = timeline(&rows)[0].faults.detail.expect("faults were recorded one by one");
     assert_eq!((detail.latency_sum, detail.latency_max), (HOUR, Some(HOUR)));

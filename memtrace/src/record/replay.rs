@@ -1,6 +1,6 @@
 //! Feeds a recording to the pipeline that the live session feeds.
 //!
-//! Layer: codec. Input: a [`Recording`]. Output: [`Row`]s in order, then the [`Summary`].
+//! Layer: codec. Input: a [`Recording`], a [`Sink`]. Output: the rows that the sink wants in order, then the [`Summary`].
 //! Keeps: the rows are those that the live session got from the same frames.
 //! Not here: what rows become (`export`, `report`).
 
@@ -8,33 +8,39 @@ use std::io::Read;
 
 use super::{RecordError, Recording};
 use crate::{
-    pipeline::{Options, Pipeline},
-    timeline::{Row, Summary},
+    export::{ExportError, Sink},
+    pipeline::Pipeline,
+    timeline::Summary,
 };
 
-/// Runs all of `recording` through a pipeline and hands every row to `sink`.
+/// Why a replay stopped before the end.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// The recording could not be read.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// A row could not be written.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+}
+
+/// Runs all of `recording` through a pipeline and hands every row to `sink`; returns the totals.
 ///
 /// Scans that the pipeline asks for are in the recording already.
-pub fn replay<R, E>(
-    recording: &mut Recording<R>,
-    options: Options,
-    mut sink: impl FnMut(&Row) -> Result<(), E>,
-) -> Result<Summary, E>
-where
-    R: Read,
-    E: From<RecordError>,
-{
-    let mut pipeline = Pipeline::new(recording.header().host.clone(), options);
+pub fn replay<R: Read>(recording: &mut Recording<R>, sink: &mut dyn Sink) -> Result<Summary, ReplayError> {
+    let header = recording.header();
+    sink.begin(&header.host)?;
+    let mut pipeline = Pipeline::new(header.host.clone(), header.capture.options(sink.wants()));
     let (mut rows, mut requests) = (Vec::new(), Vec::new());
     while let Some(frame) = recording.next_frame()? {
-        for record in frame.records() {
-            pipeline.push(record, &mut rows, &mut requests);
-            requests.clear();
-        }
-        rows.drain(..).try_for_each(|row| sink(&row))?;
+        pipeline.take(&frame, &mut rows, &mut requests);
+        requests.clear();
+        rows.drain(..).try_for_each(|row| sink.row(&row))?;
     }
     let summary = pipeline.finish(&mut rows);
-    rows.iter().try_for_each(&mut sink)?;
+    rows.iter().try_for_each(|row| sink.row(row))?;
+    sink.end(&summary)?;
     Ok(summary)
 }
 
@@ -51,11 +57,11 @@ mod tests {
             Cpu, FaultCounts, HeatCell, HeatReading, HostFacts, Landmarks, Loss, LossCause, MapsReading,
             Observation, PageScan, ScanDepth, ScanReason, Seen, SpaceId, Tgid, Vma,
         },
-        export::{Table, csv::CsvTable},
+        export::{TABLES, Table, csv::Csv},
         pagemap::{PageCategories, StateRun},
         pipeline::{Detail, FocusOptions},
         record::{Capture, Cost, End, Header, Totals, Writer},
-        timeline::{MapRow, RegionSummary, TimelineRow},
+        timeline::RowSet,
         units::{Nanos, Timestamp, VirtAddr, VirtRange},
     };
 
@@ -217,20 +223,26 @@ mod tests {
         frames
     }
 
-    /// The CSV that a live session writes of `frames`, which it hands to the pipeline as they come.
-    fn live<R: Table>(header: &Header, frames: &[Frame]) -> Vec<u8> {
+    fn table(name: &str) -> &'static Table {
+        TABLES.iter().find(|table| table.name == name).expect("there is such a table")
+    }
+
+    /// The CSV that a live session writes of `frames`, which it hands to the pipeline as they come, if everything is wanted.
+    fn live(table: &'static Table, header: &Header, frames: &[Frame]) -> Vec<u8> {
         let mut csv = Vec::new();
-        let mut table = CsvTable::<R, _>::new(&mut csv, &header.host).expect("a Vec takes everything");
-        let mut pipeline = Pipeline::new(header.host.clone(), header.capture.options(true));
+        let mut sink = Csv::new(table, &mut csv);
+        sink.begin(&header.host).expect("a Vec takes everything");
+        let mut pipeline = Pipeline::new(header.host.clone(), header.capture.options(RowSet::all()));
         let (mut rows, mut requests) = (Vec::new(), Vec::new());
         for record in frames.iter().flat_map(Frame::records) {
             pipeline.push(record, &mut rows, &mut requests);
         }
-        let _summary = pipeline.finish(&mut rows);
+        let summary = pipeline.finish(&mut rows);
         for row in &rows {
-            table.row(row).expect("a Vec takes everything");
+            sink.row(row).expect("a Vec takes everything");
         }
-        table.finish().expect("a Vec takes everything");
+        sink.end(&summary).expect("a Vec takes everything");
+        drop(sink);
         csv
     }
 
@@ -253,26 +265,18 @@ mod tests {
         writer.finish(&end).expect("a Vec takes everything")
     }
 
-    fn replayed<R: Table>(bytes: &[u8]) -> (Vec<u8>, Summary) {
+    fn replayed(table: &'static Table, bytes: &[u8]) -> (Vec<u8>, Summary) {
         let mut recording = Recording::from_reader(bytes).expect("the header is whole");
         let mut csv = Vec::new();
-        let table = CsvTable::<R, _>::new(&mut csv, &recording.header().host);
-        let mut table = table.expect("a Vec takes everything");
-        let options = recording.header().capture.options(true);
-        let summary = replay(&mut recording, options, |row| {
-            table.row(row).expect("a Vec takes everything");
-            Ok::<_, RecordError>(())
-        });
-        let summary = summary.expect("a slice can be read");
-        table.finish().expect("a Vec takes everything");
+        let summary = replay(&mut recording, &mut Csv::new(table, &mut csv)).expect("a slice can be read");
         (csv, summary)
     }
 
     /// The table of a recording and of its session, which are the same.
-    fn same<R: Table>(header: &Header) -> String {
+    fn same(table: &'static Table, header: &Header) -> String {
         let frames = frames();
-        let (csv, _) = replayed::<R>(&recorded(header, &frames));
-        let (csv, live) = (String::from_utf8_lossy(&csv), live::<R>(header, &frames));
+        let (csv, _) = replayed(table, &recorded(header, &frames));
+        let (csv, live) = (String::from_utf8_lossy(&csv), live(table, header, &frames));
         assert_eq!(csv, String::from_utf8_lossy(&live), "{header:?}");
         csv.into_owned()
     }
@@ -281,28 +285,72 @@ mod tests {
     fn csv_of_a_recording_is_the_csv_of_the_session() {
         for detail in [Detail::Full, Detail::Counts] {
             let header = header(detail);
-            let timeline = same::<TimelineRow>(&header);
+            let timeline = same(table("timeline"), &header);
             assert!(timeline.lines().any(|line| line.contains("[heap]")), "{timeline}");
 
-            let maps = same::<MapRow>(&header);
+            let maps = same(table("maps"), &header);
             let calls = [
                 "4001,42,42,mmap,0x70000000,0x70004000,rw-p,0x0,anon,,2,0x70000000",
                 "5000,42,42,munmap,0x70001000,0x70002000,rw-p,,anon,,2,0",
             ];
             assert_eq!(maps.lines().skip(1).collect::<Vec<_>>(), calls);
 
-            let regions = same::<RegionSummary>(&header);
+            let regions = same(table("regions"), &header);
             assert_eq!(regions.lines().skip(1).count(), 3, "the heap and two parts: {regions}");
         }
     }
 
     #[test]
     fn replay_counts_what_was_recorded() {
-        let (_, summary) = replayed::<TimelineRow>(&recorded(&header(Detail::Full), &frames()));
+        let (_, summary) = replayed(table("timeline"), &recorded(&header(Detail::Full), &frames()));
 
         assert_eq!(summary.faults.completed, FaultCounts { minor: 40, major: 0 });
         assert_eq!(summary.heat, FaultCounts { minor: 40, major: 0 });
         assert_eq!(summary.losses.len(), 1);
+    }
+
+    /// Faults of the thread 42, one record after the other, with these times and of these kinds.
+    fn faults(of: &[(u64, FaultKind)]) -> Frame {
+        let record = |(nanos, kind): &(u64, FaultKind)| {
+            let time_ns = at(*nanos).as_nanos();
+            FaultEvent { time_ns, addr: 0x20_0000, tid: 42, kind: *kind, ..FaultEvent::default() }.to_bytes()
+        };
+        Frame::Faults(of.iter().flat_map(record).collect())
+    }
+
+    #[test]
+    fn totals_without_rows_are_those_with_all() {
+        let tick = |nanos| Frame::Tick(at(nanos));
+        let ends = [FaultKind::MINOR, FaultKind::MAJOR, FaultKind::FAILED, FaultKind::RETRIED];
+        let others = [FaultKind::REFUSED, FaultKind::EMULATED, FaultKind::UNFINISHED];
+        let each = |from| (from..).zip(ends.into_iter().chain(others)).collect::<Vec<_>>();
+        let mut frames = frames();
+        frames.extend([faults(&each(6 * INTERVAL)), tick(10 * INTERVAL)]);
+        // Two of these come too late, and one is of a later build.
+        let late = [(1, FaultKind::MINOR), (10 * INTERVAL, FaultKind::MAJOR), (2, FaultKind::FAILED)];
+        let unknown = [(11 * INTERVAL, FaultKind::MINOR), (11 * INTERVAL + 1, FaultKind(200))];
+        frames.extend([faults(&late), tick(10 * INTERVAL + 1), faults(&unknown), tick(15 * INTERVAL)]);
+
+        let totals = |wants| {
+            let header = header(Detail::Full);
+            let mut pipeline = Pipeline::new(header.host.clone(), header.capture.options(wants));
+            let (mut rows, mut requests) = (Vec::new(), Vec::new());
+            for frame in &frames {
+                pipeline.take(frame, &mut rows, &mut requests);
+            }
+            let Summary { end, faults, heat, losses, tasks, maps, scans, .. } = pipeline.finish(&mut rows);
+            (end, faults, heat, losses, tasks, maps.identity, scans.by_reason)
+        };
+
+        let (none, all) = (totals(RowSet::empty()), totals(RowSet::all()));
+        assert_eq!(none, all);
+        let (end, faults, _, losses, ..) = none;
+        assert_eq!((end, faults.incomplete()), (at(11 * INTERVAL + 1), 5));
+        assert_eq!(faults.completed, FaultCounts { minor: 42, major: 2 });
+        let lost: Vec<_> = losses.iter().map(|loss| (loss.cause, loss.count)).collect();
+        let expected =
+            [(LossCause::EventsRing, Some(3)), (LossCause::Late, Some(2)), (LossCause::UnknownKind, Some(1))];
+        assert_eq!(lost, expected);
     }
 
     #[test]
@@ -316,8 +364,8 @@ mod tests {
         while let Some(frame) = recording.next_frame().expect("a slice can be read") {
             prefix.push(frame);
         }
-        let (csv, summary) = replayed::<TimelineRow>(torn);
-        assert_eq!(csv, live::<TimelineRow>(&header, &prefix));
+        let (csv, summary) = replayed(table("timeline"), torn);
+        assert_eq!(csv, live(table("timeline"), &header, &prefix));
         assert_eq!(prefix[..prefix.len() - 1], frames[..prefix.len() - 1]);
         assert_eq!(summary.losses.len(), 1);
         assert_eq!(summary.losses[0].cause, LossCause::TornTail);

@@ -17,8 +17,8 @@ use crate::{
     pipeline::Detail,
     record::{Availability, ExitReason},
     timeline::{
-        AccessCounts, Advised, Churn, CopyTotals, FaultTotals, ForkTax, MapFlags, MappingProcess,
-        OutcomeKind, OutcomeTotals, PageCounts, PageState, ProcessId, ProcessSummary, RegionId,
+        AccessCounts, Advised, Churn, CompletedTotals, CopyTotals, FaultTotals, ForkTax, MapFlags,
+        MappingProcess, OutcomeKind, OutcomeTotals, PageState, ProcessId, ProcessSummary, RegionId,
         RegionSummary, ScanCount, ScanSummary,
     },
     units::{Nanos, PageCount, Timestamp},
@@ -85,19 +85,10 @@ impl Report {
 
     fn faults_json(&self) -> Value {
         let recorded = self.recorded();
-        let FaultTotals {
-            completed: _,
-            failed,
-            refused,
-            emulated,
-            retried,
-            unfinished,
-            user,
-            kernel,
-            access,
-            without_latency,
-            latency_max: _,
-        } = self.summary.faults;
+        let FaultTotals { completed: _, failed, refused, emulated, retried, unfinished } =
+            self.summary.faults;
+        let CompletedTotals { user, kernel, access, without_latency, latency_max: _ } =
+            self.summary.completed;
         // Where faults were only counted, nothing but their number is known.
         let known = |count: u64| (self.header.capture.detail == Detail::Full).then_some(count);
         let by_access = |count: fn(&AccessCounts) -> u64| known(count(access.known()?));
@@ -120,8 +111,8 @@ impl Report {
     }
 
     /// What calls reported, if they were followed.
-    fn followed<T>(&self, known: T) -> Option<T> {
-        self.header.capture.follows_maps.then_some(known)
+    fn followed<T>(&self, value: T) -> Option<T> {
+        self.header.capture.follows_maps.then_some(value)
     }
 
     fn uncounted_json(&self) -> Option<Value> {
@@ -163,7 +154,7 @@ impl Report {
             "p50": self.latency_at(0.5),
             "p90": self.latency_at(0.9),
             "p99": self.latency_at(0.99),
-            "max": self.summary.faults.latency_max.map(Nanos::get),
+            "max": self.summary.completed.latency_max.map(Nanos::get),
         })
     }
 

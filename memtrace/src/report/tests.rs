@@ -11,8 +11,8 @@ use crate::{
     pipeline::FocusOptions,
     record::{Availability, Capture, Cost, Ending, ExitReason, Feature, Totals},
     timeline::{
-        AccessCounts, Backing, FaultTotals, MapIdentity, MapSummary, PageCounts, PageState, ProcessId,
-        ProcessSummary, RegionId, RegionLabel, RegionSummary, ScanCount, ScanSummary, TaskTotals,
+        AccessCounts, Backing, CompletedTotals, FaultTotals, MapIdentity, MapSummary, PageCounts, PageState,
+        ProcessId, ProcessSummary, RegionId, RegionLabel, RegionSummary, ScanCount, ScanSummary, TaskTotals,
         UnseenRegions,
     },
     units::{PageCount, VirtAddr, VirtRange},
@@ -36,14 +36,12 @@ fn process(tgid: u32) -> ProcessId {
 fn pages() -> PageState {
     PageState {
         scanned: at(300),
-        counts: PageCounts {
-            present: PageCount::new(8),
-            swapped: PageCount::new(2),
-            file: PageCount::new(1),
-            huge: None,
-            exclusive: Some(PageCount::new(7)),
-            ..PageCounts::default()
-        },
+        counts: PageCounts::default()
+            .with("present", Some(8))
+            .with("swapped", Some(2))
+            .with("file", Some(1))
+            .with("huge", None)
+            .with("exclusive", Some(7)),
     }
 }
 
@@ -63,15 +61,17 @@ fn scans() -> ScanSummary {
 
 /// Totals of these 102 faults, and of some that did not complete.
 fn fault_totals() -> FaultTotals {
-    FaultTotals {
-        completed: faults(100, 2),
+    FaultTotals { completed: faults(100, 2), refused: 3, emulated: 4, ..FaultTotals::default() }
+}
+
+/// What is known of those that completed.
+fn completed_totals() -> CompletedTotals {
+    CompletedTotals {
         user: 90,
         kernel: 12,
         access: AccessCounts { write: 80, read: 22, ..AccessCounts::default() },
-        refused: 3,
-        emulated: 4,
         latency_max: Some(Nanos::new(1_020)),
-        ..FaultTotals::default()
+        ..CompletedTotals::default()
     }
 }
 
@@ -127,6 +127,7 @@ fn report() -> Report {
                 pages: Some(pages()),
             }],
             faults: fault_totals(),
+            completed: completed_totals(),
             uncounted: vec![
                 (UncountedCause::Syscall(9), faults(20, 0)),
                 (UncountedCause::Syscall(28), faults(4, 0)),
@@ -155,7 +156,12 @@ fn report() -> Report {
             regions_born: 6,
             maps: MapSummary {
                 calls: [(CallKind::Mmap, 9), (CallKind::Munmap, 4)].into(),
-                identity: MapIdentity { checks: 3, contradictions: 1, inconclusive: 0, resyncs: 2 },
+                identity: MapIdentity {
+                    checks: 3,
+                    contradictions: 1,
+                    inconclusive: 0,
+                    resyncs: 2,
+                },
                 ..MapSummary::default()
             },
             scans: scans(),
@@ -244,7 +250,7 @@ fn no_part_of_the_faults_takes_longer_than_the_longest() {
     let mut report = report();
     report.summary.latencies.reset();
     report.summary.latencies.record(6_000_146_064).expect("within the bounds");
-    report.summary.faults.latency_max = Some(Nanos::new(6_000_146_064));
+    report.summary.completed.latency_max = Some(Nanos::new(6_000_146_064));
 
     let latency = &report.to_json()["latency_ns"];
 
@@ -350,7 +356,11 @@ fn pages_of_a_process_are_those_last_seen() {
         "scan_ns": 300, "present": 8, "swapped": 2, "file": 1, "zero": 0, "huge": Value::Null, "shared": 0,
         "exclusive": 7, "ksm": 0, "mthp": 0, "hugetlb": 0,
     });
-    assert_eq!(report.to_json()["processes"][0]["pages"], pages);
+    let json = report.to_json();
+    // Properties of pages are added without a change here.
+    for (key, value) in pages.as_object().expect("it is one") {
+        assert_eq!(json["processes"][0]["pages"][key], *value, "{key}");
+    }
     let row = "  42 sort                       32 KiB       8 KiB     unknown      300 ns";
     let text = report.to_string();
     assert!(text.contains(row), "{text}");

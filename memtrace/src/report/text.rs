@@ -17,8 +17,8 @@ use crate::{
     pipeline::Detail,
     record::Availability,
     timeline::{
-        AccessCounts, FaultTotals, ForkTax, OutcomeTotals, PageCounts, PageState, ProcessId, ProcessSummary,
-        RegionSummary, ScanCount, ScanSummary, UnseenRegions,
+        AccessCounts, CompletedTotals, FaultTotals, ForkTax, OutcomeTotals, PageState, ProcessId,
+        ProcessSummary, RegionSummary, ScanCount, ScanSummary, UnseenRegions,
     },
     units::{ByteSize, PageCount, Printable},
 };
@@ -155,19 +155,14 @@ impl Report {
         if self.header.capture.detail == Detail::Counts {
             return Ok(());
         }
-        let FaultTotals {
-            completed,
-            failed,
-            refused,
-            emulated,
-            retried,
-            unfinished,
+        let FaultTotals { completed, failed, refused, emulated, retried, unfinished } = self.summary.faults;
+        let CompletedTotals {
             user,
             kernel,
             access: AccessCounts { read, write, exec, cow, unknown },
             without_latency,
             latency_max: _,
-        } = self.summary.faults;
+        } = self.summary.completed;
         let rows = [
             ("user mode", user),
             ("kernel mode", kernel),
@@ -216,7 +211,7 @@ impl Report {
     }
 
     fn latency(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Some(max) = self.summary.faults.latency_max else {
+        let Some(max) = self.summary.completed.latency_max else {
             return Ok(());
         };
         heading(f, "Latency", ["p50", "p90", "p99", "max"])?;
@@ -235,7 +230,9 @@ impl Report {
         heading(f, "Processes", ["faults", "uncounted", "kernel"])?;
         let mut processes: Vec<_> = self.summary.processes.iter().collect();
         processes.sort_by_key(|process| {
-            std::cmp::Reverse(process.faults.total() + process.uncounted.unwrap_or_default().total())
+            let mut sum = process.faults;
+            sum += process.uncounted.unwrap_or_default();
+            std::cmp::Reverse(sum.total())
         });
         for ProcessSummary { id, comm: _, faults, uncounted, account, pages: _ } in
             processes.iter().take(SHOWN)
@@ -296,7 +293,7 @@ impl Report {
             0 => Ok(()),
             faults => writeln!(
                 f,
-                "  {:<24}{faults:>12}  mapped too briefly for a scan of the maps",
+                "  {:<24}{faults:>12}  mapped too briefly for a reading of the maps",
                 "in no known region"
             ),
         }
@@ -337,8 +334,8 @@ impl Report {
         let known: u64 = outcome.values().map(|totals| totals.faults).sum();
         match self.recorded().total().saturating_sub(known) {
             0 => Ok(()),
-            untold => {
-                writeln!(f, "  {:<24}{untold:>12}  the page was scanned too late, or not closely", "unknown")
+            unknown => {
+                writeln!(f, "  {:<24}{unknown:>12}  the page was scanned too late, or not closely", "unknown")
             }
         }
     }

@@ -17,7 +17,7 @@ use std::{
 use crate::{
     decode::Frame,
     event::{HostFacts, ProbeRequest, ProbeTarget, Tgid, Tid},
-    export::{ExportError, csv::CsvTimeline},
+    export::{ExportError, Sink as _, Sinks},
     live::{Batch, HeatReader},
     pipeline::{Options, Pipeline},
     probe::{Prober, reclaim::ReclaimReader},
@@ -37,7 +37,7 @@ pub enum RecorderError {
     /// The recording could not be written.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// The CSV could not be written.
+    /// A sink could not take a row.
     #[error(transparent)]
     Export(#[from] ExportError),
 }
@@ -90,9 +90,9 @@ impl StoppedProbe {
 }
 
 /// Where frames go.
-pub(super) struct Recorder<W: Write, C: Write> {
+pub(super) struct Recorder<W: Write> {
     writer: Writer<W>,
-    csv: Option<CsvTimeline<C>>,
+    sinks: Sinks,
     pipeline: Pipeline,
     prober: Prober,
     heat: HeatReader,
@@ -109,11 +109,11 @@ pub(super) struct Recorder<W: Write, C: Write> {
     requests: Vec<ProbeRequest>,
 }
 
-impl<W: Write, C: Write> Recorder<W, C> {
+impl<W: Write> Recorder<W> {
     /// Records into `writer`, and the timeline into `csv`.
     pub(super) fn new(
         writer: Writer<W>,
-        csv: Option<CsvTimeline<C>>,
+        sinks: Sinks,
         host: &HostFacts,
         options: Options,
         prober: Prober,
@@ -122,7 +122,7 @@ impl<W: Write, C: Write> Recorder<W, C> {
         let interval = options.interval;
         Self {
             writer,
-            csv,
+            sinks,
             pipeline: Pipeline::new(host.clone(), options),
             prober,
             heat,
@@ -148,7 +148,7 @@ impl<W: Write, C: Write> Recorder<W, C> {
         StoppedProbe(self.still.0.clone())
     }
 
-    /// Takes batches until their sender is gone, then closes the timeline.
+    /// Takes batches until their sender is gone, then ends the rows.
     pub(super) fn run(mut self, batches: &Receiver<Batch>) -> Result<Recorded<W>, RecorderError> {
         while let Ok(batch) = batches.recv() {
             for frame in batch {
@@ -180,10 +180,8 @@ impl<W: Write, C: Write> Recorder<W, C> {
             );
         }
         let summary = self.pipeline.finish(&mut self.rows);
-        write_rows(&mut self.csv, &mut self.rows)?;
-        if let Some(csv) = self.csv {
-            csv.finish()?;
-        }
+        self.rows.iter().try_for_each(|row| self.sinks.row(row))?;
+        self.sinks.end(&summary)?;
         Ok(Recorded { writer: self.writer, summary, prober: self.prober })
     }
 
@@ -228,10 +226,8 @@ impl<W: Write, C: Write> Recorder<W, C> {
     /// Takes one frame, and the answers to whatever it makes the core ask.
     fn take(&mut self, frame: &Frame) -> Result<(), RecorderError> {
         self.writer.append(frame)?;
-        for record in frame.records() {
-            self.pipeline.push(record, &mut self.rows, &mut self.requests);
-        }
-        write_rows(&mut self.csv, &mut self.rows)?;
+        self.pipeline.take(frame, &mut self.rows, &mut self.requests);
+        self.rows.drain(..).try_for_each(|row| self.sinks.row(&row))?;
         self.answer()
     }
 
@@ -248,14 +244,4 @@ impl<W: Write, C: Write> Recorder<W, C> {
         }
         Ok(())
     }
-}
-
-/// Writes finished rows to the CSV, if there is one.
-fn write_rows<C: Write>(csv: &mut Option<CsvTimeline<C>>, rows: &mut Vec<Row>) -> Result<(), RecorderError> {
-    for row in rows.drain(..) {
-        if let Some(csv) = csv {
-            csv.row(&row)?;
-        }
-    }
-    Ok(())
 }

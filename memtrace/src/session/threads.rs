@@ -43,8 +43,8 @@ impl Drop for Stop {
 
 impl<W: Write + Send + 'static> Threads<W> {
     /// Starts both, `first` ahead of whatever is drained; the receiver gets word when recording has failed.
-    pub(super) fn start<C: Write + Send + 'static>(
-        recorder: Recorder<W, C>,
+    pub(super) fn start(
+        recorder: Recorder<W>,
         first: Batch,
         drain: impl FnOnce(SyncSender<Batch>) -> Drain,
     ) -> io::Result<(Self, oneshot::Receiver<()>)> {

@@ -9,19 +9,22 @@ use std::io::{self, Write as _};
 use super::recording::RecordingFile;
 use crate::{
     event::{FaultCounts, LossCause},
-    record::Cost,
-    timeline::{FaultTotals, Summary},
-    units::Nanos,
+    pipeline::Detail,
+    record::End,
+    timeline::Summary,
+    units::{Nanos, Printable},
 };
 
 /// Prints what was recorded, what was lost, what it cost, where it is, and what to type next.
-pub(super) fn print(summary: &Summary, cost: Cost, output: &RecordingFile) -> io::Result<()> {
+pub(super) fn print(summary: &Summary, end: &End, detail: Detail, output: &RecordingFile) -> io::Result<()> {
     let mut err = anstream::stderr().lock();
-    let FaultTotals { completed, failed, retried, unfinished, .. } = summary.faults;
-    let FaultCounts { minor, major } = if completed.total() > 0 { completed } else { summary.heat };
-    let others = failed + retried + unfinished;
-    let wall = summary.end.since(summary.host.start);
-    let processes = match summary.processes.len() {
+    let FaultCounts { minor, major } = match detail {
+        Detail::Full => summary.faults.completed,
+        Detail::Counts => summary.heat,
+    };
+    let others = summary.faults.incomplete();
+    let wall = end.time.max(summary.end).since(summary.host.start);
+    let processes = match summary.tasks.processes {
         1 => "1 process".to_owned(),
         count => format!("{count} processes"),
     };
@@ -50,13 +53,13 @@ pub(super) fn print(summary: &Summary, cost: Cost, output: &RecordingFile) -> io
     writeln!(
         err,
         "memtrace: recorder used {} of CPU, scanned {} pages in {} scans",
-        seconds(Nanos::new(cost.cpu_ns)),
-        cost.scanned_pages,
-        cost.scans
+        seconds(Nanos::new(end.cost.cpu_ns)),
+        end.cost.scanned_pages,
+        end.cost.scans
     )?;
     if let Some(path) = &output.path {
         let size = output.file.metadata()?.len();
-        let path = path.display();
+        let path = Printable::new(path);
         writeln!(err, "memtrace: wrote {path} ({} KiB)", size.div_ceil(1024))?;
         writeln!(err, "memtrace: next: memtrace report {path}")?;
     }

@@ -1,97 +1,106 @@
 //! The columns of the tables `maps` and `regions`.
 
-use super::{Column, Table, Value, column};
 use crate::{
-    timeline::{Backing, MapRow, RegionId, RegionSummary, Row},
+    export::{
+        TableRow,
+        column::{
+            Column,
+            Get::{Address, Count, Duration, Flag, Flags, Id, Result, Text, Time, Word},
+            Value, column,
+        },
+    },
+    timeline::{Backing, MapRow, RegionId, RegionSummary, Row, RowSet},
     units::{PageCount, VirtAddr, VirtRange},
 };
 
-impl Table for MapRow {
+impl TableRow for MapRow {
+    const NAME: &'static str = "maps";
+    const DOC: &'static str = "One row per change of an address space";
+    const ROWS: RowSet = RowSet::MAPS;
     const COLUMNS: &'static [Column<Self>] = &[
         column(
             "time_ns",
             "when it took effect, as far as known; else when the call returned",
-            |row, start| row.time.since(start).into(),
+            Time(|row| Some(row.time)),
         ),
-        column("tgid", "process", |row, _| row.tgid.0.into()),
-        column("tid", "thread", |row, _| row.tid.0.into()),
+        column("tgid", "process", Id(|row| Some(row.tgid.0.into()))),
+        column("tid", "thread", Id(|row| Some(row.tid.0.into()))),
         column(
             "action",
             "the system call; exec, stack, fork, exit, unexplained or contradiction where there is none",
-            |row, _| row.action.into(),
+            Word(|row| Some(row.action)),
         ),
-        column("start_addr", "first address that it is about", |row, _| {
-            row.range.map(VirtRange::start).into()
-        }),
-        column("end_addr", "first address behind", |row, _| row.range.map(VirtRange::end).into()),
-        column("perms", "permissions of the region as in maps", |row, _| match &row.perms {
-            Some(perms) => Value::Text(perms),
-            None => Value::Unknown,
-        }),
-        column("flags", "flags, mode or advice of the call", |row, _| {
-            row.flags.map_or(Value::Unknown, Value::Flags)
-        }),
-        column("backing", "what stands behind the region", |row, _| row.backing.map(Backing::name).into()),
-        column("name", "path or bracketed name of the region as in maps", |row, _| match &row.name {
-            Some(name) => Value::Text(name),
-            None => Value::Unknown,
-        }),
-        column("region", "number of the region; of several, the first", |row, _| {
-            row.region.map(|RegionId(id)| id).into()
-        }),
-        column("result", "what the call returned; an error number has a minus sign", |row, _| {
-            match row.result {
+        column(
+            "start_addr",
+            "first address that it is about",
+            Address(|row| row.range.map(VirtRange::start)),
+        ),
+        column("end_addr", "first address behind", Address(|row| row.range.map(VirtRange::end))),
+        column(
+            "perms",
+            "permissions of the region as in maps",
+            Text(|row| row.perms.as_ref().map(|perms| &perms[..])),
+        ),
+        column("flags", "flags, mode or advice of the call", Flags(|row| row.flags)),
+        column("backing", "what stands behind the region", Word(|row| row.backing.map(Backing::name))),
+        column("name", "path or bracketed name of the region as in maps", Text(|row| row.name.as_deref())),
+        column(
+            "region",
+            "number of the region; of several, the first",
+            Id(|row| row.region.map(|RegionId(id)| id)),
+        ),
+        column(
+            "result",
+            "what the call returned; an error number has a minus sign",
+            Result(|row| match row.result {
                 None => Value::Unknown,
                 Some(Err(error)) => Value::Error(error),
-                Some(Ok(addr)) if row.gives_address => VirtAddr::from_raw(addr).into(),
-                Some(Ok(number)) => number.into(),
-            }
-        }),
+                Some(Ok(addr)) if row.gives_address => Value::Address(VirtAddr::from_raw(addr)),
+                Some(Ok(number)) => Value::Number(number),
+            }),
+        ),
     ];
 
     fn of(row: &Row) -> Option<&Self> {
-        match row {
-            Row::Map(row) => Some(row),
-            Row::Timeline(_) | Row::Fault(_) | Row::Region(_) | Row::Loss(_) | Row::Pages(_) => None,
-        }
+        if let Row::Map(row) = row { Some(row) } else { None }
     }
 }
 
-impl Table for RegionSummary {
+impl TableRow for RegionSummary {
+    const NAME: &'static str = "regions";
+    const DOC: &'static str = "One row per region";
+    const ROWS: RowSet = RowSet::REGIONS;
     const COLUMNS: &'static [Column<Self>] = &[
-        column("region", "number of the region", |row, _| row.label.id.0.into()),
-        column("tgid", "process", |row, _| row.process.tgid.0.into()),
-        column("birth_ns", "when it came to be, or was first known", |row, start| {
-            row.born.since(start).into()
-        }),
-        column("death_ns", "when it went; empty if it was there when recording ended", |row, start| {
-            row.died.map(|died| died.since(start)).into()
-        }),
-        column("start_addr", "first address at the end", |row, _| row.label.range.start().into()),
-        column("end_addr", "first address behind it at the end", |row, _| row.label.range.end().into()),
-        column("perms", "permissions at the end, as in maps", |row, _| Value::Text(&row.label.perms)),
-        column("backing", "what stands behind it", |row, _| row.label.backing.name().into()),
-        column("name", "path or bracketed name as in maps", |row, _| Value::Text(&row.label.name)),
+        column("region", "number of the region", Id(|row| Some(row.label.id.0))),
+        column("tgid", "process", Id(|row| Some(row.process.tgid.0.into()))),
+        column("birth_ns", "when it came to be, or was first known", Time(|row| Some(row.born))),
+        column("death_ns", "when it went; empty if it was there when recording ended", Time(|row| row.died)),
+        column("start_addr", "first address at the end", Address(|row| Some(row.label.range.start()))),
+        column("end_addr", "first address behind it at the end", Address(|row| Some(row.label.range.end()))),
+        column("perms", "permissions at the end, as in maps", Text(|row| Some(&row.label.perms))),
+        column("backing", "what stands behind it", Word(|row| Some(row.label.backing.name()))),
+        column("name", "path or bracketed name as in maps", Text(|row| Some(&row.label.name))),
         column(
             "parent_region",
             "the region that it was split from, copied from at a fork, or moved out of",
-            |row, _| row.parent.map(|RegionId(id)| id).into(),
+            Id(|row| row.parent.map(|RegionId(id)| id)),
         ),
-        column("peak_present_pages", "most pages in memory that scans saw", |row, _| {
-            row.peak_present.map(PageCount::get).into()
-        }),
-        column("minor_faults", "completed minor faults", |row, _| row.faults.minor.into()),
-        column("major_faults", "completed major faults", |row, _| row.faults.major.into()),
-        column("latency_sum_ns", "sum of their known latencies", |row, _| row.latency_sum.into()),
-        column("lower_bound", "1 if a loss touches its life: counts are at least these", |row, _| {
-            u64::from(row.lower_bound).into()
-        }),
+        column(
+            "peak_present_pages",
+            "most pages in memory that scans saw",
+            Count(|row| row.peak_present.map(PageCount::get)),
+        ),
+        column("minor_faults", "completed minor faults", Count(|row| Some(row.faults.minor))),
+        column("major_faults", "completed major faults", Count(|row| Some(row.faults.major))),
+        column("latency_sum_ns", "sum of their known latencies", Duration(|row| Some(row.latency_sum))),
+        column(
+            "lower_bound",
+            "1 if a loss touches its life: counts are at least these",
+            Flag(|row| row.lower_bound),
+        ),
     ];
 
     fn of(row: &Row) -> Option<&Self> {
-        match row {
-            Row::Region(row) => Some(row),
-            Row::Timeline(_) | Row::Fault(_) | Row::Map(_) | Row::Loss(_) | Row::Pages(_) => None,
-        }
+        if let Row::Region(row) = row { Some(row) } else { None }
     }
 }

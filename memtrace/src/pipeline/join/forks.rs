@@ -67,6 +67,12 @@ impl Forks {
         part.latency_sum += fault.latency.unwrap_or_default();
     }
 
+    /// Forgets a process that has ended.
+    pub(in crate::pipeline) fn forget(&mut self, process: ProcessId) {
+        self.part(process);
+        self.tax.remove(&process);
+    }
+
     pub(in crate::pipeline) fn into_tax(self) -> BTreeMap<ProcessId, ForkTax> {
         self.tax
     }

@@ -339,6 +339,15 @@ impl MapTotals {
         }
     }
 
+    /// Forgets a process that has ended.
+    pub(in crate::pipeline) fn forget_process(&mut self, process: ProcessId) {
+        let MapSummary { processes, advice, churn, .. } = &mut self.summary;
+        processes.remove(&process);
+        let all = (process, 0)..=(process, u64::MAX);
+        advice.extract_if(all.clone(), |_, _| true).for_each(drop);
+        churn.extract_if(all, |_, _| true).for_each(drop);
+    }
+
     /// The sums.
     pub(in crate::pipeline) fn into_summary(self) -> MapSummary {
         self.summary

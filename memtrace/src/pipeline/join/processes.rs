@@ -3,7 +3,7 @@
 //! The kernel gives an ID away again as soon as its process has been reaped (`alloc_pid` of `kernel/pid.c`). The new process is
 //! born after all that the old one did, so in order of time its birth parts the two.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
     event::{Comm, Tgid},
@@ -11,11 +11,18 @@ use crate::{
     units::Timestamp,
 };
 
-/// All processes of the session. Those that ended keep their names, which the report needs.
+/// Processes that went and are remembered, for what the kernel charges to them after their end: as many as there is room for in the
+/// table of tasks, where those stay that nobody has reaped.
+const REMEMBERED: usize = 1 << 15;
+
+/// The processes that are there, and the last that went.
 #[derive(Debug, Default)]
 pub(in crate::pipeline) struct Processes {
     latest: BTreeMap<Tgid, Latest>,
     names: BTreeMap<ProcessId, Comm>,
+    /// Those that ended, or are no longer traced, in order of that time.
+    gone: VecDeque<(Timestamp, ProcessId)>,
+    count: u64,
 }
 
 /// The last process that is known to have an ID.
@@ -29,13 +36,20 @@ struct Latest {
 impl Processes {
     /// The last process with the ID `tgid`; if none is known, one that is first known at `time`.
     pub(in crate::pipeline) fn last(&mut self, time: Timestamp, tgid: Tgid) -> ProcessId {
-        self.latest.entry(tgid).or_insert(Latest { id: ProcessId { tgid, born: time }, is_gone: false }).id
+        let count = &mut self.count;
+        let new = || {
+            *count += 1;
+            Latest { id: ProcessId { tgid, born: time }, is_gone: false }
+        };
+        self.latest.entry(tgid).or_insert_with(new).id
     }
 
     /// A process was born at `time` with the ID `tgid`.
     pub(in crate::pipeline) fn born(&mut self, time: Timestamp, tgid: Tgid) -> ProcessId {
         // One that was listed while tracing began is known from then on, and its birth may be recorded too.
-        if self.latest.get(&tgid).is_some_and(|latest| latest.id.born < time) {
+        if let Some(latest) = self.latest.get(&tgid).copied().filter(|latest| latest.id.born < time) {
+            // Its end is not known if its record is missing.
+            self.gone(time, latest.id);
             self.latest.remove(&tgid);
         }
         self.last(time, tgid)
@@ -49,11 +63,32 @@ impl Processes {
         self.last(time, tgid)
     }
 
-    /// `process` ended, or is no longer traced.
-    pub(in crate::pipeline) fn gone(&mut self, process: ProcessId) {
-        if let Some(latest) = self.latest.get_mut(&process.tgid).filter(|latest| latest.id == process) {
+    /// `process` ended, or is no longer traced, at `time`.
+    pub(in crate::pipeline) fn gone(&mut self, time: Timestamp, process: ProcessId) {
+        let is_it = |latest: &&mut Latest| latest.id == process && !latest.is_gone;
+        if let Some(latest) = self.latest.get_mut(&process.tgid).filter(is_it) {
             latest.is_gone = true;
+            self.gone.push_back((time, process));
         }
+    }
+
+    /// Forgets processes that went before `time`, all but the last [`REMEMBERED`], and hands them over with their names.
+    pub(in crate::pipeline) fn forget(&mut self, time: Timestamp) -> Vec<(ProcessId, Comm)> {
+        let mut forgotten = Vec::new();
+        while self.gone.len() > REMEMBERED
+            && let Some((_, process)) = self.gone.pop_front_if(|(gone, _)| *gone < time)
+        {
+            if self.latest.get(&process.tgid).is_some_and(|latest| latest.id == process) {
+                self.latest.remove(&process.tgid);
+            }
+            forgotten.push((process, self.names.remove(&process).unwrap_or_default()));
+        }
+        forgotten
+    }
+
+    /// How many there have been.
+    pub(in crate::pipeline) const fn count(&self) -> u64 {
+        self.count
     }
 
     /// `process` is called `comm` from now on.
@@ -89,7 +124,7 @@ mod tests {
         let first = processes.born(at(10), TGID);
         processes.rename(first, Comm::from_text("first"));
         assert_eq!(processes.last(at(15), TGID), first);
-        processes.gone(first);
+        processes.gone(at(15), first);
         assert_eq!(processes.last(at(16), TGID), first, "what is charged after its end is still its own");
         let second = processes.born(at(20), TGID);
 
@@ -114,11 +149,43 @@ mod tests {
         let mut processes = Processes::default();
 
         let first = processes.joined(at(10), TGID);
-        processes.gone(first);
+        processes.gone(at(15), first);
         let second = processes.joined(at(20), TGID);
-        processes.gone(first);
+        processes.gone(at(20), first);
 
         assert_ne!(first, second);
         assert_eq!(processes.joined(at(21), TGID), second, "the first going again says nothing of it");
+    }
+
+    #[test]
+    fn processes_that_went_are_forgotten_but_for_the_last() {
+        let mut processes = Processes::default();
+        let count = u32::try_from(REMEMBERED).expect("some thousands") + 3;
+
+        for tgid in 1..=count {
+            let process = processes.born(at(u64::from(tgid) * 10), Tgid(tgid));
+            processes.rename(process, Comm::from_text("brief"));
+            processes.gone(at(u64::from(tgid) * 10 + 5), process);
+        }
+        let lives = processes.born(at(5), Tgid(count + 1));
+
+        assert!(processes.forget(at(15)).is_empty(), "rows of that time are still to come");
+        let forgotten = processes.forget(at(1_000_000));
+        let expected = [1, 2, 3].map(|tgid| ProcessId { tgid: Tgid(tgid), born: at(u64::from(tgid) * 10) });
+        assert_eq!(forgotten.iter().map(|(process, _)| *process).collect::<Vec<_>>(), expected);
+        assert!(forgotten.iter().all(|(_, comm)| *comm == Comm::from_text("brief")));
+        assert_eq!(processes.last(at(2_000_000), Tgid(count + 1)), lives);
+        assert_eq!(processes.count(), u64::from(count) + 1);
+    }
+
+    #[test]
+    fn process_whose_end_is_missing_went_when_its_id_was_given_away() {
+        let mut processes = Processes::default();
+
+        let first = processes.born(at(10), TGID);
+        processes.rename(first, Comm::from_text("first"));
+        processes.born(at(20), TGID);
+
+        assert_eq!(processes.gone, [(at(20), first)]);
     }
 }

@@ -91,15 +91,8 @@ pub(in crate::pipeline) struct Purged {
     pub(in crate::pipeline) regions: Vec<RetiredIn>,
     /// Address spaces.
     pub(in crate::pipeline) spaces: Vec<SpaceId>,
-}
-
-/// A thread faults in runs: the next fault most often lies in the region of the one before.
-#[derive(Clone, Copy, Debug)]
-struct LastFault {
-    tid: Tid,
-    task: Task,
-    range: VirtRange,
-    region: RegionId,
+    /// Processes, with their names.
+    pub(in crate::pipeline) processes: Vec<(ProcessId, Comm)>,
 }
 
 impl Tasks {
@@ -128,6 +121,11 @@ impl Tasks {
     /// Name of a process: that of its leader.
     pub(in crate::pipeline) fn name(&self, process: ProcessId) -> Comm {
         self.processes.name(process)
+    }
+
+    /// How many processes have been traced.
+    pub(in crate::pipeline) const fn count_processes(&self) -> u64 {
+        self.processes.count()
     }
 
     /// The process that an event at `time` is about: that of `thread`, or else the last one known with the ID `tgid`.
@@ -314,12 +312,12 @@ impl Tasks {
                 self.leave(time, tid);
                 if group_dead {
                     self.leave(time, Tid(tgid.0));
-                    self.processes.gone(process);
+                    self.processes.gone(time, process);
                 }
             }
             TaskAction::Leave { .. } => {
                 self.leave(time, tid);
-                self.processes.gone(process);
+                self.processes.gone(time, process);
             }
             TaskAction::Alive { .. } | TaskAction::Late { .. } => {}
         }
@@ -364,7 +362,7 @@ impl Tasks {
         let left: Vec<_> = left.into_iter().map(|(tid, task)| (*tid, task.process)).collect();
         for (tid, process) in left {
             self.leave(time, tid);
-            self.processes.gone(process);
+            self.processes.gone(time, process);
         }
     }
 
@@ -378,7 +376,7 @@ impl Tasks {
         }
     }
 
-    /// Forgets tasks, regions and address spaces that ended before `time`.
+    /// Forgets tasks, regions, address spaces and processes that ended before `time`; of processes not the last ones.
     pub(in crate::pipeline) fn purge(&mut self, time: Timestamp) -> Purged {
         while let Some((ended, tid)) = self.ended.pop_front_if(|(ended, _)| *ended < time) {
             if self.by_tid.get(&tid).is_some_and(|task| task.ended == Some(ended)) {
@@ -386,7 +384,7 @@ impl Tasks {
             }
         }
         self.recent = Default::default();
-        let mut purged = Purged::default();
+        let mut purged = Purged { processes: self.processes.forget(time), ..Purged::default() };
         for (id, space) in &mut self.spaces {
             let process = space.process;
             purged.regions.extend(space.regions.take_retired(time).map(|region| (process, *id, region)));

@@ -1,4 +1,5 @@
-//! Totals of a whole session; bounded by the number of processes and regions, not of faults.
+//! Totals of a whole session; bounded by the number of processes and regions that are there or are to be reported one by one, not of
+//! faults.
 
 use std::collections::BTreeMap;
 
@@ -8,19 +9,19 @@ use memtrace_ebpf::FaultEvent;
 use super::{
     forks::Forks,
     maps::{self, Done, MapTotals},
-    pages::occupancy::Residence,
+    pages::{Findings, PageLedger},
     tasks::{Actors, Purged, RetiredIn, Tasks},
 };
 use crate::{
     event::{
-        Account, Fault, FaultCounts, FaultKind, HeatReading, HostFacts, Loss, MapEvent, Mode, PageScan,
+        Account, Comm, Fault, FaultCounts, FaultKind, HeatReading, HostFacts, Loss, MapEvent, Mode, PageScan,
         ScanReason, SpaceId, TaskAction, Tgid, UncountedCause,
     },
-    pipeline::{END_OF_TIME, plan::accounting::ScanTotals},
+    pipeline::{END_OF_TIME, Options, plan::accounting::ScanTotals},
     region::{Comparison, Region, Retired},
     timeline::{
-        FaultRow, FaultTotals, MapRow, OutcomeKind, OutcomeTotals, PageState, ProcessId, ProcessSummary,
-        RegionId, RegionLabel, RegionSummary, Summary, TaskTotals, TimelineRow,
+        CompletedTotals, FaultRow, FaultTotals, MapRow, OutcomeKind, OutcomeTotals, PageState, ProcessId,
+        ProcessSummary, RegionId, RegionLabel, RegionSummary, RowSet, Summary, TaskTotals, TimelineRow,
     },
     units::{Nanos, PageCount, Timestamp},
 };
@@ -37,9 +38,13 @@ pub(in crate::pipeline) struct Totals {
     host: HostFacts,
     end: Timestamp,
     faults: FaultTotals,
+    completed: CompletedTotals,
     latencies: Histogram<u64>,
     uncounted: BTreeMap<UncountedCause, FaultCounts>,
     processes: BTreeMap<ProcessId, Process>,
+    wants: RowSet,
+    /// Of processes that are not kept.
+    account: Option<Account>,
     /// Of regions that are there.
     regions: BTreeMap<RegionId, RegionTally>,
     /// Of regions that have gone, those with most faults.
@@ -60,12 +65,11 @@ pub(in crate::pipeline) struct Totals {
 /// Regions that have gone and are remembered.
 const GONE: usize = 4_096;
 
-/// What rows and scans told of one region.
+/// What is known of one region from rows and scans.
 #[derive(Debug, Default)]
 struct RegionTally {
     faults: FaultCounts,
     latency_sum: Nanos,
-    residence: Option<Residence>,
     scans: BTreeMap<ScanReason, u64>,
 }
 
@@ -75,6 +79,8 @@ struct Process {
     faults: FaultCounts,
     uncounted: FaultCounts,
     account: Option<Account>,
+    /// Its name, once nothing can come of it any more.
+    comm: Option<Comm>,
     /// Pages of the regions that went last, all at that time. Of a great many processes few are scanned.
     last: Option<Box<(Timestamp, PageState)>>,
 }
@@ -98,18 +104,21 @@ impl Process {
 }
 
 impl Totals {
-    pub(in crate::pipeline) fn new(host: HostFacts, interval: Nanos) -> Self {
+    pub(in crate::pipeline) fn new(host: HostFacts, options: &Options) -> Self {
         Self {
             end: host.start,
-            scans: ScanTotals::new(host.page, interval),
+            scans: ScanTotals::new(host.page, options.interval),
             forks: Forks::default(),
             outcome: BTreeMap::new(),
             host,
             faults: FaultTotals::default(),
+            completed: CompletedTotals::default(),
             latencies: Histogram::new_with_bounds(1, MAX_LATENCY_NS, 3)
                 .expect("the bounds and the digits are in range"),
             uncounted: BTreeMap::new(),
             processes: BTreeMap::new(),
+            wants: options.wants,
+            account: None,
             regions: BTreeMap::new(),
             gone: Vec::new(),
             regions_born: 0,
@@ -132,20 +141,27 @@ impl Totals {
         self.end
     }
 
-    pub(in crate::pipeline) fn fault(&mut self, fault: &Fault) {
+    /// Counts so many faults of this `kind`.
+    pub(in crate::pipeline) fn count(&mut self, kind: FaultKind, faults: u64) {
         let totals = &mut self.faults;
-        match fault.kind {
-            FaultKind::Minor => totals.completed.minor += 1,
-            FaultKind::Major => totals.completed.major += 1,
-            FaultKind::Failed => totals.failed += 1,
-            FaultKind::Refused => totals.refused += 1,
-            FaultKind::Emulated => totals.emulated += 1,
-            FaultKind::Retried => totals.retried += 1,
-            FaultKind::Unfinished => totals.unfinished += 1,
-        }
+        *match kind {
+            FaultKind::Minor => &mut totals.completed.minor,
+            FaultKind::Major => &mut totals.completed.major,
+            FaultKind::Failed => &mut totals.failed,
+            FaultKind::Refused => &mut totals.refused,
+            FaultKind::Emulated => &mut totals.emulated,
+            FaultKind::Retried => &mut totals.retried,
+            FaultKind::Unfinished => &mut totals.unfinished,
+        } += faults;
+    }
+
+    /// Counts a fault, of which all is known.
+    pub(in crate::pipeline) fn fault(&mut self, fault: &Fault) {
+        self.count(fault.kind, 1);
         if !fault.kind.is_completed() {
             return;
         }
+        let totals = &mut self.completed;
         match fault.mode {
             Mode::User => totals.user += 1,
             Mode::Kernel => totals.kernel += 1,
@@ -171,29 +187,30 @@ impl Totals {
         self.processes.entry(process).or_default().uncounted += faults;
     }
 
+    /// Counts a task event.
+    pub(in crate::pipeline) fn count_task(&mut self, action: &TaskAction, actors: Actors) {
+        match *action {
+            TaskAction::Fork { .. } if actors.child.is_some() => self.tasks.forks += 1,
+            TaskAction::Fork { .. } => self.tasks.threads += 1,
+            TaskAction::Exec { .. } => self.tasks.execs += 1,
+            TaskAction::Exit { .. } => self.tasks.exits += 1,
+            _ => {}
+        }
+    }
+
+    /// Adds a task event to the processes that take part.
     pub(in crate::pipeline) fn task(&mut self, action: &TaskAction, actors: Actors) {
         let Actors { process, child } = actors;
         self.forks.task(action, process, child);
-        let process = self.processes.entry(process).or_default();
-        match *action {
-            TaskAction::Fork { .. } => match child {
-                Some(child) => {
-                    self.tasks.forks += 1;
-                    self.processes.entry(child).or_default();
-                }
-                None => self.tasks.threads += 1,
-            },
-            TaskAction::Exec { .. } => self.tasks.execs += 1,
-            TaskAction::Exit { account, .. } => {
-                self.tasks.exits += 1;
-                process.settle(account);
-            }
-            TaskAction::Alive { account, .. }
-            | TaskAction::Late { account }
-            | TaskAction::Leave { account } => {
-                process.settle(account);
-            }
-            TaskAction::Comm(_) | TaskAction::Join { .. } => {}
+        for one in [Some(process), child].into_iter().flatten() {
+            self.processes.entry(one).or_default();
+        }
+        if let TaskAction::Exit { account, .. }
+        | TaskAction::Alive { account, .. }
+        | TaskAction::Late { account }
+        | TaskAction::Leave { account } = *action
+        {
+            self.processes.entry(process).or_default().settle(account);
         }
     }
 
@@ -210,8 +227,7 @@ impl Totals {
             OutcomeTotals { faults: 0, pages: Some(PageCount::default()), latency_sum: Nanos::default() };
         let totals = self.outcome.entry((outcome.kind, size)).or_insert(nothing);
         totals.faults += 1;
-        totals.pages =
-            totals.pages.zip(outcome.pages).map(|(sum, pages)| PageCount::new(sum.get() + pages.get()));
+        totals.pages = totals.pages.zip(outcome.pages).map(|(sum, pages)| [sum, pages].into_iter().sum());
         totals.latency_sum += row.fault.latency.unwrap_or_default();
     }
 
@@ -236,7 +252,7 @@ impl Totals {
         match goes_on {
             Some(last) => {
                 last.end = loss.end;
-                last.count = last.count.zip(loss.count).map(|(sum, count)| sum + count);
+                last.add(loss.count);
             }
             None => self.losses.push(loss),
         }
@@ -247,14 +263,11 @@ impl Totals {
         self.scans.add(space, scan);
     }
 
-    /// A scan saw some of a region.
-    pub(in crate::pipeline) fn scanned(&mut self, region: RegionId, reason: ScanReason) {
-        *self.regions.entry(region).or_default().scans.entry(reason).or_default() += 1;
-    }
-
-    /// What scans saw of a region.
-    pub(in crate::pipeline) fn seen(&mut self, region: RegionId) -> &mut Residence {
-        self.regions.entry(region).or_default().residence.get_or_insert_default()
+    /// Notes of which regions a scan saw some.
+    pub(in crate::pipeline) fn observe(&mut self, reason: ScanReason, findings: &Findings) {
+        for region in findings.tallies.keys() {
+            *self.regions.entry(*region).or_default().scans.entry(reason).or_default() += 1;
+        }
     }
 
     /// Adds a map event, of which `done` came.
@@ -286,18 +299,49 @@ impl Totals {
         region.latency_sum += row.faults.detail.unwrap_or_default().latency_sum;
     }
 
-    /// Regions and address spaces have gone: returns all that is known of the regions.
-    pub(in crate::pipeline) fn purge(&mut self, purged: Purged) -> impl Iterator<Item = RegionSummary> {
-        let Purged { regions, spaces } = purged;
+    /// Regions, address spaces and processes have gone: returns all that is known of the regions, if that is wanted.
+    pub(in crate::pipeline) fn purge(
+        &mut self,
+        mut purged: Purged,
+        pages: &mut PageLedger,
+    ) -> impl Iterator<Item = RegionSummary> {
+        let regions = std::mem::take(&mut purged.regions);
+        self.forget(purged);
+        regions.into_iter().filter_map(|region| self.retire(region, pages))
+    }
+
+    /// Address spaces and processes have gone, and regions of which nobody wants to know.
+    pub(in crate::pipeline) fn forget(&mut self, purged: Purged) {
+        let Purged { regions: _, spaces, processes } = purged;
         for space in spaces {
             self.maps.forget(space);
         }
-        regions.into_iter().filter_map(|region| self.retire(region))
+        for (process, comm) in processes {
+            self.forget_process(process, comm);
+        }
     }
 
-    fn retire(&mut self, (process, space, retired): RetiredIn) -> Option<RegionSummary> {
+    /// Nothing can come any more of a process, which was called `comm`.
+    fn forget_process(&mut self, id: ProcessId, comm: Comm) {
+        if self.wants.contains(RowSet::SUMS) {
+            self.processes.entry(id).or_default().comm = Some(comm);
+            return;
+        }
+        let account = self.processes.remove(&id).and_then(|process| process.account);
+        if let Some(account) = account {
+            *self.account.get_or_insert_default() += account;
+        }
+        self.forks.forget(id);
+        self.maps.forget_process(id);
+    }
+
+    fn retire(
+        &mut self,
+        (process, space, retired): RetiredIn,
+        pages: &mut PageLedger,
+    ) -> Option<RegionSummary> {
         let Retired { died, region, label } = retired;
-        let summary = self.region((process?, space), &region, label, Some(died));
+        let summary = self.region((process?, space), &region, label, (Some(died), pages));
         if summary.faults.total() > 0 {
             self.gone.push(summary.clone());
             if self.gone.len() >= 2 * GONE {
@@ -305,19 +349,20 @@ impl Totals {
                 self.gone.truncate(GONE);
             }
         }
-        Some(summary)
+        self.wants.contains(RowSet::REGIONS).then_some(summary)
     }
 
     /// Recording has ended: returns all that is known of the regions that are there, if that is wanted.
-    pub(in crate::pipeline) fn live(&mut self, tasks: &Tasks) -> Vec<RegionSummary> {
+    pub(in crate::pipeline) fn live(&mut self, tasks: &Tasks, pages: &mut PageLedger) -> Vec<RegionSummary> {
         let mut live = Vec::new();
         for (space, process, regions) in tasks.spaces() {
             let Some(process) = process else { continue };
             for region in regions.live() {
-                live.push(self.region((process, space), region, regions.label(region), None));
+                live.push(self.region((process, space), region, regions.label(region), (None, pages)));
             }
         }
         self.gone.extend(live.iter().filter(|region| region.faults.total() > 0).cloned());
+        live.retain(|_| self.wants.contains(RowSet::REGIONS));
         live
     }
 
@@ -326,10 +371,9 @@ impl Totals {
         (process, space): (ProcessId, SpaceId),
         region: &Region,
         label: RegionLabel,
-        died: Option<Timestamp>,
+        (died, pages): (Option<Timestamp>, &mut PageLedger),
     ) -> RegionSummary {
-        let RegionTally { faults, latency_sum, residence, scans } =
-            self.regions.remove(&region.id).unwrap_or_default();
+        let RegionTally { faults, latency_sum, scans } = self.regions.remove(&region.id).unwrap_or_default();
         if scans.is_empty() {
             self.scans.miss(region, died);
         }
@@ -337,8 +381,9 @@ impl Totals {
         // A loss may have taken faults of any region, of one without a row in that interval too.
         let end = died.unwrap_or(END_OF_TIME);
         let lower_bound = self.losses.iter().any(|loss| loss.touches(region.born, end));
-        let peak_present = residence.as_ref().map(Residence::peak);
-        let pages = residence.as_ref().map(|residence| residence.state(region.range));
+        let occupied = pages.take(space, region);
+        let peak_present = occupied.map(|occupied| occupied.peak);
+        let pages = occupied.and_then(|occupied| occupied.state);
         if let Some(pages) = pages {
             self.processes.entry(process).or_default().keep(end, pages);
         }
@@ -362,15 +407,22 @@ impl Totals {
     pub(in crate::pipeline) fn summary(self, tasks: &Tasks) -> Summary {
         let mut regions = self.gone;
         regions.sort_unstable_by_key(hotness);
-        let mut total = None;
+        let mut total = self.account;
         let processes = self.processes.into_iter().map(|(id, process)| {
-            let Process { faults, uncounted, account, last } = process;
+            let Process { faults, uncounted, account, comm, last } = process;
             if let Some(account) = account {
                 *total.get_or_insert_with(Account::default) += account;
             }
             let uncounted = (account.is_some() || uncounted.total() > 0).then_some(uncounted);
             let pages = last.map(|last| last.1);
-            ProcessSummary { id, comm: tasks.name(id), faults, uncounted, account, pages }
+            ProcessSummary {
+                id,
+                comm: comm.unwrap_or_else(|| tasks.name(id)),
+                faults,
+                uncounted,
+                account,
+                pages,
+            }
         });
         let processes = processes.collect();
         Summary {
@@ -378,13 +430,14 @@ impl Totals {
             end: self.end,
             processes,
             faults: self.faults,
+            completed: self.completed,
             uncounted: self.uncounted.into_iter().collect(),
             account: total,
             heat: self.heat,
             heat_overflow: self.heat_overflow,
             losses: self.losses,
             latencies: self.latencies,
-            tasks: self.tasks,
+            tasks: TaskTotals { processes: tasks.count_processes(), ..self.tasks },
             regions,
             regions_born: self.regions_born,
             maps: self.maps.into_summary(),

@@ -155,3 +155,57 @@ fn uncounted_faults_are_no_calls_where_a_cpu_was_not_followed() {
     let expected = [(UncountedCause::Syscall(9), minor(8)), (UncountedCause::Unseen, minor(4))];
     assert_eq!(summary.uncounted, expected);
 }
+
+#[test]
+fn sums_are_the_same_whichever_rows_are_made() {
+    let sums = |wants| {
+        let (rows, _, summary) = run_with(Options { wants, ..options(Detail::Full) }, &story());
+        let Summary { end, faults, tasks, losses, .. } = summary;
+        (rows.len(), (end, faults, tasks, losses))
+    };
+
+    let (none, of_losses) = sums(RowSet::LOSSES);
+    let (some, of_timeline) = sums(RowSet::TIMELINE);
+    let (most, of_events) = sums(RowSet::all());
+
+    assert!(none == 0 && 0 < some && some < most, "{none}, {some} and {most} rows");
+    assert_eq!((&of_losses, &of_timeline), (&of_events, &of_events));
+    assert_eq!((of_events.1.completed.minor, of_events.2.processes), (5, 3));
+}
+
+#[test]
+fn event_that_comes_too_late_is_a_loss_whichever_rows_are_made() {
+    let records = [join(1), tick(500), fault(100, 0x1000), tick(600)];
+
+    for wants in [RowSet::empty(), RowSet::all()] {
+        let (_, _, summary) = run_with(Options { wants, ..options(Detail::Full) }, &records);
+
+        assert_eq!(
+            summary.losses.iter().map(|loss| (loss.cause, loss.count)).collect::<Vec<_>>(),
+            [(LossCause::Late, Some(1))]
+        );
+    }
+}
+
+#[test]
+fn processes_that_ended_are_sums_unless_every_one_is_wanted() {
+    const COUNT: u32 = 40_000;
+    let lives = |index: u32| {
+        let (tgid, space, millis) = (1_000 + index, u64::from(100 + index), u64::from(10 + index));
+        let mut end = ended(millis, space, 2);
+        if let Record::Task(task) = &mut end {
+            (task.tgid, task.tid) = (Tgid(tgid), Tid(tgid));
+        }
+        [fork(millis, tgid, space), end, tick(millis)]
+    };
+    let records: Vec<_> = [join(1)].into_iter().chain((0..COUNT).flat_map(lives)).collect();
+
+    for (wants, is_every_one) in [(RowSet::TIMELINE, false), (RowSet::SUMS, true)] {
+        let (_, _, summary) = run_with(Options { wants, ..options(Detail::Full) }, &records);
+
+        let told = summary.processes.len();
+        assert_eq!(told > COUNT as usize, is_every_one, "{told} for {wants:?}");
+        assert_eq!(summary.tasks.processes, u64::from(COUNT) + 1);
+        assert_eq!(summary.account.map(|account| account.kernel.minor), Some(2 * u64::from(COUNT)));
+    }
+}

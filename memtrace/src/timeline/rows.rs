@@ -1,0 +1,42 @@
+//! What the pipeline puts out, and what of it is wanted.
+
+use super::{FaultRow, MapRow, PageRow, RegionSummary, TimelineRow};
+use crate::event::Loss;
+
+/// What the pipeline puts out, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Row {
+    /// An interval closed.
+    Timeline(TimelineRow),
+    /// A fault, in time order.
+    Fault(FaultRow),
+    /// A change of an address space, in time order.
+    Map(MapRow),
+    /// A region that is no more, or was there at the end.
+    Region(RegionSummary),
+    /// Pages changed between two scans, in the order of the scans.
+    Pages(PageRow),
+    /// Records are missing.
+    Loss(Loss),
+}
+
+bitflags::bitflags! {
+    /// What is wanted of a run of the pipeline: rows by table, and sums. What is not wanted takes neither time nor memory.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct RowSet: u8 {
+        /// [`Row::Timeline`].
+        const TIMELINE = 1;
+        /// [`Row::Fault`].
+        const FAULTS = 1 << 1;
+        /// [`Row::Map`].
+        const MAPS = 1 << 2;
+        /// [`Row::Region`].
+        const REGIONS = 1 << 3;
+        /// [`Row::Pages`].
+        const PAGES = 1 << 4;
+        /// [`Row::Loss`].
+        const LOSSES = 1 << 5;
+        /// No rows: the sums by process, also of those that ended, and by outcome of faults, in the [`Summary`](super::Summary).
+        const SUMS = 1 << 6;
+    }
+}
