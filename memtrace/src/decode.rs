@@ -18,8 +18,8 @@ use memtrace_ebpf::{
 use crate::{
     event::{
         Access, Account, Comm, Cpu, Fault, FaultCounts, FaultKind, HeatReading, Landmarks, Loss, LossCause,
-        MapAction, MapEvent, Mode, Observation, ReclaimReading, Record, SpaceId, TaskAction, TaskEvent, Tgid,
-        Tid, Uncounted, UncountedCause,
+        MapAction, MapEvent, Mode, Observation, ReclaimReading, Record, Seen, SpaceId, TaskAction, TaskEvent,
+        Tgid, Tid, Uncounted, UncountedCause,
     },
     units::{Nanos, PageCount, Timestamp, VirtAddr},
 };
@@ -48,6 +48,19 @@ pub enum Frame {
 }
 
 impl Frame {
+    /// Bytes that the frame takes in memory, but for names of files.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let more = match self {
+            Self::Faults(bytes) | Self::Control(bytes) | Self::SideBand(bytes) => bytes.len(),
+            Self::Heat(reading) => size_of_val(&reading.cells[..]),
+            Self::Observation(Observation { seen: Seen::Maps(maps), .. }) => size_of_val(&maps.vmas[..]),
+            Self::Observation(Observation { seen: Seen::Pages(scan), .. }) => size_of_val(&scan.runs[..]),
+            Self::Observation(_) | Self::Reclaim(_) | Self::Loss(_) | Self::Tick(_) => 0,
+        };
+        size_of::<Self>() + more
+    }
+
     /// The records in the frame, in order.
     pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
         let none: &[u8] = &[];

@@ -6,6 +6,7 @@
 //! Not here: what frames mean (`decode`), what to do with them (`session`).
 
 pub mod attach;
+pub mod batches;
 pub mod cgroup;
 pub mod cpus;
 pub mod drain;
@@ -20,9 +21,10 @@ pub mod target;
 pub mod tasks;
 
 pub use attach::{AttachError, VerifierLog};
+pub use batches::{Batch, BatchSender, Batches, batches};
 pub use cgroup::{Cgroup, CgroupError};
 pub use cpus::{CpuCompletions, CpuWatch};
-pub use drain::{Batch, CHANNEL_BATCHES, Drain};
+pub use drain::Drain;
 pub use heat::HeatReader;
 pub use losses::LossMeter;
 pub use probes::{Entry, Plan, Probes, Scope};

@@ -213,15 +213,15 @@ async fn record(
     let (scan, depth) = scope_of_scans(&features, &page_era);
     let scans = Prober::new(facts.page, scan, options.max_lock, depth)?;
     let stop_scans = scans.stop_switch();
+    let (sender, batches) = live::batches();
     let writer = Writer::new(BufWriter::new(empty(file)?), &header)?;
     sinks.begin(&facts)?;
     let wants = sinks.wants();
-    let taker = Recorder::new(writer, sinks, &facts, header.capture.options(wants), scans, heat);
+    let taker = Recorder::new(writer, sinks, &facts, header.capture.options(wants), scans, heat, batches);
     let (scan_now, stopped_probe) = (taker.scan_switch(), taker.stopped_probe());
-    let (threads, failure) = Threads::start(taker, vec![Frame::Control(armed.joins)], |sender| {
-        let ring_bytes = plan.ring_bytes as usize;
-        Drain::new(armed.side_band, control, events, ring_bytes, losses, armed.cpus, sender)
-    })?;
+    let ring_bytes = plan.ring_bytes as usize;
+    let drain = Drain::new(armed.side_band, control, events, ring_bytes, losses, armed.cpus, sender.clone());
+    let (threads, failure) = Threads::start(taker, drain, sender, vec![Frame::Control(armed.joins)])?;
     let command = gated.as_ref().map(Gated::pid);
     if let Some(command) = command {
         // So that its first faults have regions.

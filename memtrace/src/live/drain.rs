@@ -2,23 +2,26 @@
 //!
 //! Layer: shell. Input: the rings, a [`LossMeter`]. Output: [`Batch`]es.
 //! Source: `kernel/bpf/ringbuf.c`: a record that is reserved and not yet submitted holds back those behind it.
-//! Keeps: memory is bounded; while the channel is full the records stay in their rings, and what a ring cannot
-//! hold the programs count.
+//! Keeps: memory is bounded; while the recorder lags behind records stay in their rings, those of faults first, and what a ring
+//! cannot hold the programs count. A tick comes when all that was in the rings at its time has been handed over.
 //! Not here: decoding, compression (`session`).
 
 use std::{
     collections::VecDeque,
-    sync::{
-        atomic::{AtomicBool, Ordering},
-        mpsc::{SyncSender, TrySendError},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
 
 use aya::maps::{MapData, RingBuf};
 
-use super::{cpus::CpuWatch, losses::LossMeter, sideband::SideBand};
+use super::{
+    batches::{Batch, BatchSender},
+    cpus::CpuWatch,
+    losses::LossMeter,
+    probes::CONTROL_BYTES,
+    sideband::SideBand,
+};
 use crate::{
     decode::Frame,
     order::WINDOW,
@@ -33,15 +36,8 @@ const PERIOD: Duration = Duration::from_millis(10);
 /// amid a record.
 const STALL: Nanos = Nanos::new(50_000_000);
 
-/// Bytes of faults that one batch holds at most, so that the channel bounds memory: a recorder that lags behind has 8 MiB
-/// waiting, and the rest in the rings.
-const BATCH_BYTES: usize = 512 << 10;
-
-/// Frames in arrival order.
-pub type Batch = Vec<Frame>;
-
-/// Batches that may wait in the channel.
-pub const CHANNEL_BATCHES: usize = 16;
+/// Bytes that one frame holds at most, but for those of perf: some milliseconds of the recorder's time.
+const FRAME_BYTES: usize = 512 << 10;
 
 /// Empties the rings.
 pub struct Drain {
@@ -52,13 +48,13 @@ pub struct Drain {
     capacity: usize,
     losses: LossMeter,
     cpus: CpuWatch,
-    sender: SyncSender<Batch>,
+    sender: BatchSender,
     stalls: Stalls,
 }
 
 impl Drain {
-    /// Drains `side_band`, `control` and `events`, which holds `capacity` bytes, into `sender`, and what `losses` and `cpus`
-    /// say is missing.
+    /// Drains `side_band`, `control` and `events`, which hold `capacity` bytes together, into `sender`, and what `losses` and
+    /// `cpus` say is missing.
     #[must_use]
     pub fn new(
         side_band: Option<SideBand>,
@@ -67,13 +63,13 @@ impl Drain {
         capacity: usize,
         losses: LossMeter,
         cpus: CpuWatch,
-        sender: SyncSender<Batch>,
+        sender: BatchSender,
     ) -> Self {
         Self {
             side_band,
             control,
+            capacity: capacity / events.len().max(1),
             events,
-            capacity,
             losses,
             cpus,
             sender,
@@ -94,26 +90,13 @@ impl Drain {
 
     /// Empties all rings once; `false` if nobody takes batches any more.
     fn pass(&mut self, last: bool) -> bool {
+        while self.sender.is_full() {
+            thread::sleep(PERIOD / 10);
+        }
         let began = clock::boottime();
-        let mut batch = Batch::new();
-        // First, and handed over last: what it tells of is of tasks that `control` tells of.
-        let mut side_band = Vec::new();
-        if let Some(rings) = &mut self.side_band {
-            rings.drain(&mut side_band);
-        }
-        let control = drain_into(&mut self.control, usize::MAX);
-        if !control.is_empty() {
-            batch.push(Frame::Control(control));
-        }
-        if !side_band.is_empty() {
-            batch.push(Frame::SideBand(side_band));
-        }
-        // What was in the ring when the pass began, and not what comes while it lasts, which may be for ever.
+        let mut batch = self.drain_changes();
         let mut events = std::mem::take(&mut self.events);
-        let limit = self.capacity / events.len().max(1);
-        let mut room = BATCH_BYTES;
-        let all_sent =
-            events.iter_mut().all(|ring| self.pass_faults(ring, limit, last, &mut batch, &mut room));
+        let all_sent = events.iter_mut().all(|ring| self.pass_faults(ring, &mut batch));
         self.events = events;
         if !all_sent {
             return false;
@@ -127,50 +110,59 @@ impl Drain {
         let missed = self.cpus.read(began, last, self.side_band.as_mut());
         batch.extend(missed.into_iter().map(Frame::Loss));
         batch.push(Frame::Tick(self.stalls.tick(began)));
-        self.send(batch, last)
+        self.sender.send(batch)
     }
 
-    /// Copies at most `limit` bytes and a batch out of one ring of faults into `batch`, which has `room` for so many bytes
-    /// more; `false` if nobody takes batches any more.
-    fn pass_faults(
-        &self,
-        ring: &mut RingBuf<MapData>,
-        limit: usize,
-        last: bool,
-        batch: &mut Batch,
-        room: &mut usize,
-    ) -> bool {
-        let mut drained = 0;
-        while drained < limit {
-            let faults = drain_into(ring, *room);
-            drained += faults.len();
-            let is_full = faults.len() >= *room;
-            *room = room.saturating_sub(faults.len());
+    /// What happened to tasks and address spaces.
+    fn drain_changes(&mut self) -> Batch {
+        let mut batch = Batch::new();
+        // First, and handed over last: its records are of tasks whose birth is in `control`.
+        let mut side_band = Vec::new();
+        if let Some(rings) = &mut self.side_band {
+            rings.drain(&mut side_band);
+        }
+        // What was in the ring, and not what comes meanwhile, which may be for ever.
+        let mut left = CONTROL_BYTES as usize;
+        while left > 0 {
+            let control = drain_into(&mut self.control, FRAME_BYTES);
+            left = if control.len() < FRAME_BYTES { 0 } else { left.saturating_sub(control.len()) };
+            if !control.is_empty() {
+                batch.push(Frame::Control(control));
+            }
+        }
+        if !side_band.is_empty() {
+            batch.push(Frame::SideBand(side_band));
+        }
+        batch
+    }
+
+    /// Copies out of one ring of faults what was in it into `batch`, handing over full ones; `false` if nobody takes batches any
+    /// more. While the recorder lags behind, the rest stays in the ring; changes do not, for the rings of perf have little room.
+    fn pass_faults(&mut self, ring: &mut RingBuf<MapData>, batch: &mut Batch) -> bool {
+        let mut left = self.capacity;
+        loop {
+            let faults = drain_into(ring, FRAME_BYTES);
+            let is_over = faults.len() < FRAME_BYTES || faults.len() >= left;
+            left = left.saturating_sub(faults.len());
             if !faults.is_empty() {
                 batch.push(Frame::Faults(faults));
             }
-            if !is_full {
+            if is_over {
                 return true;
             }
-            if !self.send(std::mem::take(batch), last) {
+            if !self.sender.send(std::mem::take(batch)) {
                 return false;
             }
-            *room = BATCH_BYTES;
-        }
-        true
-    }
-
-    /// Hands a batch over. A full channel holds this thread back while the ring, which is larger, takes
-    /// what comes; `false` if the receiver is gone.
-    fn send(&self, mut batch: Batch, last: bool) -> bool {
-        loop {
-            match self.sender.try_send(batch) {
-                Ok(()) => return true,
-                Err(TrySendError::Disconnected(_)) => return false,
-                Err(TrySendError::Full(back)) if last => return self.sender.send(back).is_ok(),
-                Err(TrySendError::Full(back)) => batch = back,
+            // Once it is full the recorder is to catch up, or no pass would end while changes come faster than it takes them.
+            let mut has_been_full = false;
+            while self.sender.is_behind() {
+                thread::sleep(PERIOD / 10);
+                has_been_full |= self.sender.is_full();
+                let changes = if has_been_full { Batch::new() } else { self.drain_changes() };
+                if !changes.is_empty() && !self.sender.send(changes) {
+                    return false;
+                }
             }
-            thread::sleep(PERIOD / 10);
         }
     }
 }

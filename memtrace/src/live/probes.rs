@@ -92,7 +92,7 @@ pub struct Probes {
 const BPF_NOEXIST: u64 = 1;
 
 /// Size of the ring of task and map events, in bytes: those of 150,000 calls.
-const CONTROL_BYTES: u32 = 16 << 20;
+pub(super) const CONTROL_BYTES: u32 = 16 << 20;
 
 impl Probes {
     /// Creates the maps and verifies the programs; attaches nothing.

@@ -1,10 +1,12 @@
-//! Takes frames in arrival order: into the file, then through the pipeline, then into the CSV.
+//! Takes frames in one order: into the file as they come, then through the pipeline, whose rows go to the sinks.
 //!
-//! Layer: shell. Input: [`Batch`]es from the drain. Output: the recording, CSV rows, [`Recorded`].
-//! Keeps: a frame is in the writer before the core sees it; scans are taken here, between batches.
+//! Layer: shell. Input: [`Batches`] from the drain. Output: the recording, rows, [`Recorded`].
+//! Keeps: a frame is in the writer before the core sees it, however far the core lags behind; scans are taken here, between
+//! frames, and what they see goes behind all that has been written.
 //! Not here: when to stop (`session`), what to scan (`pipeline`).
 
 use std::{
+    collections::VecDeque,
     io::Write,
     sync::{
         Arc,
@@ -18,7 +20,7 @@ use crate::{
     decode::Frame,
     event::{HostFacts, ProbeRequest, ProbeTarget, Tgid, Tid},
     export::{ExportError, Sink as _, Sinks},
-    live::{Batch, HeatReader},
+    live::{Batch, Batches, HeatReader},
     pipeline::{Options, Pipeline},
     probe::{Prober, reclaim::ReclaimReader},
     record::{RecordError, Writer},
@@ -96,6 +98,7 @@ pub(super) struct Recorder<W: Write> {
     pipeline: Pipeline,
     prober: Prober,
     heat: HeatReader,
+    batches: Batches,
     /// `None` where the kernel does not let it be read.
     reclaim: Option<ReclaimReader>,
     interval: Nanos,
@@ -103,6 +106,8 @@ pub(super) struct Recorder<W: Write> {
     flushed: Instant,
     scan_now: Arc<AtomicBool>,
     still: (Sender<Waiting>, Receiver<Waiting>),
+    /// Written, and yet to go through the pipeline.
+    waiting: VecDeque<Frame>,
     /// The last comparison has been taken: what changes from now on may not be seen.
     is_compared: bool,
     rows: Vec<Row>,
@@ -110,7 +115,7 @@ pub(super) struct Recorder<W: Write> {
 }
 
 impl<W: Write> Recorder<W> {
-    /// Records into `writer`, and the timeline into `csv`.
+    /// Records `batches` into `writer`; what `options` say is wanted goes to `sinks`.
     pub(super) fn new(
         writer: Writer<W>,
         sinks: Sinks,
@@ -118,6 +123,7 @@ impl<W: Write> Recorder<W> {
         options: Options,
         prober: Prober,
         heat: HeatReader,
+        batches: Batches,
     ) -> Self {
         let interval = options.interval;
         Self {
@@ -126,12 +132,14 @@ impl<W: Write> Recorder<W> {
             pipeline: Pipeline::new(host.clone(), options),
             prober,
             heat,
+            batches,
             reclaim: ReclaimReader::open().ok(),
             interval,
             next_reading: host.start.after(interval),
             flushed: Instant::now(),
             scan_now: Arc::default(),
             still: channel(),
+            waiting: VecDeque::new(),
             is_compared: false,
             rows: Vec::new(),
             requests: Vec::new(),
@@ -149,31 +157,21 @@ impl<W: Write> Recorder<W> {
     }
 
     /// Takes batches until their sender is gone, then ends the rows.
-    pub(super) fn run(mut self, batches: &Receiver<Batch>) -> Result<Recorded<W>, RecorderError> {
-        while let Ok(batch) = batches.recv() {
-            for frame in batch {
-                self.take(&frame)?;
-                let Frame::Tick(time) = frame else { continue };
-                if time >= self.next_reading {
-                    self.read_heat()?;
-                    while self.next_reading <= time {
-                        self.next_reading = self.next_reading.after(self.interval);
-                    }
-                }
-                if self.scan_now.swap(false, Ordering::Relaxed) {
-                    self.read_reclaim()?;
-                    self.read_everywhere(&ProbeTarget::Everything)?;
-                }
-            }
+    pub(super) fn run(mut self) -> Result<Recorded<W>, RecorderError> {
+        loop {
+            self.write_all_here()?;
             self.read_awaited()?;
-            if self.flushed.elapsed() >= FLUSH_PERIOD {
-                self.writer.flush()?;
-                self.flushed = Instant::now();
+            if self.process_one()? {
+                continue;
             }
+            let Some(batch) = self.batches.next() else { break };
+            self.write_batch(batch)?;
         }
         self.read_heat()?;
+        while self.process_one()? {}
         // What is still there is seen in its last state. Changes of its maps are no longer seen.
         self.read_everywhere(&ProbeTarget::AllPages)?;
+        while self.process_one()? {}
         if self.prober.is_cut() {
             log::warn!(
                 "scans of pages were cut short by the signal: some pages are as they were seen before it"
@@ -185,6 +183,19 @@ impl<W: Write> Recorder<W> {
         Ok(Recorded { writer: self.writer, summary, prober: self.prober })
     }
 
+    /// Writes all batches that are here: what takes time may not hold up what came.
+    fn write_all_here(&mut self) -> Result<(), RecorderError> {
+        while let Some(batch) = self.batches.next_here() {
+            self.write_batch(batch)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a batch.
+    fn write_batch(&mut self, batch: Batch) -> Result<(), RecorderError> {
+        batch.into_iter().try_for_each(|frame| self.write(frame))
+    }
+
     /// Takes the readings that somebody waits for.
     fn read_awaited(&mut self) -> Result<(), RecorderError> {
         while let Ok((awaited, _gate)) = self.still.1.try_recv() {
@@ -192,7 +203,7 @@ impl<W: Write> Recorder<W> {
                 Awaited::Still(process, thread) => {
                     self.read_reclaim()?;
                     for observation in self.prober.stopped_scan(process, thread) {
-                        self.take(&Frame::Observation(observation))?;
+                        self.write_own(Frame::Observation(observation))?;
                     }
                 }
                 Awaited::AllMaps => {
@@ -210,25 +221,62 @@ impl<W: Write> Recorder<W> {
         self.answer()
     }
 
-    /// Reads the heat counters, and scans of what they make interesting.
+    /// Reads the heat counters; what they make interesting is scanned when the pipeline has come to that.
     fn read_heat(&mut self) -> Result<(), RecorderError> {
         self.read_reclaim()?;
         let reading = self.heat.read(clock::boottime());
-        self.take(&Frame::Heat(reading))
+        self.write_own(Frame::Heat(reading))
     }
 
     /// Reads how much the kernel has reclaimed: what scans find from now on may have gone so.
     fn read_reclaim(&mut self) -> Result<(), RecorderError> {
         let reading = self.reclaim.as_mut().and_then(ReclaimReader::read);
-        reading.map_or(Ok(()), |reading| self.take(&Frame::Reclaim(reading)))
+        reading.map_or(Ok(()), |reading| self.write_own(Frame::Reclaim(reading)))
     }
 
-    /// Takes one frame, and the answers to whatever it makes the core ask.
-    fn take(&mut self, frame: &Frame) -> Result<(), RecorderError> {
-        self.writer.append(frame)?;
-        self.pipeline.take(frame, &mut self.rows, &mut self.requests);
+    /// Writes a frame that was made here.
+    fn write_own(&mut self, frame: Frame) -> Result<(), RecorderError> {
+        self.batches.add(&frame);
+        self.write(frame)
+    }
+
+    /// Writes one frame; the pipeline takes it when its turn comes.
+    fn write(&mut self, frame: Frame) -> Result<(), RecorderError> {
+        self.writer.append(&frame)?;
+        if self.flushed.elapsed() >= FLUSH_PERIOD {
+            self.writer.flush()?;
+            self.flushed = Instant::now();
+        }
+        self.waiting.push_back(frame);
+        Ok(())
+    }
+
+    /// Puts the first frame that waits through the pipeline, and takes the scans that this makes it ask for; `false` if none waits.
+    fn process_one(&mut self) -> Result<bool, RecorderError> {
+        let Some(frame) = self.waiting.pop_front() else { return Ok(false) };
+        self.pipeline.take(&frame, &mut self.rows, &mut self.requests);
+        self.batches.done(&frame);
         self.rows.drain(..).try_for_each(|row| self.sinks.row(&row))?;
-        self.answer()
+        self.answer()?;
+        if let Frame::Tick(time) = frame {
+            self.tick(time)?;
+        }
+        Ok(true)
+    }
+
+    /// Takes what is due at `time`.
+    fn tick(&mut self, time: Timestamp) -> Result<(), RecorderError> {
+        if time >= self.next_reading {
+            self.read_heat()?;
+            while self.next_reading <= time {
+                self.next_reading = self.next_reading.after(self.interval);
+            }
+        }
+        if self.scan_now.swap(false, Ordering::Relaxed) {
+            self.read_reclaim()?;
+            self.read_everywhere(&ProbeTarget::Everything)?;
+        }
+        Ok(())
     }
 
     /// Takes the scans that were asked for.
@@ -239,8 +287,9 @@ impl<W: Write> Recorder<W> {
         }
         for request in requests {
             for observation in self.prober.answer(&request) {
-                self.take(&Frame::Observation(observation))?;
+                self.write_own(Frame::Observation(observation))?;
             }
+            self.write_all_here()?;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The two threads of a session: one drains the rings, one records what was drained.
 //!
 //! Layer: shell. Input: a [`Drain`] and a [`Recorder`]. Output: [`Recorded`] when both have ended.
-//! Keeps: the bounded channel between them is the only thing they share.
+//! Keeps: the way of batches between them is the only thing they share.
 //! Not here: signals and the target (`watch`).
 
 use std::{
@@ -9,7 +9,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Sender, SyncSender, channel, sync_channel},
+        mpsc::{Sender, channel},
     },
     thread::{Builder, JoinHandle},
 };
@@ -17,7 +17,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::recorder::{Recorded, Recorder, RecorderError};
-use crate::live::{Batch, CHANNEL_BATCHES, Drain};
+use crate::live::{Batch, BatchSender, Drain};
 
 /// The running threads.
 #[derive(Debug)]
@@ -42,20 +42,20 @@ impl Drop for Stop {
 }
 
 impl<W: Write + Send + 'static> Threads<W> {
-    /// Starts both, `first` ahead of whatever is drained; the receiver gets word when recording has failed.
+    /// Starts both, `first` ahead of whatever `drain` sends by `sender`; the receiver gets word when recording has failed.
     pub(super) fn start(
         recorder: Recorder<W>,
+        drain: Drain,
+        sender: BatchSender,
         first: Batch,
-        drain: impl FnOnce(SyncSender<Batch>) -> Drain,
     ) -> io::Result<(Self, oneshot::Receiver<()>)> {
-        let (sender, batches) = sync_channel(CHANNEL_BATCHES);
         let (failed, failure) = oneshot::channel();
         let (end, ended) = oneshot::channel();
-        // The channel is empty, and longer than one.
+        // Its receiver is here.
         let _received = sender.send(first);
         let recording = Builder::new().name("mt-record".to_owned()).spawn(move || {
             let _end = end;
-            let result = recorder.run(&batches);
+            let result = recorder.run();
             if result.is_err() {
                 // Nobody listens once the session is ending anyway.
                 let _ending = failed.send(());
@@ -64,13 +64,12 @@ impl<W: Write + Send + 'static> Threads<W> {
         })?;
         let stop = Arc::new(AtomicBool::new(false));
         let (last, behind) = channel();
-        let drain = drain(sender.clone());
         let draining = Builder::new().name("mt-drain".to_owned()).spawn({
             let stop = Arc::clone(&stop);
             move || {
                 drain.run(&stop);
                 // A session that is given up has nothing more to record, and nobody takes what a recorder that failed gets.
-                let _given_up = behind.recv().is_ok_and(|last| sender.send(last).is_ok());
+                let _given_up = behind.recv().is_ok_and(|last| sender.send(last));
             }
         })?;
         Ok((Self { last, stop: Stop(stop), draining, recording, ended }, failure))
