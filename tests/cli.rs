@@ -274,6 +274,39 @@ fn export_writes_files_and_stdout_alike() {
 }
 
 #[test]
+fn recording_that_is_read_is_not_printed_to() {
+    for verb in ["report", "info", "export -f csv"] {
+        for stream in [">>", "1<>", "2>>"] {
+            let (directory, path) = file("small.mtrace", &fixture::small());
+            let script = format!(r#""$0" {verb} small.mtrace {stream}small.mtrace"#);
+            let run = Run::new("sh").args(["-c", &script, memtrace!().program()]).in_dir(directory.path());
+
+            let run = run.finish().expect_code(1);
+
+            let mut content = fs::read(&path).expect("a recording");
+            // The message has nowhere else to go if it is stderr.
+            let message = if stream == "2>>" {
+                String::from_utf8(content.split_off(fixture::small().len())).expect("a message")
+            } else {
+                run.stderr
+            };
+            assert!(message.contains("small.mtrace: std") && message.contains("goes to it"), "{message}");
+            assert_eq!(content, fixture::small(), "{verb} {stream}");
+        }
+    }
+}
+
+#[test]
+fn export_does_not_mix_with_stdout() {
+    let (directory, _path) = file("small.mtrace", &fixture::small());
+    let script = r#""$0" export -f csv small.mtrace -o out.csv >out.csv"#;
+
+    let run = Run::new("sh").args(["-c", script, memtrace!().program()]).in_dir(directory.path()).finish();
+
+    run.expect_failure(1, &["out.csv", "stdout goes to it"]);
+}
+
+#[test]
 fn reader_that_has_seen_enough_is_no_failure() {
     // 20,000 rows are far more than a pipe holds.
     let (_directory, path) = file("storm.mtrace", &fixture::storm(20_000));
@@ -290,6 +323,17 @@ fn full_disk_is_a_failure_of_an_export() {
 
     let run = memtrace!().run(["export", "-f", "csv", "-o", "/dev/full"]).arg(&path).finish();
     run.expect_failure(1, &["No space left"]);
+}
+
+#[test]
+fn export_that_fails_leaves_no_part_of_a_table() {
+    let (directory, path) = file("storm.mtrace", &fixture::storm(20_000));
+    let script = r#"ulimit -f 8; "$0" export -f csv --table faults "$1" -o out.csv 2>&1 | cat >&2; exit "${PIPESTATUS[0]}""#;
+
+    let run = Run::new("bash").args(["-c", script, memtrace!().program()]).arg(&path);
+
+    run.in_dir(directory.path()).finish().expect_failure(1, &["File too large"]);
+    assert!(!directory.path().join("out.csv").exists());
 }
 
 #[test]

@@ -1,16 +1,41 @@
 //! Where limits, signals and pipes are not as usual: memtrace says what stands in its way, and the command has what it would have
 //! without memtrace.
 
+use std::{
+    fs::{self, File},
+    io::Read as _,
+    path::Path,
+    thread,
+};
+
 use memtrace_tests::{
     directory, memtrace, program, require,
     run::{Finished, Run, Running},
 };
-use rustix::process::Signal;
+use rustix::{
+    fs::{CWD, FileType, Mode, mknodat},
+    process::Signal,
+};
 use tempfile::TempDir;
 
 /// A line of a shell in which `$@` is memtrace with `args`, in a directory of its own.
 fn behind(directory: &TempDir, script: &str, args: &[&str]) -> Run {
     Run::new("sh").args(["-c", script, "sh", memtrace!().program()]).args(args).in_dir(directory.path())
+}
+
+/// A FIFO called `fifo`.
+fn make_fifo(directory: &TempDir) {
+    let path = directory.path().join("fifo");
+    mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a FIFO");
+}
+
+/// Reads a byte of `fifo`, then leaves.
+fn read_a_byte(fifo: &Path) -> thread::JoinHandle<()> {
+    let fifo = fifo.to_owned();
+    thread::spawn(move || {
+        let mut reader = File::open(fifo).expect("somebody writes");
+        reader.read_exact(&mut [0]).expect("a byte");
+    })
 }
 
 /// Waits until memtrace, whose stderr goes to stdout, says that the recording has failed; then sees the command to its end, which is
@@ -130,6 +155,54 @@ fn alarm_that_was_set_before_is_the_commands() {
 
     let left: u32 = run.stdout.parse().expect("seconds");
     assert!((1..=1000).contains(&left), "{left} s");
+}
+
+#[test]
+fn fifo_that_nobody_reads_is_named_and_left_by_ctrl_c() {
+    require!(root);
+    require!(bpf);
+    for option in ["-o", "--csv"] {
+        let scratch = directory();
+        make_fifo(&scratch);
+        let mut running =
+            behind(&scratch, r#"exec "$@" 2>&1"#, &["record", option, "fifo", "--", "echo", "started"])
+                .start();
+
+        let line = running.first_line();
+        running.signal(Signal::INT);
+
+        let run = running.finish().expect_signal(Signal::INT);
+        assert!(line.contains("fifo is a FIFO that nobody reads"), "{run:#?}");
+        assert!(!run.stdout.contains("started"), "{run:#?}");
+    }
+}
+
+#[test]
+fn reader_that_leaves_ends_the_recording_and_not_the_command() {
+    require!(root);
+    require!(bpf);
+    for args in [&["record", "-o", "fifo", "--", "cat"][..], &["record", "--csv", "fifo", "--", "cat"]] {
+        let scratch = directory();
+        make_fifo(&scratch);
+        let reader = read_a_byte(&scratch.path().join("fifo"));
+        let running = behind(&scratch, r#"exec "$@" 2>&1"#, args).with_stdin().start();
+
+        let run = expect_command_to_outlive_the_recording(running);
+
+        reader.join().expect("it read a byte");
+        assert!(run.stdout.contains("Broken pipe"), "{run:#?}");
+    }
+}
+
+#[test]
+fn exit_code_is_the_commands_when_nobody_reads_what_memtrace_says() {
+    require!(root);
+    require!(bpf);
+    let scratch = directory();
+    let script = r#"{ "$@"; echo $? >code; } 2>&1 | true"#;
+    let _gone = behind(&scratch, script, &["record", "--", "sh", "-c", "exit 5"]).finish();
+
+    assert_eq!(fs::read_to_string(scratch.path().join("code")).expect("a code"), "5\n");
 }
 
 #[test]

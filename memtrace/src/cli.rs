@@ -33,6 +33,7 @@ mod args;
 #[cfg(feature = "live")]
 mod doctor;
 mod export;
+mod fifo;
 mod info;
 mod output;
 #[cfg(feature = "live")]
@@ -40,6 +41,7 @@ mod record;
 mod report;
 #[cfg(feature = "live")]
 mod snapshot;
+mod streams;
 
 use args::{Cli, GlobalArgs, Verb};
 
@@ -82,7 +84,7 @@ pub fn main() -> ExitCode {
     prepare(&verb);
     match run(&verb, global) {
         Ok(code) => code,
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) && is_for_its_reader(&verb) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error);
             ExitCode::from(failure_code(&verb, &error))
@@ -207,6 +209,17 @@ fn prepare(verb: &Verb) {
     signals::ignore(libc::SIGXFSZ);
 }
 
+/// Whether what `verb` writes serves its reader alone. A recording is for later, and not whole if its reader has gone.
+fn is_for_its_reader(verb: &Verb) -> bool {
+    match verb {
+        #[cfg(feature = "live")]
+        Verb::Record(_) => false,
+        #[cfg(feature = "live")]
+        Verb::Doctor(_) | Verb::Snapshot(_) => true,
+        Verb::Report(_) | Verb::Export(_) | Verb::Info(_) => true,
+    }
+}
+
 /// Whether `error` says that the reader of our output has gone.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let is_it = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
@@ -234,8 +247,9 @@ fn start_output(global: GlobalArgs) {
         .init();
 }
 
-/// Opens the recording at `path`; every error names it.
+/// Opens the recording at `path`, to which nothing is printed; every error names it.
 fn open(path: &Path) -> anyhow::Result<Recording<File>> {
+    streams::check_input(path)?;
     let path_shown = path.display();
     match Recording::open(path) {
         Err(RecordError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => {

@@ -8,13 +8,11 @@
 use std::{
     collections::BTreeSet,
     ffi::OsString,
-    fs::File,
-    io::{self, BufWriter},
+    io::{self, BufWriter, Write},
     sync::{Arc, atomic::Ordering},
 };
 
 use memtrace_ebpf::{Config, TaskState};
-use rustix::fs::{OFlags, fcntl_getfl};
 
 use crate::{
     decode::Frame,
@@ -157,7 +155,7 @@ const RECORDER_FILES: usize = 16;
 /// `file` gets the recording, and `sinks` the rows while it runs.
 pub fn run(
     options: &Options,
-    file: File,
+    file: impl Write + Send + 'static,
     sinks: Sinks,
 ) -> Result<Outcome, SessionError> {
     // Some of what follows cannot say that there is no room for a file; tokio panics.
@@ -168,7 +166,7 @@ pub fn run(
 
 async fn record(
     options: &Options,
-    file: File,
+    file: impl Write + Send + 'static,
     mut sinks: Sinks,
 ) -> Result<Outcome, SessionError> {
     heap::give_back_large();
@@ -214,7 +212,7 @@ async fn record(
     let scans = Prober::new(facts.page, scan, options.max_lock, depth)?;
     let stop_scans = scans.stop_switch();
     let (sender, batches) = live::batches();
-    let writer = Writer::new(BufWriter::new(empty(file)?), &header)?;
+    let writer = Writer::new(BufWriter::new(file), &header)?;
     sinks.begin(&facts)?;
     let wants = sinks.wants();
     let taker = Recorder::new(writer, sinks, &facts, header.capture.options(wants), scans, heat, batches);
@@ -272,14 +270,6 @@ async fn record(
     let alive = alive.map(|(_, state)| Tgid(state.tgid)).chain(command).collect();
     let (ending, exit) = see_off(options, &mut watch, ended, command, &alive).await?;
     Ok(Outcome { ending, exit, recorded })
-}
-
-/// Cuts what a regular file held before, now that there is something to put in its place; not where the user appends.
-fn empty(file: File) -> io::Result<File> {
-    if file.metadata()?.is_file() && !fcntl_getfl(&file)?.contains(OFlags::APPEND) {
-        file.set_len(0)?;
-    }
-    Ok(file)
 }
 
 /// By which categories the kernel can be asked for pages, and how much can be read of each.

@@ -1,14 +1,17 @@
 //! `memtrace export`: a table of a recording, in a file or on stdout.
 //!
 //! Layer: top. Input: [`ExportArgs`]. Output: the table.
-//! Keeps: no recording is ever overwritten, the one that is read least of all.
+//! Keeps: no recording is ever overwritten, the one that is read least of all; a file that is made is whole.
 //! Not here: columns and formats (`export`).
 
 use std::{io, path::Path, process::ExitCode};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 
-use super::args::ExportArgs;
+use super::{
+    args::ExportArgs,
+    output::{Output, Replacement},
+};
 use crate::{
     export,
     record::{self, MAGIC},
@@ -16,23 +19,29 @@ use crate::{
 
 pub(super) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let mut recording = super::open(&args.input.file)?;
-    let mut sink = (args.format.sink)(args.table, output(&args.output)?);
-    let summary = record::replay(&mut recording, &mut *sink)?;
+    let output = open(&args.output)?;
+    let writer: export::Output = match &output {
+        Some(output) => Box::new(Replacement::of(output)?),
+        None => Box::new(io::stdout()),
+    };
+    let mut sink = (args.format.sink)(args.table, writer);
+    // A part of a table looks like a whole one.
+    let replayed = record::replay(&mut recording, &mut *sink);
+    let summary = replayed.inspect_err(|_| output.iter().for_each(Output::discard))?;
     let complete = recording.recovery().complete && summary.losses.is_empty();
     Ok(super::done(complete, args.input.strict))
 }
 
-/// Opens `path` for writing; `-` is stdout.
-fn output(path: &Path) -> anyhow::Result<export::Output> {
+/// Opens `path` for writing; `None` if it is `-`, which is stdout.
+fn open(path: &Path) -> anyhow::Result<Option<Output>> {
     if path == "-" {
-        return Ok(Box::new(io::stdout()));
+        return Ok(None);
     }
-    if path.is_file() && super::output::begins_with(path, &[&MAGIC])? {
-        bail!("{} is a recording: give another name for the export", path.display());
-    }
-    let file = super::output::open(path)?;
-    if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-        file.set_len(0).with_context(|| format!("cannot replace {}", path.display()))?;
-    }
-    Ok(Box::new(file))
+    let output = Output::open(path, |head| {
+        if head.starts_with(&MAGIC) {
+            bail!("it is a recording: give another name for the export");
+        }
+        Ok(())
+    })?;
+    Ok(Some(output))
 }

@@ -4,13 +4,7 @@
 //! Keeps: stdout belongs to the command; every line for people goes to stderr.
 //! Not here: recording (`session`), the file (`output`).
 
-use std::{
-    collections::BTreeSet,
-    ffi::OsString,
-    fs::File,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{collections::BTreeSet, ffi::OsString, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
@@ -20,7 +14,7 @@ mod summary;
 
 use recording::RecordingFile;
 
-use super::output;
+use super::output::{Output, Replacement};
 use crate::{
     export::{Sink, Sinks, TIMELINE, csv::Csv},
     live::{Cgroup, Target},
@@ -201,18 +195,17 @@ impl RecordArgs {
         named.map(|area| area.parse().context("--focus")).collect()
     }
 
-    /// Opens the file of the live timeline.
-    fn open_csv(&self, path: &Path) -> anyhow::Result<File> {
+    /// Opens the file of the live timeline, which must be another than that of the recording.
+    fn open_csv(&self, recording: &RecordingFile) -> anyhow::Result<Option<Output>> {
+        let Some(path) = &self.csv else { return Ok(None) };
         if path == "-" {
             bail!("--csv - would mix with the output of the command: give the name of a file");
         }
-        if self.output.as_deref() == Some(path) {
-            bail!("-o and --csv name the same file: {}", path.display());
+        let csv = Output::open(path, recording::only(self.force, TIMELINE_HEAD, "timeline"))?;
+        if csv.is_same(&recording.output)? {
+            bail!("the recording and --csv go to the same file: {}", path.display());
         }
-        if !self.force {
-            recording::refuse_foreign(path, &[TIMELINE_HEAD], "timeline")?;
-        }
-        output::open(path)
+        Ok(Some(csv))
     }
 
     /// The one target that was named.
@@ -265,31 +258,29 @@ fn check_ring(size: ByteSize) -> anyhow::Result<()> {
 /// Records; prints the summary unless `quiet`.
 pub(super) fn run(args: &RecordArgs, quiet: bool, verbose: bool) -> anyhow::Result<ExitCode> {
     let options = args.options(verbose)?;
-    let csv = args.csv.as_deref().map(|path| args.open_csv(path)).transpose()?;
     signals::unblock(&session::SIGNALS);
     let output = RecordingFile::open(args.output.as_deref(), args.force)?;
-    let file = output.file.try_clone().context("cannot duplicate the descriptor of the output")?;
-    let sinks = csv.map(timeline).into_iter().collect::<anyhow::Result<Sinks>>()?;
-    let outcome = match session::run(&options, file, sinks) {
+    let csv = args.open_csv(&output).inspect_err(|_| output.discard())?;
+    let sinks = csv.iter().map(timeline).collect::<anyhow::Result<Sinks>>()?;
+    let outcome = match session::run(&options, Replacement::of(&output.output)?, sinks) {
         Ok(outcome) => outcome,
         Err(error) => {
             output.discard();
+            csv.iter().for_each(Output::discard);
             return failed(error);
         }
     };
     let (summary, end) = outcome.recorded.context("recording stopped before its time")?;
     if !quiet {
-        summary::print(&summary, &end, options.detail, &output)?;
+        // Whoever reads stderr may be gone; how the command ended is not changed by that.
+        let _gone = summary::print(&summary, &end, options.detail, &output);
     }
     Ok(exit_code(outcome.ending, outcome.exit))
 }
 
 /// What writes the live timeline to `csv`.
-fn timeline(csv: File) -> anyhow::Result<Box<dyn Sink + Send>> {
-    if csv.metadata()?.is_file() {
-        csv.set_len(0).context("cannot replace the live timeline")?;
-    }
-    Ok(Box::new(Csv::new(TIMELINE, csv)))
+fn timeline(csv: &Output) -> anyhow::Result<Box<dyn Sink + Send>> {
+    Ok(Box::new(Csv::new(TIMELINE, Replacement::of(csv)?)))
 }
 
 /// The exit code after a recording that is whole; dies instead where the command, or memtrace, got a signal.

@@ -3,15 +3,13 @@
 //! Layer: shell. Input: `SUDO_UID`, `SUDO_GID`, `SUDO_USER`, `/etc/passwd`. Output: [`Invoker`].
 //! Source: `sudo(8)`, section ENVIRONMENT.
 //! Keeps: without sudo there is no invoker, and nothing changes hands.
-//! Not here: changing IDs (`sys::process`).
+//! Not here: changing the IDs of a whole process (`sys::process`).
 
-use std::{
-    env,
-    ffi::CString,
-    fs::{self, File},
-    io,
-    os::unix::fs::fchown,
-    process::Command,
+use std::{env, ffi::CString, fs, io, panic, process::Command, thread};
+
+use rustix::{
+    process::{dumpable_behavior, set_dumpable_behavior},
+    thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
 use crate::sys::process;
@@ -49,9 +47,26 @@ impl Invoker {
         &self.name
     }
 
-    /// Makes `file` theirs.
-    pub fn own(&self, file: &File) -> io::Result<()> {
-        fchown(file, Some(self.uid), Some(self.gid))
+    /// What `act` returns with the rights of this user and no others.
+    ///
+    /// The kernel keeps rights by thread, so `act` runs on one of its own, and they end with that.
+    pub fn act<T: Send>(&self, act: impl FnOnce() -> T + Send) -> io::Result<T> {
+        let groups = process::groups_of(&CString::new(self.name.as_str())?, self.gid)?;
+        let (uid, gid) = (rustix::process::Uid::from_raw(self.uid), rustix::process::Gid::from_raw(self.gid));
+        let groups: Vec<_> = groups.into_iter().map(rustix::process::Gid::from_raw).collect();
+        // A change of IDs takes it away (`commit_creds` of kernel/cred.c), which keeps the user off this process meanwhile.
+        let dumpable = dumpable_behavior()?;
+        let acted = thread::scope(|scope| {
+            let acting = thread::Builder::new().spawn_scoped(scope, move || {
+                set_thread_groups(&groups)?;
+                set_thread_res_gid(gid, gid, gid)?;
+                set_thread_res_uid(uid, uid, uid)?;
+                Ok(act())
+            })?;
+            acting.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked))
+        });
+        set_dumpable_behavior(dumpable)?;
+        acted
     }
 
     /// Makes this process theirs, for good, and `command` find their environment.

@@ -161,7 +161,20 @@ pub fn become_user(uid: u32, gid: u32, name: &CStr) -> io::Result<()> {
     succeeded(unsafe { libc::setuid(uid) })
 }
 
-/// Takes the descriptor `number` that the parent left open across exec, and closes it on the next exec.
+/// The groups of the user `name`, the primary one, `gid`, among them.
+pub fn groups_of(name: &CStr, gid: u32) -> io::Result<Vec<u32>> {
+    /// `NGROUPS_MAX` of `include/uapi/linux/limits.h`: nobody has more.
+    const MOST: libc::c_int = 65_536;
+    let mut groups = vec![0; MOST.unsigned_abs() as usize];
+    let mut count = MOST;
+    // SAFETY: the name ends in a zero byte and is only read; there is room for as many groups as `count` says.
+    let found = unsafe { libc::getgrouplist(name.as_ptr(), gid, groups.as_mut_ptr(), &raw mut count) };
+    succeeded(found)?;
+    groups.truncate(count.unsigned_abs() as usize);
+    Ok(groups)
+}
+
+/// A descriptor of the file behind the descriptor `number` that the parent left open across exec; the next exec closes both.
 ///
 /// # Errors
 ///

@@ -5,7 +5,6 @@
 //! Not here: other files (`output`), what is written (`record`).
 
 use std::{
-    fs::{self, File},
     io::{self, IsTerminal as _},
     os::fd::AsFd as _,
     path::{Path, PathBuf},
@@ -13,7 +12,10 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use crate::{cli::output, record};
+use crate::{
+    cli::output::{self, Output},
+    record,
+};
 
 /// Name of the recording unless asked for another.
 const DEFAULT: &str = "memtrace.mtrace";
@@ -24,11 +26,9 @@ const OLD: &str = "memtrace.mtrace.old";
 #[derive(Debug)]
 pub(super) struct RecordingFile {
     /// Where the recording goes.
-    pub(super) file: File,
+    pub(super) output: Output,
     /// Its name; `None` for stdout.
     pub(super) path: Option<PathBuf>,
-    /// Whether it was made here, so that a failed set-up leaves nothing behind.
-    created: bool,
     /// Whether an older one was renamed.
     renamed: bool,
 }
@@ -36,21 +36,13 @@ pub(super) struct RecordingFile {
 impl RecordingFile {
     /// Opens `path`, or the default name.
     pub(super) fn open(path: Option<&Path>, force: bool) -> anyhow::Result<Self> {
-        match path {
-            None => {
-                let path = Path::new(DEFAULT);
-                let renamed = path.exists();
-                if renamed {
-                    fs::rename(path, OLD).with_context(|| format!("cannot rename {DEFAULT} to {OLD}"))?;
-                }
-                Self::create(path, renamed)
-            }
-            Some(path) if path == "-" => Self::stdout(),
-            Some(path) => {
-                if !force {
-                    refuse_foreign(path, &[&record::MAGIC], "recording")?;
-                }
-                Self::create(path, false)
+        let renamed = path.is_none() && output::set_aside(DEFAULT, OLD)?;
+        match path.unwrap_or(Path::new(DEFAULT)) {
+            path if path == "-" => Self::stdout(),
+            path => {
+                let output = Output::open(path, only(force, &record::MAGIC, "recording"));
+                let output = output.inspect_err(|_| put_back(renamed))?;
+                Ok(Self { output, path: Some(path.to_owned()), renamed })
             }
         }
     }
@@ -62,33 +54,29 @@ impl RecordingFile {
             );
         }
         let stdout = io::stdout().as_fd().try_clone_to_owned().context("cannot duplicate stdout")?;
-        Ok(Self { file: stdout.into(), path: None, created: false, renamed: false })
-    }
-
-    fn create(path: &Path, renamed: bool) -> anyhow::Result<Self> {
-        let created = !path.exists();
-        Ok(Self { file: output::open(path)?, path: Some(path.to_owned()), created, renamed })
+        Ok(Self { output: stdout.into(), path: None, renamed: false })
     }
 
     /// Takes back what opening did; the error that led here says more than one of these could.
     pub(super) fn discard(&self) {
-        if let Some(path) = self.path.as_ref().filter(|_| self.created) {
-            let _left = fs::remove_file(path);
-        }
-        if self.renamed {
-            let _left = fs::rename(OLD, DEFAULT);
-        }
+        self.output.discard();
+        put_back(self.renamed);
     }
 }
 
-/// Refuses to replace a regular file with content, unless that begins with one of `heads`.
-pub(super) fn refuse_foreign(path: &Path, heads: &[&[u8]], what: &str) -> anyhow::Result<()> {
-    let Ok(metadata) = fs::metadata(path) else { return Ok(()) };
-    if metadata.is_dir() {
-        bail!("cannot write {}: it is a directory; give the name of a file", path.display());
+/// Gives an older recording its name again, if it was `renamed`.
+fn put_back(renamed: bool) {
+    if renamed {
+        let _left = output::put_back(DEFAULT, OLD);
     }
-    if !metadata.is_file() || metadata.len() == 0 || output::begins_with(path, heads)? {
-        return Ok(());
+}
+
+/// Refuses to replace a file, unless it begins with `head` or by `force`.
+pub(super) fn only(force: bool, head: &[u8], what: &str) -> impl Fn(&[u8]) -> anyhow::Result<()> {
+    move |begin| {
+        if !force && !begin.starts_with(head) {
+            bail!("it is no {what}: give another name, or --force to replace it");
+        }
+        Ok(())
     }
-    bail!("{} is no {what}: give another name, or --force to replace it", path.display())
 }

@@ -58,7 +58,7 @@ pub(super) fn print(summary: &Summary, end: &End, detail: Detail, output: &Recor
         end.cost.scans
     )?;
     if let Some(path) = &output.path {
-        let size = output.file.metadata()?.len();
+        let size = output.output.file.metadata()?.len();
         let path = Printable::new(path);
         writeln!(err, "memtrace: wrote {path} ({} KiB)", size.div_ceil(1024))?;
         writeln!(err, "memtrace: next: memtrace report {path}")?;

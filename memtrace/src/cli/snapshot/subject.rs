@@ -13,6 +13,7 @@ use anyhow::{Context as _, bail};
 use super::{FACILITIES, SnapshotArgs, lister::Lister};
 use crate::{
     census::{Rules, Tally},
+    cli::streams,
     event::Tgid,
     host::{self, Facility, Features},
     live::Cgroup,
@@ -76,7 +77,10 @@ impl Observer {
             // Of frames nobody knows where they are mapped.
             args.check_condition(PageCategories::empty())?;
             let reader = match &args.kpageflags {
-                Some(path) => PhysicalReader::of_copy(path)?,
+                Some(path) => {
+                    streams::check_input(path)?;
+                    PhysicalReader::of_copy(path)?
+                }
                 None => PhysicalReader::open(wanted, budget)?,
             };
             known.huge = false;
