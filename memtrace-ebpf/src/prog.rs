@@ -1,16 +1,16 @@
-//! What the entry points do, one concern per file.
+//! The programs, one concern per file, and how they are declared.
 
-use core::ffi::c_void;
-
-use aya_ebpf::{helpers::generated, programs::TracePointContext};
+use aya_ebpf::programs::TracePointContext;
 
 pub(crate) mod account;
+pub(crate) mod call;
 pub(crate) mod cgroup;
 pub(crate) mod emit;
 pub(crate) mod fault;
 pub(crate) mod file;
 pub(crate) mod filter;
 pub(crate) mod heat;
+pub(crate) mod kernel;
 pub(crate) mod namespace;
 pub(crate) mod pending;
 pub(crate) mod request;
@@ -28,20 +28,6 @@ macro_rules! config {
 }
 pub(crate) use config;
 
-/// Reads a `T` at `offset` bytes from the kernel object at `base`; zero if it cannot be read.
-///
-/// What the helper returns is not looked at: it fills the value with zeros when it fails, and a branch for each read
-/// would multiply the paths that the verifier walks.
-#[inline(always)]
-pub(crate) fn read_kernel<T: Copy + Default>(base: u64, offset: u64) -> T {
-    let source = base.wrapping_add(offset) as *const c_void;
-    let mut value = T::default();
-    // SAFETY: `value` has room for the length; the helper checks the address.
-    let _unreadable =
-        unsafe { generated::bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, source) };
-    value
-}
-
 /// Reads a `T` at `offset` bytes of the record of a classic tracepoint; zero if it cannot be read.
 #[inline(always)]
 pub(crate) fn record_field<T: Copy + Default>(record: &TracePointContext, offset: u64) -> T {
@@ -49,9 +35,57 @@ pub(crate) fn record_field<T: Copy + Default>(record: &TracePointContext, offset
     unsafe { record.read_at(offset as usize) }.unwrap_or_default()
 }
 
-/// Thread ID and thread-group ID of the current task in the initial PID namespace, by which the tables find it.
+/// An argument that is a `bool`: only its low byte is defined.
 #[inline(always)]
-pub(crate) fn current_ids() -> (u32, u32) {
-    let ids = aya_ebpf::helpers::bpf_get_current_pid_tgid();
-    (ids as u32, (ids >> 32) as u32)
+pub(crate) fn truth(argument: u64) -> bool {
+    argument as u8 != 0
+}
+
+/// Declares what is watched at a tracepoint: a program at the raw tracepoint, which has the arguments, and its twin at the classic
+/// one, which has the record. `names` is the constant by which user space knows both.
+///
+/// Since Linux 7.0 a program at a raw tracepoint can be preempted, and until it goes on the kernel skips it for all other
+/// tasks of the CPU. At a classic tracepoint it cannot.
+macro_rules! twins {
+    (
+        $(#[$about:meta])*
+        $names:ident at $tracepoint:tt
+        fn $raw:ident($arguments:ident) $by_arguments:block
+        $(#[$about_record:meta])*
+        fn $twin:ident($record:ident) $by_record:block
+    ) => {
+        $(#[$about])*
+        #[aya_ebpf::macros::raw_tracepoint(tracepoint = $tracepoint)]
+        fn $raw($arguments: aya_ebpf::programs::RawTracePointContext) -> i32 $by_arguments
+
+        #[doc = concat!("As [`", stringify!($raw), "`], from the record of the classic tracepoint.")]
+        $(#[$about_record])*
+        #[aya_ebpf::macros::tracepoint]
+        fn $twin($record: aya_ebpf::programs::TracePointContext) -> u32 {
+            let returned: i32 = $by_record;
+            returned as u32
+        }
+
+        crate::prog::known!($names.raw, $raw);
+        crate::prog::known!($names.record, $twin);
+    };
+}
+pub(crate) use twins;
+
+/// Holds that user space knows `program` by `name`: a symbol cannot be made of a constant.
+macro_rules! known {
+    ($name:ident $(.$of:ident)?, $program:ident) => {
+        const _: () = assert!(crate::prog::is_same(memtrace_ebpf::names::$name $(.$of)?, stringify!($program)));
+    };
+}
+pub(crate) use known;
+
+/// Whether two names are the same.
+pub(crate) const fn is_same(one: &str, other: &str) -> bool {
+    let (one, other) = (one.as_bytes(), other.as_bytes());
+    let mut at = 0;
+    while at < one.len() && at < other.len() && one[at] == other[at] {
+        at += 1;
+    }
+    at == one.len() && at == other.len()
 }

@@ -1,6 +1,28 @@
 //! What user space tells the programs before they are loaded.
 
-record! {
+/// Declares the constants, each a word, and their beginning.
+macro_rules! constants {
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident = $len:literal {
+            $($(#[$field_meta:meta])* pub $field:ident: u64,)*
+        }
+    ) => {
+        record! {
+            $(#[$meta])*
+            pub struct $name = $len {
+                $($(#[$field_meta])* pub $field: u64,)*
+            }
+        }
+
+        impl $name {
+            /// All zero: what the object holds before user space sets it.
+            pub const ZERO: Self = Self { $($field: 0,)* };
+        }
+    };
+}
+
+constants! {
     /// Constants of one session; all fields are words, so that the struct is an array of them.
     ///
     /// Offsets are in bytes: into kernel structs from the running kernel's BTF, into records of tracepoints from their
@@ -178,91 +200,6 @@ record! {
 pub const CGROUP_PATH_MAX: usize = 256;
 
 impl Config {
-    /// All zero: what the object holds before user space sets it.
-    pub const ZERO: Self = Self {
-        has_task_layout: 0,
-        task_min_flt: 0,
-        task_maj_flt: 0,
-        task_pid: 0,
-        task_tgid: 0,
-        task_signal: 0,
-        task_mm: 0,
-        mm_total_vm: 0,
-        mm_start_brk: 0,
-        mm_brk: 0,
-        mm_start_stack: 0,
-        task_dumpable: 0,
-        dumpable: 0,
-        task_files: 0,
-        files_fdt: 0,
-        fdt_max_fds: 0,
-        fdt_fd: 0,
-        file_inode: 0,
-        inode_mode: 0,
-        inode_sb: 0,
-        sb_magic: 0,
-        sb_dev: 0,
-        signal_live: 0,
-        regs_ip: 0,
-        regs_syscall: 0,
-        cgroup_root: 0,
-        cgroup_root_hierarchy: 0,
-        cgroup_kn: 0,
-        cgroup_self: 0,
-        css_parent: 0,
-        kn_id: 0,
-        task_thread_pid: 0,
-        pid_level: 0,
-        pid_numbers: 0,
-        upid_len: 0,
-        upid_nr: 0,
-        upid_ns: 0,
-        pid_namespace_inum: 0,
-        newtask_pid: 0,
-        newtask_clone_flags: 0,
-        free_pid: 0,
-        rename_pid: 0,
-        rename_newcomm: 0,
-        attach_dst_root: 0,
-        attach_pid: 0,
-        attach_dst_path: 0,
-        exec_old_pid: 0,
-        exit_ret: 0,
-        lock_mm: 0,
-        lock_write: 0,
-        lock_success: 0,
-        unlock_mm: 0,
-        unlock_write: 0,
-        fault_address: 0,
-        fault_ip: 0,
-        fault_error: 0,
-        signal_number: 0,
-        signal_code: 0,
-        signal_pid: 0,
-        follow_forks: 0,
-        full_detail: 0,
-        join_groups: 0,
-        whole_system: 0,
-        cgroup_hierarchy: 0,
-        cgroup_id: 0,
-        cgroup_path_len: 0,
-        heat_cells: 0,
-        event_rings: 0,
-        has_task_pt_regs: 0,
-        has_requests: 0,
-        request_opcode: 0,
-        request_result: 0,
-        request_work: 0,
-        madvise_addr: 0,
-        madvise_len: 0,
-        madvise_advice: 0,
-        task_flags: 0,
-        task_worker: 0,
-        worker_work: 0,
-        completed_request: 0,
-        pid_namespace: 0,
-    };
-
     /// The fields as words, in order: the bytes of the struct.
     #[must_use]
     pub fn to_words(&self) -> [u64; Self::LEN / 8] {

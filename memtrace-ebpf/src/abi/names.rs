@@ -24,3 +24,56 @@ pub const CGROUP_PATH: &str = "CGROUP_PATH";
 /// The global that tells which [`Call`](crate::Call) a system-call number is: a byte for each of
 /// [`Call::NUMBERS`](crate::Call::NUMBERS), then as many for 32-bit programs.
 pub const CALLS: &str = "CALLS";
+
+/// A program at a raw tracepoint, and its twin at the classic one, which does the same from the record.
+#[derive(Clone, Copy, Debug)]
+pub struct Twins {
+    /// The name of the one at the raw tracepoint.
+    pub raw: &'static str,
+    /// The name of its twin.
+    pub record: &'static str,
+}
+
+/// The names of twins.
+macro_rules! twins {
+    ($name:literal) => {
+        Twins { raw: $name, record: concat!($name, "_record") }
+    };
+}
+
+/// A fault in user mode begins.
+pub const FAULT_ENTER_USER: Twins = twins!("fault_enter_user");
+/// A fault in kernel mode begins.
+pub const FAULT_ENTER_KERNEL: Twins = twins!("fault_enter_kernel");
+/// A fault begins, by the software event of perf.
+pub const FAULT_ENTER_SOFTWARE: &str = "fault_enter_software";
+/// A signal is sent, maybe for a fault.
+pub const SIGNAL_GENERATED: Twins = twins!("signal_generated");
+/// A minor fault completes.
+pub const FAULT_MINOR: &str = "fault_minor";
+/// A major fault completes.
+pub const FAULT_MAJOR: &str = "fault_major";
+/// A memory map is locked.
+pub const LOCK_ACQUIRED: Twins = twins!("lock_acquired");
+/// As [`LOCK_ACQUIRED`], where the tracepoint has the path of a cgroup among its arguments (before Linux 6.14).
+pub const LOCK_ACQUIRED_PATH: &str = "lock_acquired_path";
+/// A memory map is unlocked.
+pub const LOCK_RELEASED: Twins = twins!("lock_released");
+/// As [`LOCK_RELEASED`], where the tracepoint has the path of a cgroup among its arguments (before Linux 6.14).
+pub const LOCK_RELEASED_PATH: &str = "lock_released_path";
+/// A system call returns.
+pub const CALL_RETURNED: Twins = twins!("call_returned");
+/// A request of `io_uring` is completed.
+pub const REQUEST_COMPLETED: Twins = twins!("request_completed");
+/// A task is born.
+pub const TASK_NEW: Twins = twins!("task_new");
+/// A task executes a program.
+pub const TASK_EXEC: Twins = twins!("task_exec");
+/// A task ends.
+pub const TASK_EXIT: Twins = twins!("task_exit");
+/// The kernel forgets a task.
+pub const TASK_FREE: Twins = twins!("task_free");
+/// A task gets another name.
+pub const TASK_RENAME: Twins = twins!("task_rename");
+/// A task moves to another cgroup.
+pub const CGROUP_ATTACH: Twins = twins!("cgroup_attach");

@@ -3,22 +3,13 @@
 //! `mm_account_fault()` adds to `min_flt` or `maj_flt` before it raises the event, so at a completion the
 //! counter is one ahead of what was seen; anything more was charged without an event.
 
-use aya_ebpf::helpers::bpf_get_current_task;
 use memtrace_ebpf::{Counter, EventKind, FaultKind, TaskAccount, TaskState, UncountedCause, UncountedEvent};
 
-use super::{config, emit, pending, read_kernel, vma};
-
-/// Reads `min_flt` and `maj_flt` of `task`.
-#[inline(always)]
-pub(crate) fn charged(task: u64) -> (u64, u64) {
-    let (min_flt, maj_flt) = (config!(task_min_flt), config!(task_maj_flt));
-    if maj_flt == min_flt + 8 {
-        // Neighbours on every kernel so far: one read instead of two.
-        let [minor, major] = read_kernel::<[u64; 2]>(task, min_flt);
-        return (minor, major);
-    }
-    (read_kernel(task, min_flt), read_kernel(task, maj_flt))
-}
+use super::{
+    call, config, emit,
+    kernel::{self, read_kernel},
+    pending,
+};
 
 /// Takes note of a completion of the current task; `false` if it had been noted already.
 #[inline(always)]
@@ -41,9 +32,8 @@ pub(crate) fn completed(state: *mut TaskState, kind: FaultKind) -> bool {
 /// the kernel charged nothing for it since.
 #[inline(always)]
 fn compare(state: *mut TaskState, is_major: bool, (one_minor, one_major): (u64, u64)) -> bool {
-    // SAFETY: the helper has no preconditions.
-    let task = unsafe { bpf_get_current_task() };
-    let (minor, major) = charged(task);
+    let task = kernel::current_task();
+    let (minor, major) = kernel::charged(task);
     if !is_known(state, task) {
         begin(state, task, minor - one_minor, major - one_major);
     }
@@ -74,7 +64,7 @@ fn is_known(state: *mut TaskState, task: u64) -> bool {
     unsafe {
         if (*state).task == 0 {
             (*state).task = task;
-            (*state).mm = vma::mm_of(task);
+            (*state).mm = kernel::mm_of(task);
         }
         (*state).task == task && (*state).flags & TaskState::BASE_KNOWN != 0
     }
@@ -114,7 +104,7 @@ pub(crate) fn settle(state: *mut TaskState, task: u64, cause: UncountedCause) {
     if config!(has_task_layout) == 0 {
         return;
     }
-    let (minor, major) = charged(task);
+    let (minor, major) = kernel::charged(task);
     if !is_known(state, task) {
         begin(state, task, minor, major);
     }
@@ -156,7 +146,7 @@ fn uncounted(state: *mut TaskState, (minor, major): (u64, u64), cause: Uncounted
 /// Number of the system call in flight plus one; 0 if there is none, or the kernel cannot tell.
 #[inline(always)]
 fn syscall_plus_one() -> u32 {
-    match vma::registers() {
+    match call::registers() {
         Some(regs) => (read_kernel::<u64>(regs, config!(regs_syscall)) as u32).wrapping_add(1),
         None => 0,
     }

@@ -1,19 +1,90 @@
 //! Pairs the entry of a fault with its completion.
 
-use aya_ebpf::{helpers::bpf_get_current_task, programs::PerfEventContext};
-use memtrace_ebpf::{FaultEvent, FaultFlags, FaultKind, Pending, UncountedCause, is_vsyscall};
+use aya_ebpf::{
+    macros::perf_event,
+    programs::{PerfEventContext, TracePointContext},
+};
+use memtrace_ebpf::{FaultEvent, FaultFlags, FaultKind, Pending, is_vsyscall};
 
-use super::{account, config, emit, filter, heat, pending, read_kernel, vma};
+use super::{
+    account, config, emit, filter, heat,
+    kernel::{self, read_kernel},
+    known, pending, record_field, twins,
+};
+
+twins! {
+    /// Entry of a user-mode fault: `page_fault_user(address, regs, error_code)`.
+    FAULT_ENTER_USER at "page_fault_user"
+    fn fault_enter_user(ctx) {
+        enter(ctx.arg(0), || ip_of(ctx.arg(1)), access_of(ctx.arg(2)) | FaultFlags::USER)
+    }
+    fn fault_enter_user_record(record) { enter_by_record(&record, FaultFlags::USER) }
+}
+
+twins! {
+    /// Entry of a kernel-mode fault: `page_fault_kernel(address, regs, error_code)`.
+    FAULT_ENTER_KERNEL at "page_fault_kernel"
+    fn fault_enter_kernel(ctx) { enter(ctx.arg(0), || ip_of(ctx.arg(1)), access_of(ctx.arg(2))) }
+    fn fault_enter_kernel_record(record) { enter_by_record(&record, 0) }
+}
+
+/// A fault begins in this `mode`, as the record of either tracepoint has it.
+#[inline(always)]
+fn enter_by_record(record: &TracePointContext, mode: u16) -> i32 {
+    enter(
+        record_field(record, config!(fault_address)),
+        || record_field(record, config!(fault_ip)),
+        access_of(record_field(record, config!(fault_error))) | mode,
+    )
+}
+
+/// Entry of any fault by the software event `page-faults`, where the tracepoints are missing.
+#[perf_event]
+fn fault_enter_software(ctx: PerfEventContext) -> i32 {
+    let (addr, ip) = sample_of(&ctx);
+    enter(addr, || ip, mode_of(ip))
+}
+known!(FAULT_ENTER_SOFTWARE, fault_enter_software);
+
+twins! {
+    /// A signal for a task: `signal_generate(sig, info, task, group, result)`.
+    SIGNAL_GENERATED at "signal_generate"
+    fn signal_generated(ctx) {
+        let is_current = || kernel::current_task() == ctx.arg::<u64>(2);
+        signalled(ctx.arg::<u64>(0) as i32, is_current, || signal_code(ctx.arg(1)))
+    }
+    fn signal_generated_record(record) {
+        let is_current = || record_field::<u32>(&record, config!(signal_pid)) == kernel::current_ids().0;
+        let code = || record_field(&record, config!(signal_code));
+        signalled(record_field(&record, config!(signal_number)), is_current, code)
+    }
+}
+
+/// Completion of a minor fault: software event `minor-faults`.
+#[perf_event]
+fn fault_minor(ctx: PerfEventContext) -> i32 {
+    let (addr, ip) = sample_of(&ctx);
+    complete(addr, ip, FaultKind::MINOR)
+}
+known!(FAULT_MINOR, fault_minor);
+
+/// Completion of a major fault: software event `major-faults`.
+#[perf_event]
+fn fault_major(ctx: PerfEventContext) -> i32 {
+    let (addr, ip) = sample_of(&ctx);
+    complete(addr, ip, FaultKind::MAJOR)
+}
+known!(FAULT_MAJOR, fault_major);
 
 /// The instruction pointer in the `pt_regs` at `regs`.
 #[inline(always)]
-pub(crate) fn ip_of(regs: u64) -> u64 {
+fn ip_of(regs: u64) -> u64 {
     read_kernel(regs, config!(regs_ip))
 }
 
 /// What the hardware's error code says of the access; the mode is left out, the hook knows it.
 #[inline(always)]
-pub(crate) fn access_of(error_code: u64) -> u16 {
+fn access_of(error_code: u64) -> u16 {
     #[cfg(bpf_target_arch = "x86_64")]
     {
         // Intel SDM volume 3, 4.7: bit 0 protection, bit 1 write, bit 4 instruction fetch.
@@ -38,13 +109,13 @@ pub(crate) fn access_of(error_code: u64) -> u16 {
 
 /// The mode that an instruction pointer belongs to: the kernel has the upper half of the addresses, but for the vsyscall page.
 #[inline(always)]
-pub(crate) fn mode_of(ip: u64) -> u16 {
+fn mode_of(ip: u64) -> u16 {
     if (ip as i64) < 0 && !is_vsyscall(ip) { 0 } else { FaultFlags::USER }
 }
 
 /// Faulting address and instruction pointer of a software event.
 #[inline(always)]
-pub(crate) fn sample_of(ctx: &PerfEventContext) -> (u64, u64) {
+fn sample_of(ctx: &PerfEventContext) -> (u64, u64) {
     // SAFETY: the kernel passes a valid `bpf_perf_event_data`.
     unsafe {
         #[cfg(bpf_target_arch = "x86_64")]
@@ -57,7 +128,7 @@ pub(crate) fn sample_of(ctx: &PerfEventContext) -> (u64, u64) {
 
 /// A fault of the current task begins; `ip` is asked for only if it is traced.
 #[inline(always)]
-pub(crate) fn enter(addr: u64, ip: impl FnOnce() -> u64, flags: u16) -> i32 {
+fn enter(addr: u64, ip: impl FnOnce() -> u64, flags: u16) -> i32 {
     let Some(state) = filter::traced() else {
         return 0;
     };
@@ -75,7 +146,7 @@ pub(crate) fn enter(addr: u64, ip: impl FnOnce() -> u64, flags: u16) -> i32 {
 
 /// A fault of the current task completed.
 #[inline(always)]
-pub(crate) fn complete(addr: u64, ip: u64, kind: FaultKind) -> i32 {
+fn complete(addr: u64, ip: u64, kind: FaultKind) -> i32 {
     let Some(state) = filter::traced() else {
         return 0;
     };
@@ -110,7 +181,7 @@ pub(crate) fn complete(addr: u64, ip: u64, kind: FaultKind) -> i32 {
 /// The `si_code` in the `kernel_siginfo` at `info`, which begins as `include/uapi/asm-generic/siginfo.h` has it. 0 where the kernel
 /// passes a number instead of an address: a process sends the signal, or the kernel without a reason.
 #[inline(always)]
-pub(crate) fn signal_code(info: u64) -> i32 {
+fn signal_code(info: u64) -> i32 {
     const SI_CODE: u64 = 8;
     read_kernel(info, SI_CODE)
 }
@@ -118,7 +189,7 @@ pub(crate) fn signal_code(info: u64) -> i32 {
 /// The kernel sends `signal` to a task: the current one if `is_current`, with `si_code` as `code` says. Both are asked for only if
 /// it is one of the two signals by which a fault fails.
 #[inline(always)]
-pub(crate) fn signalled(signal: i32, is_current: impl FnOnce() -> bool, code: impl FnOnce() -> i32) -> i32 {
+fn signalled(signal: i32, is_current: impl FnOnce() -> bool, code: impl FnOnce() -> i32) -> i32 {
     const SIGBUS: i32 = 7;
     const SIGSEGV: i32 = 11;
     // What a process sends has a code of 0 or less.
@@ -127,24 +198,6 @@ pub(crate) fn signalled(signal: i32, is_current: impl FnOnce() -> bool, code: im
     }
     if let Some(state) = filter::traced() {
         pending::fail(state);
-    }
-    0
-}
-
-/// The current task lets go of the memory map `mm`, which it may have populated without an event, and which it held `alone` or
-/// with others.
-#[inline(always)]
-pub(crate) fn unlocked(mm: u64, alone: bool) -> i32 {
-    let Some(state) = filter::traced() else {
-        return 0;
-    };
-    if config!(has_task_layout) != 0 {
-        // SAFETY: the helper has no preconditions.
-        let task = unsafe { bpf_get_current_task() };
-        account::settle(state, task, UncountedCause::SYSCALL);
-    }
-    if alone {
-        vma::section_ends(state, mm);
     }
     0
 }

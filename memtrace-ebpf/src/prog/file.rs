@@ -1,8 +1,9 @@
 //! What is behind a descriptor.
 
-use aya_ebpf::helpers::bpf_get_current_task;
-
-use super::{config, read_kernel};
+use super::{
+    config,
+    kernel::{self, read_kernel},
+};
 
 /// What the kernel knows of a file that decides what its pages are; all 0 if it cannot be read.
 #[derive(Clone, Copy, Default)]
@@ -23,8 +24,7 @@ impl MappedFile {
         if config!(has_task_layout) == 0 {
             return Self::default();
         }
-        // SAFETY: the helper has no preconditions.
-        let task = unsafe { bpf_get_current_task() };
+        let task = kernel::current_task();
         let table: u64 = read_kernel(read_kernel(task, config!(task_files)), config!(files_fdt));
         if descriptor >= read_kernel::<u32>(table, config!(fdt_max_fds)) {
             return Self::default();

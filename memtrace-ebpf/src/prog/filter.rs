@@ -1,9 +1,9 @@
 //! "Is this task traced?": the first thing that every program asks.
 
-use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_task};
+use aya_ebpf::helpers::bpf_get_current_comm;
 use memtrace_ebpf::{Counter, EventKind, FaultKind, JoinEvent, LeaveEvent, TaskState, UncountedCause};
 
-use super::{account, config, current_ids, emit, pending, vma};
+use super::{account, config, emit, kernel, pending};
 use crate::{GROUPS, TASKS};
 
 /// The state of the current task if it is traced.
@@ -12,7 +12,7 @@ use crate::{GROUPS, TASKS};
 /// only the task itself and its end remove it.
 #[inline(always)]
 pub(crate) fn traced() -> Option<*mut TaskState> {
-    let (tid, tgid) = current_ids();
+    let (tid, tgid) = kernel::current_ids();
     let known = TASKS.get_ptr_mut(tid);
     if config!(join_groups) != 0 || config!(whole_system) != 0 {
         return member(known, tid, tgid);
@@ -50,13 +50,12 @@ fn member(known: Option<*mut TaskState>, tid: u32, tgid: u32) -> Option<*mut Tas
 /// recorder is in the initial PID namespace, so that records have the same IDs.
 #[inline(never)]
 fn join(tid: u32, tgid: u32, space: u64) -> Option<*mut TaskState> {
-    // SAFETY: the helper has no preconditions.
-    let task = unsafe { bpf_get_current_task() };
+    let task = kernel::current_task();
     let state = track(tid, &UNKNOWN)?;
     // SAFETY: a live element, which is the current task's own.
     unsafe {
         (*state).task = task;
-        (*state).mm = vma::mm_of(task);
+        (*state).mm = kernel::mm_of(task);
         (*state).space = space;
         (*state).tid = tid;
         (*state).tgid = tgid;
@@ -101,8 +100,7 @@ pub(crate) fn track(tid: u32, state: &TaskState) -> Option<*mut TaskState> {
 #[inline(never)]
 fn leave(tid: u32, state: *mut TaskState) {
     pending::end_all(state, FaultKind::UNFINISHED, FaultKind::UNFINISHED);
-    // SAFETY: the helper has no preconditions.
-    let task = unsafe { bpf_get_current_task() };
+    let task = kernel::current_task();
     account::settle(state, task, UncountedCause::USER);
     // SAFETY: `state` is the current task's own element.
     let account = unsafe { (*state).account };

@@ -8,7 +8,11 @@ use core::ffi::c_void;
 use aya_ebpf::{bindings::seq_file, helpers::generated::bpf_seq_write};
 use memtrace_ebpf::TaskIds;
 
-use super::{config, read_kernel, task};
+use super::{
+    config,
+    kernel::{self, read_kernel},
+    known,
+};
 
 /// PID namespaces within one another, the initial one included: `MAX_PID_NS_LEVEL` of `include/linux/pid_namespace.h`.
 const LEVELS: u64 = 33;
@@ -39,7 +43,7 @@ fn translate(task: u64) -> u32 {
 
 /// What an iterator over tasks is given: `struct bpf_iter__task` of `kernel/bpf/task_iter.c`.
 #[repr(C)]
-pub(crate) struct IteratorContext {
+struct IteratorContext {
     meta: *const IteratorMeta,
     /// Null after the last one.
     task: *const c_void,
@@ -51,15 +55,26 @@ struct IteratorMeta {
     seq: *mut seq_file,
 }
 
+/// Lists the tasks of the reader's PID namespace with their IDs there and in the initial one, as `TaskIds`.
+///
+/// An iterator, not a hook: it runs while user space reads what it writes.
+#[unsafe(link_section = "iter/task")]
+#[unsafe(no_mangle)]
+extern "C" fn task_ids(ctx: *const IteratorContext) -> i32 {
+    list(ctx);
+    0
+}
+known!(TASK_IDS, task_ids);
+
 /// Writes the IDs of the task that the iterator has come to.
 #[inline(always)]
-pub(crate) fn list(ctx: *const IteratorContext) {
+fn list(ctx: *const IteratorContext) {
     // SAFETY: the kernel passes a valid context, in which only `task` may be null.
     let (seq, task) = unsafe { ((*(*ctx).meta).seq, (*ctx).task as u64) };
     if task == 0 {
         return;
     }
-    let (initial_tid, _) = task::ids_of(task);
+    let (initial_tid, _) = kernel::ids_of(task);
     let ids = TaskIds { tid: id_of(task, initial_tid), initial_tid };
     // SAFETY: `ids` has as many bytes; where there is no room the kernel comes again with a larger buffer.
     let _full = unsafe { bpf_seq_write(seq, (&raw const ids).cast_mut().cast(), TaskIds::LEN as u32) };

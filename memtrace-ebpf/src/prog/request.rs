@@ -2,10 +2,20 @@
 //!
 //! Source: `io_madvise` of `io_uring/advise.c`, which the kernel always leaves to workers; `io_worker_handle_work` of `io_uring/io-wq.c`.
 
-use aya_ebpf::helpers::bpf_get_current_task;
 use memtrace_ebpf::{Call, CallEvent, EventKind};
 
-use super::{config, emit, filter, read_kernel, vma};
+use super::{
+    call, config, emit, filter,
+    kernel::{self, read_kernel},
+    record_field, twins,
+};
+
+twins! {
+    /// A request is completed: `io_uring_complete(ctx, req, …)`.
+    REQUEST_COMPLETED at "io_uring_complete"
+    fn request_completed(ctx) { completed(ctx.arg(1)) }
+    fn request_completed_record(record) { completed(record_field(&record, config!(completed_request))) }
+}
 
 /// `IORING_OP_MADVISE` of `include/uapi/linux/io_uring.h`.
 const MADVISE: u8 = 25;
@@ -38,7 +48,7 @@ fn length(request: u64) -> u64 {
 
 /// The kernel completes `request`, in the worker that carried it out or in the task that made it.
 #[inline(always)]
-pub(crate) fn completed(request: u64) -> i32 {
+fn completed(request: u64) -> i32 {
     if !is_advice(request) {
         return 0;
     }
@@ -80,12 +90,11 @@ pub(crate) fn is_told() -> bool {
     if config!(has_requests) == 0 {
         return false;
     }
-    // SAFETY: the helper has no preconditions.
-    let task = unsafe { bpf_get_current_task() };
-    if read_kernel::<u32>(task, config!(task_flags)) & IO_WORKER == 0 {
+    let task = kernel::current_task();
+    if kernel::flags_of(task) & IO_WORKER == 0 {
         return false;
     }
     let work: u64 = read_kernel(read_kernel(task, config!(task_worker)), config!(worker_work));
     let request = work.wrapping_sub(config!(request_work));
-    is_advice(request) && !vma::FORK_ADVICE.contains(&advice(request))
+    is_advice(request) && !call::FORK_ADVICE.contains(&advice(request))
 }

@@ -1,15 +1,12 @@
 //! Birth, exec, exit and names of tasks: grows and shrinks the set of traced tasks.
 
-use aya_ebpf::{
-    EbpfContext,
-    helpers::{bpf_get_current_comm, bpf_probe_read_kernel_str_bytes},
-};
+use aya_ebpf::{EbpfContext, helpers::bpf_get_current_comm};
 use aya_log_ebpf::{info, warn};
 use memtrace_ebpf::{
     CommEvent, EventKind, ExecEvent, ExitEvent, FaultKind, ForkEvent, TaskAccount, TaskState, UncountedCause,
 };
 
-use super::{account, config, current_ids, emit, filter, namespace, pending, read_kernel, vma};
+use super::{account, config, emit, filter, kernel, namespace, pending, record_field, twins, vma};
 use crate::{GROUPS, TASKS};
 
 /// `CLONE_VM`: parent and child share the address space.
@@ -17,38 +14,75 @@ const CLONE_VM: u64 = 0x100;
 /// `CLONE_THREAD`: the child is a thread of the parent's group.
 const CLONE_THREAD: u64 = 0x1_0000;
 
-/// Thread ID and thread-group ID of `task` in the initial PID namespace.
-#[inline(always)]
-pub(crate) fn ids_of(task: u64) -> (u32, u32) {
-    (read_kernel(task, config!(task_pid)), read_kernel(task, config!(task_tgid)))
+twins! {
+    /// A new task: `task_newtask(task, clone_flags)`, in the parent, before the child runs.
+    TASK_NEW at "task_newtask"
+    fn task_new(ctx) { new(&ctx, ctx.arg(0), || kernel::ids_of(ctx.arg(0)), ctx.arg(1)) }
+    /// Where the kernel's types are unknown: the record has the thread ID.
+    fn task_new_record(record) {
+        let clone_flags = record_field(&record, config!(newtask_clone_flags));
+        let child_ids = || child_ids(record_field(&record, config!(newtask_pid)), clone_flags);
+        new(&record, 0, child_ids, clone_flags)
+    }
+}
+
+twins! {
+    /// A new program: `sched_process_exec(task, old_pid, bprm)`.
+    TASK_EXEC at "sched_process_exec"
+    fn task_exec(ctx) { exec(&ctx, ctx.arg(0), ctx.arg(1)) }
+    fn task_exec_record(record) {
+        let old_tid: u32 = record_field(&record, config!(exec_old_pid));
+        exec(&record, kernel::current_task(), old_tid.into())
+    }
+}
+
+twins! {
+    /// The end of a task: `sched_process_exit(task, …)`.
+    TASK_EXIT at "sched_process_exit"
+    fn task_exit(ctx) { exit(ctx.arg(0)) }
+    fn task_exit_record(_record) { exit(kernel::current_task()) }
+}
+
+twins! {
+    /// The kernel forgets a task: `sched_process_free(task)`.
+    TASK_FREE at "sched_process_free"
+    fn task_free(ctx) {
+        let task = ctx.arg(0);
+        free(kernel::ids_of(task), task)
+    }
+    /// It does not tell whether a thread led its group.
+    fn task_free_record(record) {
+        let tid = record_field(&record, config!(free_pid));
+        free((tid, tid), 0)
+    }
+}
+
+twins! {
+    /// A new name: `task_rename(task, name)`.
+    TASK_RENAME at "task_rename"
+    fn task_rename(ctx) { rename(kernel::ids_of(ctx.arg(0)).0, || kernel::comm_at(ctx.arg(1))) }
+    fn task_rename_record(record) {
+        let comm = || record_field(&record, config!(rename_newcomm));
+        let tid = match config!(rename_pid) {
+            0 => kernel::current_ids().0,
+            offset => record_field(&record, offset),
+        };
+        rename(tid, comm)
+    }
 }
 
 /// Thread ID and thread-group ID of the task `child_tid` that the current one makes with these flags.
 #[inline(always)]
-pub(crate) fn child_ids(child_tid: u32, clone_flags: u64) -> (u32, u32) {
-    let (_, tgid) = current_ids();
+fn child_ids(child_tid: u32, clone_flags: u64) -> (u32, u32) {
+    let (_, tgid) = kernel::current_ids();
     (child_tid, if clone_flags & CLONE_THREAD != 0 { tgid } else { child_tid })
-}
-
-/// The name at the kernel address `name`.
-#[inline(always)]
-pub(crate) fn comm_at(name: u64) -> [u8; 16] {
-    let mut comm = [0; 16];
-    // SAFETY: the helper checks the address and bounds the copy.
-    let _unreadable = unsafe { bpf_probe_read_kernel_str_bytes(name as *const u8, &mut comm) };
-    comm
 }
 
 /// The current task made a new one, which has not run yet; `child` is its `task_struct`, 0 if unknown.
 ///
 /// Its thread ID and thread-group ID are asked for only if the current task is traced.
 #[inline(always)]
-pub(crate) fn new(
-    ctx: &impl EbpfContext,
-    child: u64,
-    child_ids: impl FnOnce() -> (u32, u32),
-    clone_flags: u64,
-) -> i32 {
+fn new(ctx: &impl EbpfContext, child: u64, child_ids: impl FnOnce() -> (u32, u32), clone_flags: u64) -> i32 {
     let Some(parent) = filter::traced() else {
         return 0;
     };
@@ -70,7 +104,7 @@ pub(crate) fn new(
     unsafe {
         (*state).task = child;
         if child != 0 {
-            (*state).mm = vma::mm_of(child);
+            (*state).mm = kernel::mm_of(child);
         }
         (*state).space = space;
         (*state).tid = child_tid;
@@ -91,9 +125,9 @@ pub(crate) fn new(
             comm: bpf_get_current_comm().unwrap_or_default(),
             parent_space,
             copied_ns: if clone_flags & CLONE_VM != 0 { 0 } else { copied_ns },
-            brk: if child != 0 { vma::brk_of(child) } else { 0 },
+            brk: if child != 0 { kernel::brk_of(child) } else { 0 },
             total_vm: if child != 0 && clone_flags & CLONE_VM == 0 {
-                vma::total_vm(vma::mm_of(child))
+                kernel::total_vm(kernel::mm_of(child))
             } else {
                 0
             },
@@ -105,8 +139,8 @@ pub(crate) fn new(
 
 /// The current task replaced its address space; its thread ID was `old_tid` before.
 #[inline(always)]
-pub(crate) fn exec(ctx: &impl EbpfContext, task: u64, old_tid: u64) -> i32 {
-    let (tid, tgid) = current_ids();
+fn exec(ctx: &impl EbpfContext, task: u64, old_tid: u64) -> i32 {
+    let (tid, tgid) = kernel::current_ids();
     let other = if old_tid as u32 == tid { None } else { take_over(task, old_tid as u32, tid) };
     let Some(state) = filter::traced() else {
         return 0;
@@ -124,7 +158,7 @@ pub(crate) fn exec(ctx: &impl EbpfContext, task: u64, old_tid: u64) -> i32 {
         (*state).space = space;
         (*state).flags &= !TaskState::SPACE_TOLD;
     }
-    let (start_brk, start_stack) = vma::landmarks(task);
+    let (start_brk, start_stack) = kernel::landmarks(task);
     if config!(join_groups) != 0 || config!(whole_system) != 0 {
         filter::track_group(tgid, space);
     }
@@ -137,12 +171,20 @@ pub(crate) fn exec(ctx: &impl EbpfContext, task: u64, old_tid: u64) -> i32 {
             comm: bpf_get_current_comm().unwrap_or_default(),
             start_brk,
             start_stack,
-            is_hidden: vma::is_hidden(task).into(),
-            total_vm: vma::total_vm(vma::mm_of(task)),
+            is_hidden: is_hidden(task).into(),
+            total_vm: kernel::total_vm(kernel::mm_of(task)),
         });
         entry.submit(emit::NO_WAKEUP);
     }
     0
+}
+
+/// Whether the kernel took the events of perf away from `task` because the program that it executes is not its user's to
+/// look into (`begin_new_exec` of `fs/exec.c`).
+#[inline(always)]
+fn is_hidden(task: u64) -> bool {
+    let follows_tasks = config!(join_groups) == 0 && config!(whole_system) == 0;
+    follows_tasks && config!(has_task_layout) != 0 && !kernel::is_dumpable(task)
 }
 
 /// A thread other than the leader called `execve` and has the leader's thread ID now: its state moves there. Returns the
@@ -183,19 +225,14 @@ fn take_over(task: u64, old_tid: u32, tid: u32) -> Option<u32> {
 /// The current task ends. Clearing its thread ID and its robust futexes may still fault, so that the
 /// element stays until [`free`], with an account that begins here.
 #[inline(always)]
-pub(crate) fn exit(task: u64) -> i32 {
+fn exit(task: u64) -> i32 {
     let Some(state) = filter::traced() else {
         return 0;
     };
-    let (tid, tgid) = current_ids();
+    let (tid, tgid) = kernel::current_ids();
     pending::end_all(state, FaultKind::UNFINISHED, FaultKind::REFUSED);
     account::settle(state, task, UncountedCause::EXIT);
-    let group_dead = if config!(has_task_layout) != 0 {
-        let signal: u64 = read_kernel(task, config!(task_signal));
-        read_kernel::<u32>(signal, config!(signal_live)) == 0
-    } else {
-        tid == tgid
-    };
+    let group_dead = if config!(has_task_layout) != 0 { kernel::is_group_dead(task) } else { tid == tgid };
     finish(state, EventKind::EXIT, u64::from(group_dead));
     // SAFETY: `state` is the current task's own element.
     unsafe { (*state).flags |= TaskState::EXITED };
@@ -232,7 +269,7 @@ fn finish(state: *mut TaskState, kind: EventKind, group_dead: u64) {
 /// The kernel forgets the task with these thread and group IDs in the initial PID namespace: nothing can be charged to it any
 /// more. `task` is its `task_struct`, 0 if unknown.
 #[inline(always)]
-pub(crate) fn free((tid, tgid): (u32, u32), task: u64) -> i32 {
+fn free((tid, tgid): (u32, u32), task: u64) -> i32 {
     let Some(state) = TASKS.get_ptr_mut(tid) else {
         if tid == tgid {
             let _absent = GROUPS.remove(tgid);
@@ -262,11 +299,11 @@ pub(crate) fn free((tid, tgid): (u32, u32), task: u64) -> i32 {
 /// The task that is `tid` in the initial PID namespace has another name from now on, which is asked for only if it is
 /// traced.
 #[inline(always)]
-pub(crate) fn rename(tid: u32, comm: impl FnOnce() -> [u8; 16]) -> i32 {
+fn rename(tid: u32, comm: impl FnOnce() -> [u8; 16]) -> i32 {
     let Some(state) = TASKS.get_ptr_mut(tid) else {
         return 0;
     };
-    if tid == current_ids().0 {
+    if tid == kernel::current_ids().0 {
         vma::renamed(state);
     }
     let comm = comm();

@@ -4,123 +4,79 @@
 //! a task alone holds the memory map: they end with the release of the lock, or with its downgrade to a shared one, and
 //! both are seen while it is still held.
 
-use aya_ebpf::helpers::{
-    bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_user, bpf_probe_read_user_str_bytes,
-    bpf_task_pt_regs,
+use aya_ebpf::{
+    helpers::{bpf_probe_read_user, bpf_probe_read_user_str_bytes},
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
 };
 use memtrace_ebpf::{
-    Call, CallEvent, EventKind, NameEvent, SectionEvent, SpaceEvent, TaskState, TrimEvent, VmaName,
+    Call, CallEvent, EventKind, NameEvent, SectionEvent, SpaceEvent, TaskState, TrimEvent, UncountedCause,
+    VmaName,
 };
 
-use super::{config, current_ids, emit, file::MappedFile, filter, pending, read_kernel, request as io_uring};
-use crate::CALLS;
-
-/// `PR_SET_VMA` of `include/uapi/linux/prctl.h`.
-const PR_SET_VMA: u32 = 0x5356_4d41;
-/// `PR_SET_MM` of `include/uapi/linux/prctl.h`.
-const PR_SET_MM: u32 = 35;
-/// `MAP_ANONYMOUS`
-const MAP_ANONYMOUS: u64 = 0x20;
-/// `UFFDIO_REGISTER` and `UFFDIO_UNREGISTER` of `include/uapi/linux/userfaultfd.h`.
-const UFFDIO: [u32; 2] = [0xc020_aa00, 0x8010_aa01];
-/// `MADV_DONTFORK`, `MADV_DOFORK`, `MADV_WIPEONFORK` and `MADV_KEEPONFORK`: what a fork copies depends on them.
-pub(crate) const FORK_ADVICE: [u32; 4] = [10, 11, 18, 19];
+use super::{
+    account,
+    call::{self, FORK_ADVICE, Request},
+    config, emit,
+    file::MappedFile,
+    filter, kernel, known, pending, record_field, request as io_uring, truth, twins,
+};
 
 /// Time after which a call that populates memory is stamped with its return: the record would come too late to be put
 /// in order, and the kernel's own record of the new region has told of it.
 const STALE_NS: u64 = 100_000_000;
 
-/// A system call as the registers of its caller have it.
-#[derive(Clone, Copy)]
-struct Request {
-    /// Its number on the architecture of the caller.
-    number: u64,
-    call: Call,
-    /// The `pt_regs`.
-    regs: u64,
-    is_32_bit: bool,
+twins! {
+    /// A task got a lock on a memory map: `mmap_lock_acquire_returned(mm, write, success)`; also when it goes on to share
+    /// one that it held alone.
+    LOCK_ACQUIRED at "mmap_lock_acquire_returned"
+    fn lock_acquired(ctx) { locked(ctx.arg(0), truth(ctx.arg(1)), truth(ctx.arg(2))) }
+    fn lock_acquired_record(record) {
+        let is_set = |offset| record_field::<u8>(&record, offset) != 0;
+        let mm = record_field(&record, config!(lock_mm));
+        locked(mm, is_set(config!(lock_write)), is_set(config!(lock_success)))
+    }
 }
 
-/// The registers that the current task had in user mode; `None` if the kernel has no helper that tells.
-#[inline(always)]
-pub(crate) fn registers() -> Option<u64> {
-    if config!(has_task_pt_regs) == 0 {
-        return None;
+/// As [`lock_acquired`] before Linux 6.14: `mmap_lock_acquire_returned(mm, memcg_path, write, success)`.
+#[raw_tracepoint(tracepoint = "mmap_lock_acquire_returned")]
+fn lock_acquired_path(ctx: RawTracePointContext) -> i32 {
+    locked(ctx.arg(0), truth(ctx.arg(2)), truth(ctx.arg(3)))
+}
+known!(LOCK_ACQUIRED_PATH, lock_acquired_path);
+
+twins! {
+    /// A task lets go of a memory map: `mmap_lock_released(mm, write)`. Whatever populates memory without
+    /// an event holds this lock, and this is the first thing that happens afterwards.
+    LOCK_RELEASED at "mmap_lock_released"
+    fn lock_released(ctx) { unlocked(ctx.arg(0), truth(ctx.arg(1))) }
+    fn lock_released_record(record) {
+        let write: u8 = record_field(&record, config!(unlock_write));
+        unlocked(record_field(&record, config!(unlock_mm)), write != 0)
     }
-    // SAFETY: the first helper returns the current task, which is what the second one takes.
-    Some(unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64)
 }
 
-/// Which call `number` is: on this architecture, or for 32-bit programs.
-#[inline(always)]
-fn call_of(number: u64, is_32_bit: bool) -> Call {
-    if number >= Call::NUMBERS as u64 {
-        return Call(0);
-    }
-    let table = if is_32_bit { Call::NUMBERS } else { 0 };
-    let index = table + (number as usize & (Call::NUMBERS - 1));
-    // SAFETY: `index` is below the length of the static. Volatile, so that the compiler does not take the zeros of
-    // the build for constants.
-    Call(unsafe { core::ptr::read_volatile((&raw const CALLS).cast::<u8>().add(index)) })
+/// As [`lock_released`] before Linux 6.14: `mmap_lock_released(mm, memcg_path, write)`.
+#[raw_tracepoint(tracepoint = "mmap_lock_released")]
+fn lock_released_path(ctx: RawTracePointContext) -> i32 {
+    unlocked(ctx.arg(0), truth(ctx.arg(2)))
 }
+known!(LOCK_RELEASED_PATH, lock_released_path);
 
-/// The system call in the registers `regs`.
-#[inline(always)]
-fn request(regs: u64) -> Request {
-    let number: u64 = read_kernel(regs, config!(regs_syscall));
-    // Most numbers are nothing in either table, and every system call of every process comes here.
-    if call_of(number, false) == Call(0) && call_of(number, true) == Call(0) {
-        return Request { number, call: Call(0), regs, is_32_bit: false };
+twins! {
+    /// The end of a system call: `sys_exit(regs, ret)`.
+    CALL_RETURNED at "sys_exit"
+    fn call_returned(ctx) { returned(ctx.arg(0), ctx.arg(1)) }
+    /// The registers are known from elsewhere.
+    fn call_returned_record(record) {
+        match call::registers() {
+            Some(regs) => returned(regs, record_field(&record, config!(exit_ret))),
+            None => 0,
+        }
     }
-    let is_32_bit = arch::is_32_bit(regs);
-    Request { number, call: call_of(number, is_32_bit), regs, is_32_bit }
 }
 
 impl Request {
-    /// Whether a change of the address space in this call is told by the call, or by others of its kind.
-    #[inline(always)]
-    fn explains(self) -> bool {
-        match self.call {
-            Call(0) => false,
-            Call::PRCTL | Call::IOCTL => self.is_told(),
-            _ => true,
-        }
-    }
-
-    /// Whether the end of this call is recorded.
-    #[inline(always)]
-    fn is_told(self) -> bool {
-        match self.call {
-            Call(0) | Call::EXPLAINED => false,
-            Call::PRCTL => matches!(self.int(0), PR_SET_VMA | PR_SET_MM),
-            Call::IOCTL => UFFDIO.contains(&self.int(1)),
-            _ => true,
-        }
-    }
-
-    /// Whether it is `prctl(PR_SET_VMA)`.
-    #[inline(always)]
-    fn names(self) -> bool {
-        self.call == Call::PRCTL && self.int(0) == PR_SET_VMA
-    }
-
-    #[inline(always)]
-    fn argument(self, index: usize) -> u64 {
-        arch::argument(self.regs, index, self.is_32_bit)
-    }
-
-    /// An argument that the call declares as `int`: the kernel takes the lower half of the register.
-    #[inline(always)]
-    fn int(self, index: usize) -> u32 {
-        self.argument(index) as u32
-    }
-
-    /// Whether it maps what is behind a descriptor.
-    #[inline(always)]
-    fn maps_file(self) -> bool {
-        matches!(self.call, Call::MMAP | Call::MMAP2) && self.argument(3) & MAP_ANONYMOUS == 0
-    }
-
     /// Records that the call ended.
     #[inline(always)]
     fn tell(self, state: *const TaskState, time_ns: u64, result: i64) {
@@ -190,8 +146,8 @@ fn tell_name(call: CallEvent) {
 
 /// The current task returns from a system call.
 #[inline(always)]
-pub(crate) fn returned(regs: u64, result: i64) -> i32 {
-    let request = request(regs);
+fn returned(regs: u64, result: i64) -> i32 {
+    let request = Request::of(regs);
     if !request.is_told() {
         return 0;
     }
@@ -244,7 +200,7 @@ fn effective(request: Request, section_ns: u64, had_effect: bool) -> u64 {
 /// The current task tried to lock the memory map `mm`, and may have got it. If it held it alone until now, that section ends
 /// here: `munmap`, and a shrinking `brk` or `mremap`, have done their work, and free the pages together with others.
 #[inline(always)]
-pub(crate) fn locked(mm: u64, alone: bool, success: bool) -> i32 {
+fn locked(mm: u64, alone: bool, success: bool) -> i32 {
     if !success {
         return 0;
     }
@@ -259,7 +215,7 @@ pub(crate) fn locked(mm: u64, alone: bool, success: bool) -> i32 {
         let before = (*state).total_vm;
         if alone {
             (*state).flags |= TaskState::WRITING;
-            (*state).total_vm = total_vm(mm);
+            (*state).total_vm = kernel::total_vm(mm);
         } else {
             (*state).flags &= !TaskState::WRITING;
         }
@@ -270,15 +226,15 @@ pub(crate) fn locked(mm: u64, alone: bool, success: bool) -> i32 {
     }
     // SAFETY: as above.
     unsafe { (*state).section_ns = now };
-    let Some(regs) = registers() else {
+    let Some(regs) = call::registers() else {
         return 0;
     };
-    let request = request(regs);
+    let request = Request::of(regs);
     let result = match request.call {
         Call::MUNMAP => 0,
         Call::BRK | Call::MREMAP => request.argument(0) as i64,
         _ => {
-            tell_unexplained(state, request, before < total_vm(mm));
+            tell_unexplained(state, request, before < kernel::total_vm(mm));
             return 0;
         }
     };
@@ -288,17 +244,27 @@ pub(crate) fn locked(mm: u64, alone: bool, success: bool) -> i32 {
     0
 }
 
-/// Pages that are mapped in `mm`; 0 if unknown.
+/// The current task lets go of the memory map `mm`, which it may have populated without an event, and which it held `alone` or
+/// with others.
 #[inline(always)]
-pub(crate) fn total_vm(mm: u64) -> u64 {
-    if config!(has_task_layout) == 0 { 0 } else { read_kernel(mm, config!(mm_total_vm)) }
+fn unlocked(mm: u64, alone: bool) -> i32 {
+    let Some(state) = filter::traced() else {
+        return 0;
+    };
+    if config!(has_task_layout) != 0 {
+        account::settle(state, kernel::current_task(), UncountedCause::SYSCALL);
+    }
+    if alone {
+        section_ends(state, mm);
+    }
+    0
 }
 
 /// The current task, which alone held the memory map `mm`, lets go of it.
 #[inline(always)]
-pub(crate) fn section_ends(state: *mut TaskState, mm: u64) {
+fn section_ends(state: *mut TaskState, mm: u64) {
     let now = emit::now();
-    let after = total_vm(mm);
+    let after = kernel::total_vm(mm);
     // SAFETY: `state` is the current task's own element.
     let (before, flags) = unsafe {
         (*state).section_ns = now;
@@ -311,8 +277,8 @@ pub(crate) fn section_ends(state: *mut TaskState, mm: u64) {
     if flags & TaskState::SPACE_TOLD != 0 && after < before {
         trimmed(state, now, before - after);
     }
-    if let Some(regs) = registers() {
-        tell_unexplained(state, request(regs), before < after);
+    if let Some(regs) = call::registers() {
+        tell_unexplained(state, Request::of(regs), before < after);
     }
 }
 
@@ -359,8 +325,7 @@ pub(crate) fn renamed(state: *mut TaskState) {
     if config!(has_task_layout) == 0 {
         return;
     }
-    // SAFETY: the helper has no preconditions.
-    let mm = mm_of(unsafe { bpf_get_current_task() });
+    let mm = kernel::mm_of(kernel::current_task());
     // SAFETY: `state` is the current task's own element.
     unsafe {
         // A task that stood still when it was entered, and has not been seen since, does nothing but execute.
@@ -376,7 +341,7 @@ pub(crate) fn renamed(state: *mut TaskState) {
     // SAFETY: as above.
     let (space, locked_ns) = unsafe { ((*state).space, (*state).locked_ns) };
     if config!(join_groups) != 0 || config!(whole_system) != 0 {
-        filter::track_group(current_ids().1, space);
+        filter::track_group(kernel::current_ids().1, space);
     }
     if let Some(mut entry) = emit::control::<SpaceEvent>() {
         let mut header = emit::header(EventKind::SPACE, SpaceEvent::LEN, state);
@@ -389,109 +354,10 @@ pub(crate) fn renamed(state: *mut TaskState) {
     }
 }
 
-/// The `mm_struct` of `task`.
-#[inline(always)]
-pub(crate) fn mm_of(task: u64) -> u64 {
-    read_kernel(task, config!(task_mm))
-}
-
 /// `start_brk`, `brk` and `start_stack` of the current task; 0 each if unknown.
 #[inline(always)]
 fn bounds() -> [u64; 3] {
-    // SAFETY: the helper has no preconditions.
-    let task = unsafe { bpf_get_current_task() };
-    let (start_brk, start_stack) = landmarks(task);
-    [start_brk, if start_brk == 0 { 0 } else { brk_of(task) }, start_stack]
-}
-
-/// Where the heap of `task` ends.
-#[inline(always)]
-pub(crate) fn brk_of(task: u64) -> u64 {
-    read_kernel(mm_of(task), config!(mm_brk))
-}
-
-/// Whether the kernel took the events of perf away from `task` because the program that it executes is not its user's to
-/// look into: `get_dumpable()` is not `SUID_DUMP_USER`, or `TASK_DUMPABLE_OWNER` (`begin_new_exec` of `fs/exec.c`).
-#[inline(always)]
-pub(crate) fn is_hidden(task: u64) -> bool {
-    const DUMPABLE_MASK: u32 = 3;
-    const SUID_DUMP_USER: u32 = 1;
-    let follows_tasks = config!(join_groups) == 0 && config!(whole_system) == 0;
-    follows_tasks
-        && config!(has_task_layout) != 0
-        && read_kernel::<u32>(read_kernel(task, config!(task_dumpable)), config!(dumpable)) & DUMPABLE_MASK
-            != SUID_DUMP_USER
-}
-
-/// Where the heap of `task` begins, and an address in its first stack; 0 if unknown.
-#[inline(always)]
-pub(crate) fn landmarks(task: u64) -> (u64, u64) {
-    if config!(has_task_layout) == 0 {
-        return (0, 0);
-    }
-    let mm = mm_of(task);
-    (read_kernel(mm, config!(mm_start_brk)), read_kernel(mm, config!(mm_start_stack)))
-}
-
-/// Where an architecture keeps the arguments of a system call.
-#[cfg(bpf_target_arch = "x86_64")]
-mod arch {
-    use core::mem::offset_of;
-
-    use aya_ebpf::bindings::pt_regs;
-
-    use super::read_kernel;
-
-    /// Code segment of 32-bit programs.
-    const USER32_CS: u64 = 0x23;
-
-    const NATIVE: [usize; 6] = [
-        offset_of!(pt_regs, rdi),
-        offset_of!(pt_regs, rsi),
-        offset_of!(pt_regs, rdx),
-        offset_of!(pt_regs, r10),
-        offset_of!(pt_regs, r8),
-        offset_of!(pt_regs, r9),
-    ];
-    const COMPAT: [usize; 6] = [
-        offset_of!(pt_regs, rbx),
-        offset_of!(pt_regs, rcx),
-        offset_of!(pt_regs, rdx),
-        offset_of!(pt_regs, rsi),
-        offset_of!(pt_regs, rdi),
-        offset_of!(pt_regs, rbp),
-    ];
-
-    #[inline(always)]
-    pub(super) fn is_32_bit(regs: u64) -> bool {
-        read_kernel::<u64>(regs, offset_of!(pt_regs, cs) as u64) == USER32_CS
-    }
-
-    #[inline(always)]
-    pub(super) fn argument(regs: u64, index: usize, is_32_bit: bool) -> u64 {
-        if is_32_bit {
-            read_kernel::<u64>(regs, COMPAT[index] as u64) & 0xffff_ffff
-        } else {
-            read_kernel(regs, NATIVE[index] as u64)
-        }
-    }
-}
-
-/// Where an architecture keeps the arguments of a system call.
-#[cfg(bpf_target_arch = "aarch64")]
-mod arch {
-    use super::read_kernel;
-
-    /// The first argument as it was before the result took its register: behind 31 registers, sp, pc and pstate.
-    const ORIG_X0: u64 = 34 * 8;
-
-    #[inline(always)]
-    pub(super) fn is_32_bit(_regs: u64) -> bool {
-        false
-    }
-
-    #[inline(always)]
-    pub(super) fn argument(regs: u64, index: usize, _is_32_bit: bool) -> u64 {
-        read_kernel(regs, if index == 0 { ORIG_X0 } else { index as u64 * 8 })
-    }
+    let task = kernel::current_task();
+    let (start_brk, start_stack) = kernel::landmarks(task);
+    [start_brk, if start_brk == 0 { 0 } else { kernel::brk_of(task) }, start_stack]
 }

@@ -22,7 +22,7 @@ use super::{
     attach::{AttachError, failure, missing, os_error, refusal},
     cpus::CpuCompletions,
     heat,
-    hooks::{Hook, Hooked, Hooks},
+    programs::{Attachable, Hook, Programs, Step},
     skips::SkipMeter,
     syscalls,
     tasks::InitialTids,
@@ -32,7 +32,7 @@ use crate::{
     sys::{memlock, shared::SharedWords},
 };
 
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/memtrace.bpf.o"));
+pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/memtrace.bpf.o"));
 
 /// How the entry of a fault is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct Probes {
     ebpf: Ebpf,
-    hooks: Hooks,
+    programs: Programs,
     follows_maps: bool,
     tells_duplicates: bool,
     /// Whether this PID namespace is not the initial one.
@@ -136,37 +136,27 @@ impl Probes {
             .map_max_entries(names::COUNTERS, possible_cpus * Counter::STRIDE)
             .load(OBJECT)
             .map_err(|error| failure("load the eBPF object", error))?;
-        let hooks = Hooks::new(plan);
-        for (name, _) in hooks.iter() {
+        let programs = Programs::new(plan);
+        for Attachable { name, .. } in programs.iter() {
             verify(name, find(&mut ebpf, name)?)?;
         }
         let translates_ids = config.pid_namespace != 0;
         if let Some(btf) = btf.as_ref().filter(|_| translates_ids) {
             lister(&mut ebpf)?.load("task", btf).map_err(|error| refusal(names::TASK_IDS, error))?;
         }
-        let of_cpus = completions_of_cpus(&mut ebpf, &hooks)?;
+        let of_cpus = completions_of_cpus(&mut ebpf, &programs)?;
         let (follows_maps, tells_duplicates) = (plan.follows_maps, config.has_task_layout != 0);
-        Ok(Self { ebpf, hooks, follows_maps, tells_duplicates, translates_ids, rings, of_cpus })
+        Ok(Self { ebpf, programs, follows_maps, tells_duplicates, translates_ids, rings, of_cpus })
     }
 
-    /// Starts to follow births, execs and deaths of tasks in the target set.
-    pub fn attach_tasks(&mut self) -> Result<(), AttachError> {
-        attach_all(&mut self.ebpf, &self.hooks.tasks)
-    }
-
-    /// Starts to follow moves between cgroups.
-    pub fn attach_cgroup(&mut self) -> Result<(), AttachError> {
-        attach_all(&mut self.ebpf, &self.hooks.cgroup)
-    }
-
-    /// Starts to see changes of address spaces, and population without events.
-    pub fn attach_maps(&mut self) -> Result<(), AttachError> {
-        attach_all(&mut self.ebpf, &self.hooks.maps)
-    }
-
-    /// Starts to see entries of faults.
-    pub fn attach_entries(&mut self) -> Result<(), AttachError> {
-        attach_all(&mut self.ebpf, &self.hooks.entries)
+    /// Attaches the programs of `step`, which see every task. Completions have a scope: [`Self::attach_completions`].
+    pub(super) fn attach(&mut self, step: Step) -> Result<(), AttachError> {
+        for Attachable { name, hook, .. } in self.programs.of(step) {
+            let scope = PerfEventScope::AllProcessesOneCpu { cpu: 0 };
+            attach(find(&mut self.ebpf, name)?, hook, scope, false)
+                .map_err(|error| failure(&format!("attach {name} to {hook}"), error))?;
+        }
+        Ok(())
     }
 
     /// Whether changes of address spaces are followed.
@@ -206,8 +196,8 @@ impl Probes {
 
     fn attach_to_thread(&mut self, tid: u32) -> Result<(), AttachError> {
         let scope = PerfEventScope::OneProcess { pid: tid, cpu: None };
-        for (name, hook) in &self.hooks.completions {
-            attach(find(&mut self.ebpf, name)?, *hook, scope, true).map_err(|error| {
+        for Attachable { name, hook, .. } in self.programs.of(Step::Completions) {
+            attach(find(&mut self.ebpf, name)?, hook, scope, true).map_err(|error| {
                 match os_error(&error) {
                     Some(libc::ESRCH) => AttachError::Gone { tid },
                     _ => failure(&format!("attach {name} to {hook}"), error),
@@ -325,9 +315,7 @@ impl Probes {
 
     /// How often the kernel skips programs of which that is a loss. Before anything is attached.
     pub fn skips(&self) -> Result<SkipMeter, AttachError> {
-        let Hooks { tasks, cgroup, maps, entries: _, completions } = &self.hooks;
-        let counted = [tasks, cgroup, maps, completions].into_iter().flatten();
-        let descriptors = counted.map(|(name, _)| {
+        let descriptors = self.programs.missed_if_skipped().map(|Attachable { name, .. }| {
             let program = self.ebpf.program(name).ok_or_else(|| missing(format!("find {name}")))?;
             let fd = program.fd().map_err(|error| failure(&format!("use {name}"), error))?;
             fd.as_fd().try_clone_to_owned().map_err(|error| failure(&format!("duplicate {name}"), error))
@@ -370,17 +358,17 @@ impl Probes {
 }
 
 /// Those of `programs` for completions, to be attached by CPU.
-fn completions_of_cpus(ebpf: &mut Ebpf, hooks: &Hooks) -> Result<CpuCompletions, AttachError> {
-    let mut programs = Vec::new();
-    for (name, hook) in &hooks.completions {
+fn completions_of_cpus(ebpf: &mut Ebpf, programs: &Programs) -> Result<CpuCompletions, AttachError> {
+    let mut completions = Vec::new();
+    for Attachable { name, hook, .. } in programs.of(Step::Completions) {
         if let Hook::Software(event) = hook {
             let what = format!("take a descriptor of {name}");
             let program = find(ebpf, name)?.fd().map_err(|error| failure(&what, error))?;
             let program = program.as_fd().try_clone_to_owned().map_err(|error| failure(&what, error))?;
-            programs.push((program, (*event as u32).into()));
+            completions.push((program, (event as u32).into()));
         }
     }
-    Ok(CpuCompletions::new(programs))
+    Ok(CpuCompletions::new(completions))
 }
 
 /// The program `name` of the object.
@@ -404,16 +392,6 @@ fn verify(name: &str, program: &mut Program) -> Result<(), AttachError> {
         other => return Err(missing(format!("load {name} of type {:?}", other.prog_type()))),
     };
     result.map_err(|error| refusal(name, error))
-}
-
-/// Attaches programs whose hooks see every task.
-fn attach_all(ebpf: &mut Ebpf, hooked: &[Hooked]) -> Result<(), AttachError> {
-    for (name, hook) in hooked {
-        let scope = PerfEventScope::AllProcessesOneCpu { cpu: 0 };
-        attach(find(ebpf, name)?, *hook, scope, false)
-            .map_err(|error| failure(&format!("attach {name} to {hook}"), error))?;
-    }
-    Ok(())
 }
 
 /// Attaches a program to its hook; `scope` and `inherit` are for software events.

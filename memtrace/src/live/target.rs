@@ -17,6 +17,7 @@ use super::{
     cgroup::Cgroup,
     cpus::CpuWatch,
     probes::{Probes, Scope},
+    programs::Step,
     sideband::{SideBand, ring_bytes},
     tasks::{Spaces, Task},
 };
@@ -122,55 +123,98 @@ pub enum ArmError {
 
 /// Arms `probes` for `target`; events that are bound to CPUs are attached to those of `cpus` that are online.
 pub fn arm(probes: &mut Probes, target: &Target, cpus: &Cpus) -> Result<Armed, ArmError> {
-    probes.attach_tasks()?;
-    match target {
-        Target::Gated(tid) => {
-            let task = Task::find(*tid).ok_or_else(|| exited(target))?;
-            let mut armed = Armed { gate: Some(task.charged), ..Armed::default() };
-            let tids = probes.initial_tids()?;
-            let key = tids.of(task.tid).ok_or_else(|| exited(target))?;
-            track(probes, &mut armed, &mut Spaces::default(), (key, &task), true)?;
-            let scope = Scope::Threads(vec![*tid]);
-            follow_maps(probes, &mut armed, &scope, cpus)?;
-            if !probes.attach_completions(&scope)?.is_empty() {
-                return Err(exited(target));
-            }
-            probes.attach_entries()?;
-            Ok(armed)
+    let mut armed = Armed::default();
+    probes.attach(Step::Tasks)?;
+    probes.attach(Step::Cgroup)?;
+    let tids = enter(probes, &mut armed, target)?;
+    let by_cpu = match target {
+        // It has one thread, which makes no other before it is released.
+        Target::Gated(_) => false,
+        // A thread that is made meanwhile may be covered twice: by an inherited event, and by its own.
+        Target::Processes(_) | Target::Threads(_) => {
+            tids.len() > max_thread_events(cpus.online.len()) || !probes.tells_duplicates()
         }
-        Target::Processes(pids) => arm_threads(probes, target, cpus, || {
-            let mut tasks = Vec::new();
+        Target::Cgroup(_) | Target::System => true,
+    };
+    let scope = if by_cpu { Scope::Cpus(cpus.online.clone()) } else { Scope::Threads(Vec::new()) };
+    armed.cpus = CpuWatch::new(&scope, probes.completions_of_cpus(), cpus);
+    if probes.follows_maps() {
+        let online = &cpus.online;
+        armed.side_band = Some(SideBand::open(&scope, online, ring_bytes(online.len()))?.0);
+    }
+    probes.attach(Step::Maps)?;
+    match scope {
+        Scope::Cpus(_) => {
+            probes.attach_completions(&scope)?;
+        }
+        Scope::Threads(_) => follow_threads(probes, &mut armed, target, tids)?,
+    }
+    probes.attach(Step::Entries)?;
+    Ok(armed)
+}
+
+/// Enters what there is of `target` into the tables of what is traced, and lists it again and again until nothing of it is new.
+/// Returns the threads that were entered one by one.
+fn enter(probes: &mut Probes, armed: &mut Armed, target: &Target) -> Result<BTreeSet<u32>, ArmError> {
+    let mut spaces = Spaces::default();
+    let mut seen = BTreeSet::new();
+    if let Target::Cgroup(cgroup) = target {
+        loop {
+            let mut new = cgroup.members().map_err(ArmError::Members)?;
+            new.retain(|tgid| seen.insert(*tgid));
+            if new.is_empty() {
+                return Ok(BTreeSet::new());
+            }
+            for tgid in new {
+                probes.track_group(tgid, spaces.of(tgid))?;
+            }
+        }
+    }
+    loop {
+        let new: Vec<_> = threads_of(target)?.into_iter().filter(|task| seen.insert(task.tid)).collect();
+        if new.is_empty() {
+            return Ok(seen);
+        }
+        let initial = probes.initial_tids()?;
+        for (key, task) in new.iter().filter_map(|task| Some((initial.of(task.tid)?, task))) {
+            track(probes, armed, &mut spaces, target, (key, task))?;
+            if Task::find(task.tid).is_none() {
+                // Whoever gets this thread ID next is somebody else.
+                probes.forget(key)?;
+            }
+        }
+    }
+}
+
+/// The threads of `target` that there are now; none of targets whose tasks join when they are first seen.
+fn threads_of(target: &Target) -> Result<Vec<Task>, ArmError> {
+    let mut tasks = Vec::new();
+    match target {
+        Target::Gated(tid) => tasks.push(Task::find(*tid).ok_or_else(|| exited(target))?),
+        Target::Processes(pids) => {
             for &pid in pids {
                 let threads = Task::threads_of(pid).unwrap_or_default();
                 if threads.is_empty() {
                     return Err(ArmError::NoProcess { pid });
                 }
+                if threads.iter().any(|task| task.is_kernel_thread) {
+                    return Err(ArmError::KernelThread { id: pid });
+                }
                 tasks.extend(threads);
             }
-            Ok(tasks)
-        }),
-        Target::Threads(tids) => arm_threads(probes, target, cpus, || {
-            let find = |&tid: &u32| Task::find(tid).ok_or(ArmError::NoThread { tid });
-            tids.iter().map(find).collect()
-        }),
-        Target::Cgroup(cgroup) => {
-            probes.attach_cgroup()?;
-            let mut spaces = Spaces::default();
-            let mut seen = BTreeSet::new();
-            loop {
-                let mut new = cgroup.members().map_err(ArmError::Members)?;
-                new.retain(|tgid| seen.insert(*tgid));
-                if new.is_empty() {
-                    break;
-                }
-                for tgid in new {
-                    probes.track_group(tgid, spaces.of(tgid))?;
-                }
-            }
-            arm_cpus(probes, cpus)
         }
-        Target::System => arm_cpus(probes, cpus),
+        Target::Threads(tids) => {
+            for &tid in tids {
+                let task = Task::find(tid).ok_or(ArmError::NoThread { tid })?;
+                if task.is_kernel_thread {
+                    return Err(ArmError::KernelThread { id: tid });
+                }
+                tasks.push(task);
+            }
+        }
+        Target::Cgroup(_) | Target::System => {}
     }
+    Ok(tasks)
 }
 
 /// The error for a target of which nothing is left.
@@ -178,64 +222,13 @@ fn exited(target: &Target) -> ArmError {
     ArmError::Exited { target: target.to_string() }
 }
 
-/// Arms for whatever runs on `cpus`.
-fn arm_cpus(probes: &mut Probes, cpus: &Cpus) -> Result<Armed, ArmError> {
-    let mut armed = Armed::default();
-    let scope = Scope::Cpus(cpus.online.clone());
-    follow_maps(probes, &mut armed, &scope, cpus)?;
-    probes.attach_completions(&scope)?;
-    probes.attach_entries()?;
-    Ok(armed)
-}
-
-/// Starts to follow the address spaces of the tasks in `scope`, and to watch CPUs.
-fn follow_maps(
+/// Starts to see new VMAs and completions of the threads `tids`, and of those of `target` that are made meanwhile.
+fn follow_threads(
     probes: &mut Probes,
     armed: &mut Armed,
-    scope: &Scope,
-    cpus: &Cpus,
-) -> Result<(), AttachError> {
-    let Cpus { online, .. } = cpus;
-    armed.cpus = CpuWatch::new(scope, probes.completions_of_cpus(), cpus);
-    if probes.follows_maps() {
-        armed.side_band = Some(SideBand::open(scope, online, ring_bytes(online.len()))?.0);
-    }
-    probes.attach_maps()
-}
-
-/// Arms for the threads that `list` finds, again and again until it finds no new ones.
-fn arm_threads(
-    probes: &mut Probes,
     target: &Target,
-    cpus: &Cpus,
-    list: impl Fn() -> Result<Vec<Task>, ArmError>,
-) -> Result<Armed, ArmError> {
-    let mut armed = Armed::default();
-    let mut spaces = Spaces::default();
-    let mut tids = BTreeSet::new();
-    loop {
-        let new: Vec<_> = list()?.into_iter().filter(|task| tids.insert(task.tid)).collect();
-        if new.is_empty() {
-            break;
-        }
-        let initial = probes.initial_tids()?;
-        for (key, task) in new.iter().filter_map(|task| Some((initial.of(task.tid)?, task))) {
-            track(probes, &mut armed, &mut spaces, (key, task), false)?;
-            if Task::find(task.tid).is_none() {
-                // Whoever gets this thread ID next is somebody else.
-                probes.forget(key)?;
-            }
-        }
-    }
-    // A thread that is made meanwhile may be covered twice: by an inherited event, and by its own.
-    if tids.len() > max_thread_events(cpus.online.len()) || !probes.tells_duplicates() {
-        let scope = Scope::Cpus(cpus.online.clone());
-        follow_maps(probes, &mut armed, &scope, cpus)?;
-        probes.attach_completions(&scope)?;
-        probes.attach_entries()?;
-        return Ok(armed);
-    }
-    follow_maps(probes, &mut armed, &Scope::Threads(Vec::new()), cpus)?;
+    tids: BTreeSet<u32>,
+) -> Result<(), ArmError> {
     let mut attached: BTreeSet<u32> = BTreeSet::new();
     let mut gone = 0;
     let mut new = tids;
@@ -247,14 +240,10 @@ fn arm_threads(
         gone += probes.attach_completions(&Scope::Threads(tids))?.len();
         attached.append(&mut new);
         // The list may fail here only because the whole target is gone; the session notices that itself.
-        let now = list().unwrap_or_default();
+        let now = threads_of(target).unwrap_or_default();
         new = now.iter().map(|task| task.tid).filter(|tid| !attached.contains(tid)).collect();
     }
-    if gone == attached.len() {
-        return Err(exited(target));
-    }
-    probes.attach_entries()?;
-    Ok(armed)
+    if gone == attached.len() { Err(exited(target)) } else { Ok(()) }
 }
 
 /// Enters a task of `target`, which the programs find by `key`, into the table of traced ones and notes that it joined.
@@ -262,14 +251,18 @@ fn track(
     probes: &mut Probes,
     armed: &mut Armed,
     spaces: &mut Spaces,
+    target: &Target,
     (key, task): (u32, &Task),
-    exact: bool,
 ) -> Result<(), AttachError> {
+    let is_gated = matches!(target, Target::Gated(_));
     let space = spaces.of(task.tgid);
-    let state = task.state(space, exact);
+    let state = task.state(space, is_gated);
     probes.track(key, &state)?;
     armed.entered.push((key, state));
     armed.joins.extend(task.join(clock::boottime(), space));
     armed.tgids.insert(Tgid(task.tgid));
+    if is_gated {
+        armed.gate = Some(task.charged);
+    }
     Ok(())
 }
