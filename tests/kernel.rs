@@ -101,6 +101,34 @@ fn populating_calls_are_uncounted_by_name() {
 }
 
 #[test]
+fn what_a_core_dump_populates_is_uncounted_by_name() {
+    require!(root);
+    require!(bpf);
+    require!(btf);
+    // Without the tracepoint of the lock such faults are found at the exit.
+    require!(kernel "5.11");
+    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").expect("the kernel dumps core");
+    if pattern.starts_with(['|', '/', '@']) {
+        return memtrace_tests::requirement::skip(
+            "needs core dumps in the working directory: sysctl kernel.core_pattern=core",
+        );
+    }
+    // The kernel reads what it dumps, and of shared memory it makes the pages that nobody has touched.
+    let dumped = [0, 64].map(|pages| {
+        let script = r#""$0" core "$1" || exit 0"#;
+        let witnessed =
+            witnessed(memtrace!(), &[], &["sh", "-c", script, program!("exiting"), &pages.to_string()]);
+        witnessed.expect_identity();
+        let names = std::fs::read_dir(witnessed.recording.directory()).expect("a directory");
+        let names: Vec<_> = names.map(|entry| entry.expect("an entry").file_name()).collect();
+        assert!(names.iter().any(|name| name.as_encoded_bytes().starts_with(b"core")), "{names:?}");
+        witnessed.recording.report().uncounted_by("core_dump")
+    });
+
+    assert_eq!(dumped[1] - dumped[0], 64, "{dumped:?}");
+}
+
+#[test]
 fn read_call_into_fresh_pages_faults_in_kernel_mode() {
     require!(root);
     require!(bpf);

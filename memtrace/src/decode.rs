@@ -357,6 +357,7 @@ fn uncounted_cause(cause: memtrace_ebpf::UncountedCause, syscall_plus_one: u32) 
         (memtrace_ebpf::UncountedCause::EXEC, _) => UncountedCause::Exec,
         (memtrace_ebpf::UncountedCause::EXIT, _) => UncountedCause::Exit,
         (memtrace_ebpf::UncountedCause::SYSCALL, Some(number)) => UncountedCause::Syscall(number),
+        (memtrace_ebpf::UncountedCause::CORE_DUMP, _) => UncountedCause::CoreDump,
         (memtrace_ebpf::UncountedCause::USER, _) => UncountedCause::User,
         _ => UncountedCause::UnknownCall,
     }

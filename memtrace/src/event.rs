@@ -360,6 +360,8 @@ pub enum UncountedCause {
     Exec,
     /// Exiting.
     Exit,
+    /// Dying of a signal of which the kernel writes a core dump.
+    CoreDump,
     /// Running in user mode: no call explains it.
     User,
     /// A system call that the kernel could not name.

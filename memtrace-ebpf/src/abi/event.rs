@@ -48,6 +48,8 @@ open_enum! {
         EXIT = 3,
         /// At the completion of a fault in user mode, with no system call in flight.
         USER = 4,
+        /// While the kernel wrote a core dump of the task.
+        CORE_DUMP = 5,
     }
 }
 

@@ -110,13 +110,24 @@ pub(crate) fn settle(state: *mut TaskState, task: u64, cause: UncountedCause) {
     }
     let ahead = ahead(state, minor, major);
     if ahead.0 | ahead.1 != 0 {
-        uncounted(state, ahead, cause);
+        let is_dumping = cause == UncountedCause::SYSCALL && is_dumping_core(task);
+        uncounted(state, ahead, if is_dumping { UncountedCause::CORE_DUMP } else { cause });
     }
     // SAFETY: `state` is a live element; the task itself or its end is the only writer.
     unsafe {
         (*state).account.last_minor = minor;
         (*state).account.last_major = major;
     }
+}
+
+/// Whether `task` is writing a core dump, for which the kernel populates what is to be in it (`get_dump_page()` of `mm/gup.c`).
+#[inline(always)]
+fn is_dumping_core(task: u64) -> bool {
+    /// `PF_EXITING` of `include/linux/sched.h`: set when the dump is written.
+    const EXITING: u32 = 0x4;
+    /// `PF_DUMPCORE`: set from the beginning of the dump on.
+    const DUMPCORE: u32 = 0x200;
+    kernel::flags_of(task) & (DUMPCORE | EXITING) == DUMPCORE
 }
 
 /// Records faults that were charged without an event to the task of `state`.

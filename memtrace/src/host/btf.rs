@@ -69,6 +69,7 @@ fn offsets(bytes: &[u8]) -> Result<Config, BtfError> {
         task_tgid: btf.offset(task, &["tgid"])?,
         task_signal: btf.offset(task, &["signal"])?,
         task_mm: btf.offset(task, &["mm"])?,
+        task_flags: btf.offset(task, &["flags"])?,
         mm_total_vm: btf.offset(mm, &["total_vm"])?,
         mm_start_brk: btf.offset(mm, &["start_brk"])?,
         mm_brk: btf.offset(mm, &["brk"])?,
@@ -120,7 +121,6 @@ fn with_requests(btf: &Btf<'_>, config: &Config) -> Result<Config, BtfError> {
         madvise_addr: command + btf.offset(advice, &["addr"])?,
         madvise_len: command + btf.offset(advice, &["len"])?,
         madvise_advice: command + btf.offset(advice, &["advice"])?,
-        task_flags: btf.offset(task, &["flags"])?,
         task_worker: btf.offset(task, &["worker_private"])?,
         worker_work: btf.offset(btf.structure("io_worker")?, &["cur_work"])?,
         ..*config
