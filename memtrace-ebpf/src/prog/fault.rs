@@ -156,8 +156,9 @@ fn complete(addr: u64, ip: u64, kind: FaultKind) -> i32 {
     let mode = mode_of(ip);
     // SAFETY: `state` is the current task's own element.
     let (tid, space) = unsafe { ((*state).tid, (*state).space) };
-    heat::count(space, addr, kind);
+    // Before it is counted: a scan that the count gives rise to begins after the fault then.
     let now = emit::now();
+    heat::count(space, addr, kind);
     let event = FaultEvent {
         time_ns: now,
         addr,
