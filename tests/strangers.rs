@@ -35,7 +35,7 @@ macro_rules! stressors {
 
 stressors! {
     always:
-        bad_altstack clone exec fork io_uring mmapfork mremap rmap userfaultfd vfork;
+        bad_altstack clone exec fork io_uring mmapfork mremap ptrace rmap userfaultfd vfork vm_segv;
     at_length:
         aio aiol bigheap brk dev_shm env fallocate fault fpunch madvise malloc mcontend memfd mincore mlock mlockmany mmap
         mmapaddr mmapfixed mmaphuge mmapmany mprotect msync msyncmany munmap numa pagemove pageswap physpage pkey pthread
@@ -45,7 +45,6 @@ stressors! {
 /// Those of stress-ng's class `vm` that are not run, and why.
 const LEFT_OUT: &[(&str, &str)] = &[
     ("swap", "takes the machine's swap areas away, which other tests use"),
-    ("vm_segv", "traces its children by ptrace, as --verify does"),
     ("watchdog", "restarts the machine if it is killed"),
 ];
 

@@ -43,6 +43,7 @@ fn plans(features: &Features) -> Vec<Plan> {
                         has_task_pt_regs: syscalls * has_task_layout,
                         // Whoever can be named may be so in another PID namespace, where a program has more to do.
                         pid_namespace: has_task_layout * (1 - join_groups.max(whole_system)),
+                        holder: has_task_layout * (1 - join_groups.max(whole_system)),
                         ..here
                     },
                     cgroup_path: if join_groups == 1 { "/a/group".to_owned() } else { String::new() },

@@ -10,6 +10,7 @@ pub(crate) mod fault;
 pub(crate) mod file;
 pub(crate) mod filter;
 pub(crate) mod heat;
+pub(crate) mod hold;
 pub(crate) mod kernel;
 pub(crate) mod namespace;
 pub(crate) mod pending;

@@ -64,6 +64,15 @@ pub fn main() -> ExitCode {
         let _told = crate::session::launch::launch(rest);
         return ExitCode::from(FAILURE);
     }
+    #[cfg(feature = "live")]
+    if let Some((verb, [level])) = typed.get(1..).and_then(<[_]>::split_first)
+        && verb == crate::session::keeper::VERB
+    {
+        start_log(level.to_str().and_then(|level| level.parse().ok()).unwrap_or(log::LevelFilter::Warn));
+        // If memtrace is gone, nobody is left to tell.
+        let _gone = crate::session::keeper::keep();
+        return ExitCode::SUCCESS;
+    }
     let parsed = Cli::try_parse_from(&typed).and_then(|cli| Ok((cli.global, cli.into_verb()?)));
     let (global, verb) = match parsed {
         Ok(parsed) => parsed,
@@ -240,6 +249,11 @@ fn start_output(global: GlobalArgs) {
         (false, 1) => log::LevelFilter::Info,
         (false, _) => log::LevelFilter::Debug,
     };
+    start_log(level);
+}
+
+/// Sends what parts of memtrace log to stderr in the form of its other lines.
+fn start_log(level: log::LevelFilter) {
     env_logger::Builder::new()
         .filter_level(level.min(log::LevelFilter::Warn))
         .filter_module("memtrace", level)

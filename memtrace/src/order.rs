@@ -103,7 +103,8 @@ pub struct Reorder {
 }
 
 impl Reorder {
-    /// Takes an event; a loss if later ones have been released already.
+    /// Takes an event; a loss if later ones have been released already, and it is no reading. Of a process that was held at its
+    /// exit a reading may take any time to arrive.
     #[must_use]
     pub fn push(&mut self, event: Event) -> Option<Loss> {
         if let Some(loss) = self.late(event.time()) {

@@ -52,6 +52,8 @@ pub struct Options {
     pub detail: Detail,
     /// Whether events report every change of an address space; else it is read from maps, again and again.
     pub follows_maps: bool,
+    /// Whether each process is held at its exit, to compare its maps a last time.
+    pub verify: bool,
     /// What is made of the records.
     pub wants: RowSet,
     /// What is scanned.
@@ -285,6 +287,9 @@ impl Pipeline {
                             if let Some((space, compared)) = compared {
                                 if intervals.is_some() {
                                     pages.happened(time, (space, tasks.regions(space)), Happening::Reading);
+                                }
+                                if maps.at_exit {
+                                    totals.verified(tasks.process(time, tgid, Tid(tgid.0)));
                                 }
                                 let contradictions = totals.compared(time, tgid, compared);
                                 rows.extend(

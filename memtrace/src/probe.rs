@@ -201,6 +201,24 @@ impl Prober {
 
     /// Observes all of `process`, which stands still, by its thread `thread`.
     pub fn stopped_scan(&mut self, process: Tgid, thread: Tid) -> Vec<Observation> {
+        self.scan_by(process, thread, |_| true, false)
+    }
+
+    /// Observes `process`, which is held at its exit, by its last thread: at its maps, and if `has_time` and it is small at its
+    /// pages.
+    pub fn exit_scan(&mut self, process: Tgid, thread: Tid, has_time: bool) -> Vec<Observation> {
+        self.scan_by(process, thread, |ranges| has_time && is_small(thread, ranges), true)
+    }
+
+    /// Reads maps, and scans pages if `has_time` says so of where they are. By the process it would be what its leader has, which
+    /// may have gone before.
+    fn scan_by(
+        &mut self,
+        process: Tgid,
+        thread: Tid,
+        has_time: impl FnOnce(&[(VirtRange, ScanReason)]) -> bool,
+        at_exit: bool,
+    ) -> Vec<Observation> {
         // Which address space it is, the pipeline knows when it has come to that time.
         let space = SpaceId::UNKNOWN;
         let mut observations = Vec::new();
@@ -209,8 +227,8 @@ impl Prober {
         };
         let result = self.read_maps(thread).and_then(|maps| {
             let ranges = accessible(&maps);
-            observe(Seen::Maps(maps));
-            self.scan_pages(thread, &ranges, observe)
+            observe(Seen::Maps(MapsReading { at_exit, ..maps }));
+            if has_time(&ranges) { self.scan_pages(thread, &ranges, observe) } else { Ok(()) }
         });
         if let Err(error) = result {
             log::debug!("cannot scan process {}: {error}", process.0);
@@ -318,6 +336,17 @@ fn first_piece(range: VirtRange) -> VirtRange {
     VirtRange::new(range.start(), border.min(range.end())).unwrap_or(range)
 }
 
+/// Whether the pages in `ranges`, of the process that `thread` is of, can be scanned in about a millisecond.
+fn is_small(thread: Tid, ranges: &[(VirtRange, ScanReason)]) -> bool {
+    let fits = |statm: thread::Statm| statm.resident.get() <= EXIT_PAGES && statm.mapped.get() <= EXIT_MAPPED;
+    ranges.len() <= EXIT_RANGES && thread::statm(thread).is_ok_and(fits)
+}
+
+/// For how many ranges, pages that are there, and pages that may be there, an exit is held.
+const EXIT_RANGES: usize = 128;
+const EXIT_PAGES: u64 = 4_096;
+const EXIT_MAPPED: u64 = 1 << 28;
+
 /// Address space of one scan of each page; less than the file takes in one go, wherever the frames of the pages are.
 const CLOSE_BYTES: u64 = PageScan::MAX_CLOSE_BYTES;
 
@@ -344,6 +373,18 @@ mod tests {
 
     fn ask(tgid: u32, target: ProbeTarget) -> ProbeRequest {
         ProbeRequest { tgid: Tgid(tgid), space: SpaceId(1), target }
+    }
+
+    #[test]
+    fn exit_of_a_large_process_is_scanned_by_its_maps_alone() {
+        let memory = vec![1_u8; 5_000 * rustix::param::page_size()];
+        let own = std::process::id();
+
+        let seen = prober().exit_scan(Tgid(own), Tid(own), true);
+
+        drop(memory);
+        let [Observation { seen: Seen::Maps(maps), .. }] = &seen[..] else { panic!("{} scans", seen.len()) };
+        assert!(maps.at_exit && !maps.vmas.is_empty());
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! chunks, one end mark. Header and end mark are JSON, so that a build which cannot read the frames can still say why.
 #![forbid(unsafe_code)]
 
-use std::{fmt, io, path::PathBuf};
+use std::{fmt, io, ops::Add, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -102,9 +102,9 @@ impl Capture {
     /// Options by which the pipeline makes what somebody `wants` of this recording.
     #[must_use]
     pub fn options(&self, wants: RowSet) -> Options {
-        let Self { interval, detail, follows_maps, .. } = *self;
+        let Self { interval, detail, follows_maps, verify, .. } = *self;
         let focus = self.focus.clone();
-        Options { interval, detail, follows_maps, wants, focus }
+        Options { interval, detail, follows_maps, verify, wants, focus }
     }
 }
 
@@ -236,6 +236,19 @@ pub struct Cost {
     /// Base pages that they covered.
     #[serde(rename = "looked_pages")]
     pub scanned_pages: u64,
+}
+
+impl Add for Cost {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            cpu_ns: self.cpu_ns.saturating_add(other.cpu_ns),
+            lock_ns: self.lock_ns.saturating_add(other.lock_ns),
+            scans: self.scans.saturating_add(other.scans),
+            scanned_pages: self.scanned_pages.saturating_add(other.scanned_pages),
+        }
+    }
 }
 
 /// Why a recording cannot be written or read.

@@ -24,13 +24,14 @@ use crate::{
     pipeline::{Detail, FocusOptions},
     probe::{Prober, files::FileError},
     record::{Capture, End, Ending, ExitReason, Header, RecordError, Writer},
-    sys::{clock, heap, limits},
+    sys::{clock, heap, limits, ptrace::call},
     timeline::Summary,
     units::{ByteSize, Nanos},
 };
 
 pub mod hold;
 mod invoker;
+pub mod keeper;
 pub mod launch;
 mod recorder;
 mod remains;
@@ -42,7 +43,7 @@ pub use invoker::Invoker;
 pub use launch::{Gated, LaunchError};
 pub use recorder::RecorderError;
 
-use hold::{Hold, HoldError};
+use keeper::{Keeper, KeeperError, Task};
 use recorder::Recorder;
 use threads::Threads;
 use unseen::Entered;
@@ -118,7 +119,7 @@ pub enum SessionError {
     Launch(#[from] LaunchError),
     /// Processes could not be held at their exit.
     #[error(transparent)]
-    Hold(#[from] HoldError),
+    Hold(#[from] KeeperError),
     /// The recording could not be written.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -173,7 +174,8 @@ async fn record(
     let features = host::Features::probe();
     let cpus = host::cpus()?;
     let ring = options.ring.unwrap_or_else(|| default_ring(cpus.possible));
-    let plan = plan(options, &features, cpus.possible, ring)?;
+    let mut keeper = options.verify.then(Keeper::spawn).transpose()?;
+    let plan = plan(options, &features, cpus.possible, ring, keeper.as_ref().map(Keeper::pid))?;
     let mut probes = Probes::load(&plan)?;
     // The kernel's own types take three times their size while they are parsed.
     heap::trim();
@@ -217,6 +219,7 @@ async fn record(
     let wants = sinks.wants();
     let taker = Recorder::new(writer, sinks, &facts, header.capture.options(wants), scans, heat, batches);
     let (scan_now, stopped_probe) = (taker.scan_switch(), taker.stopped_probe());
+    let exits = taker.exits();
     let ring_bytes = plan.ring_bytes as usize;
     let drain = Drain::new(armed.side_band, control, events, ring_bytes, losses, armed.cpus, sender.clone());
     let (threads, failure) = Threads::start(taker, drain, sender, vec![Frame::Control(armed.joins)])?;
@@ -225,11 +228,10 @@ async fn record(
         // So that its first faults have regions.
         stopped_probe.take(command, Tid(command.0));
     }
-    let on_exit = {
-        let stopped_probe = stopped_probe.clone();
-        move |tgid, tid| stopped_probe.take(tgid, tid)
-    };
-    let hold = options.verify.then(|| Hold::seize(armed.tgids.clone(), on_exit)).transpose()?;
+    if let Some(keeper) = &mut keeper {
+        let (processes, max_lock) = (armed.tgids.clone(), options.max_lock);
+        keeper.hold(&Task { processes, page: facts.page, scan, max_lock, depth }, exits)?;
+    }
 
     if let Some(gated) = gated {
         gated.release()?;
@@ -239,7 +241,7 @@ async fn record(
         watch.wait(command, &armed.tgids, failure, || scan_now.store(true, Ordering::Relaxed)).await?;
 
     let charges = entered.charges();
-    drop(hold);
+    let exit_cost = keeper.map(Keeper::release).unwrap_or_default();
     // A last comparison, while changes are still seen.
     stopped_probe.take_all_maps();
     probes.disarm();
@@ -260,7 +262,7 @@ async fn record(
             exit: ended.exit.map(|(reason, _)| reason),
             rusage: ended.exit.map(|(_, faults)| faults),
             totals: live::heat::totals(&counters, cpus.possible),
-            cost: recorded.prober.cost(clock::own_cpu_time()),
+            cost: recorded.prober.cost(clock::own_cpu_time()) + exit_cost,
         };
         recorded.writer.finish(&end)?;
         Ok((recorded.summary, end))
@@ -324,6 +326,7 @@ fn plan(
     features: &host::Features,
     possible_cpus: u32,
     ring: ByteSize,
+    keeper: Option<u32>,
 ) -> Result<Plan, SessionError> {
     let namespaces = Namespaces::find(features);
     if let Some(obstacle) = namespaces.obstacle(reach(&options.subject)) {
@@ -348,6 +351,8 @@ fn plan(
         has_task_pt_regs: (offsets.has_task_layout != 0 && features.is_usable(Facility::SyscallNames)).into(),
         has_requests: features.is_usable(Facility::IoUring).into(),
         pid_namespace: namespaces.pid_inode().unwrap_or(0),
+        // Without the layout of tasks nobody could say who is held.
+        holder: keeper.filter(|_| call::IS_KNOWN && offsets.has_task_layout != 0).map_or(0, u64::from),
         ..from_records.unwrap_or(offsets)
     };
     Ok(Plan {

@@ -276,8 +276,8 @@ pub struct FaultPlace {
 
 /// Totals of a whole session.
 ///
-/// Where nothing was wanted, or rows of losses alone, these are the faults by how they ended, those in the heat counters, task events, losses and
-/// scans; the rest means nothing.
+/// Where nothing was wanted, or rows of losses alone, these are the faults by how they ended, those in the heat counters, task events, losses, scans, and
+/// unverified processes; the rest means nothing.
 #[derive(Clone, Debug)]
 pub struct Summary {
     /// The host.

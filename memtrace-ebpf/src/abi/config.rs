@@ -27,7 +27,7 @@ constants! {
     ///
     /// Offsets are in bytes: into kernel structs from the running kernel's BTF, into records of tracepoints from their
     /// `format` files. Those that no loaded program uses may be 0.
-    pub struct Config = 648 {
+    pub struct Config = 688 {
         /// 1 if the offsets into `task_struct` are known; without them what the kernel charged to a task cannot be read.
         pub has_task_layout: u64,
         /// Offset of `min_flt` in `task_struct`.
@@ -193,6 +193,16 @@ constants! {
         pub completed_request: u64,
         /// Inode of the PID namespace whose IDs the records have; 0 for the initial one.
         pub pid_namespace: u64,
+        /// Offset of `ptrace` in `task_struct`.
+        pub task_ptrace: u64,
+        /// Offset of `parent` in `task_struct`: the tracer, if there is one.
+        pub task_parent: u64,
+        /// Offset of `group_leader` in `task_struct`.
+        pub task_group_leader: u64,
+        /// Offset of `blocked` in `task_struct`.
+        pub task_blocked: u64,
+        /// Thread-group ID of the process that holds traced tasks by ptrace, in the recorder's PID namespace; 0 if none does.
+        pub holder: u64,
     }
 }
 

@@ -98,6 +98,12 @@ open_enum! {
         /// `ioctl`; only `UFFDIO_REGISTER` and `UFFDIO_UNREGISTER` are told: arguments 2 to 4 are start, length in bytes
         /// and mode.
         IOCTL = 20,
+        /// `ptrace`: never recorded, and changes no address space. One that fails because the recorder holds a task stops its caller.
+        PTRACE = 21,
+        /// `clone`: never recorded, as [`Self::EXPLAINED`]. One with `CLONE_UNTRACED` in a held task stops its caller.
+        CLONE = 22,
+        /// `clone3`: as [`Self::CLONE`].
+        CLONE3 = 23,
         /// Never told: it may change an address space only in ways that other records tell, such as `clone`.
         EXPLAINED = 255,
     }

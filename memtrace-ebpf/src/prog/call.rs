@@ -72,7 +72,7 @@ impl Request {
     #[inline(always)]
     pub(crate) fn explains(self) -> bool {
         match self.call {
-            Call(0) => false,
+            Call(0) | Call::PTRACE => false,
             Call::PRCTL | Call::IOCTL => self.is_told(),
             _ => true,
         }
@@ -82,7 +82,7 @@ impl Request {
     #[inline(always)]
     pub(crate) fn is_told(self) -> bool {
         match self.call {
-            Call(0) | Call::EXPLAINED => false,
+            Call(0) | Call::EXPLAINED | Call::PTRACE | Call::CLONE | Call::CLONE3 => false,
             Call::PRCTL => matches!(self.int(0), PR_SET_VMA | PR_SET_MM),
             Call::IOCTL => UFFDIO.contains(&self.int(1)),
             _ => true,

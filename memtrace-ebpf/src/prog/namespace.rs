@@ -41,6 +41,21 @@ fn translate(task: u64) -> u32 {
     0
 }
 
+/// Whether `task`, whose thread ID in the initial PID namespace is `tid`, lives in the recorder's, not in one below, and has the ID
+/// `id` there. Without a search: this is asked where the verifier has much to walk already.
+#[inline(always)]
+pub(crate) fn is_beside_recorder(task: u64, tid: u32, id: u64) -> bool {
+    if config!(pid_namespace) == 0 {
+        return u64::from(tid) == id;
+    }
+    let pid: u64 = read_kernel(task, config!(task_thread_pid));
+    let level: u32 = read_kernel(pid, config!(pid_level));
+    let upid = pid.wrapping_add(config!(pid_numbers) + u64::from(level) * config!(upid_len));
+    let namespace: u64 = read_kernel(upid, config!(upid_ns));
+    let inode: u32 = read_kernel(namespace, config!(pid_namespace_inum));
+    u64::from(inode) == config!(pid_namespace) && u64::from(read_kernel::<u32>(upid, config!(upid_nr))) == id
+}
+
 /// What an iterator over tasks is given: `struct bpf_iter__task` of `kernel/bpf/task_iter.c`.
 #[repr(C)]
 struct IteratorContext {

@@ -19,7 +19,7 @@ use super::{
     call::{self, FORK_ADVICE, Request},
     config, emit,
     file::MappedFile,
-    filter, kernel, known, pending, record_field, request as io_uring, truth, twins,
+    filter, hold, kernel, known, pending, record_field, request as io_uring, truth, twins,
 };
 
 /// Time after which a call that populates memory is stamped with its return: the record would come too late to be put
@@ -148,6 +148,10 @@ fn tell_name(call: CallEvent) {
 #[inline(always)]
 fn returned(regs: u64, result: i64) -> i32 {
     let request = Request::of(regs);
+    if matches!(request.call, Call::PTRACE | Call::CLONE | Call::CLONE3) {
+        hold::returned(request, result);
+        return 0;
+    }
     if !request.is_told() {
         return 0;
     }

@@ -98,8 +98,8 @@ pub(super) struct RecordArgs {
     #[arg(long, requires = "duration", help_heading = "Limits")]
     kill: bool,
 
-    /// With a command or -p: hold each process at its exit until its maps are compared a last time; while memtrace is
-    /// stopped, so are they
+    /// With a command or -p: trace each process by ptrace and hold it at its exit until its maps are read a last time, to
+    /// compare them; one that a debugger among them wants is let go
     #[arg(long, help_heading = "Limits")]
     verify: bool,
 

@@ -101,6 +101,10 @@ fn offsets(bytes: &[u8]) -> Result<Config, BtfError> {
         upid_nr: btf.offset(upid, &["nr"])?,
         upid_ns: btf.offset(upid, &["ns"])?,
         pid_namespace_inum: btf.offset(btf.structure("pid_namespace")?, &["ns", "inum"])?,
+        task_ptrace: btf.offset(task, &["ptrace"])?,
+        task_parent: btf.offset(task, &["parent"])?,
+        task_group_leader: btf.offset(task, &["group_leader"])?,
+        task_blocked: btf.offset(task, &["blocked"])?,
         ..Config::ZERO
     };
     // Without io_uring, and before it kept requests as it does since Linux 6.0, the programs do without.

@@ -28,9 +28,10 @@ const NATIVE: &[(libc::c_long, Call)] = &[
     (libc::SYS_mseal, Call::MSEAL),
     (libc::SYS_prctl, Call::PRCTL),
     (libc::SYS_ioctl, Call::IOCTL),
+    (libc::SYS_ptrace, Call::PTRACE),
     // What these change is told by task events and by perf, or does not show in maps.
-    (libc::SYS_clone, Call::EXPLAINED),
-    (libc::SYS_clone3, Call::EXPLAINED),
+    (libc::SYS_clone, Call::CLONE),
+    (libc::SYS_clone3, Call::CLONE3),
     (libc::SYS_execve, Call::EXPLAINED),
     (libc::SYS_execveat, Call::EXPLAINED),
     (libc::SYS_exit, Call::EXPLAINED),
@@ -68,9 +69,10 @@ const COMPAT: &[(libc::c_long, Call)] = &[
     (462, Call::MSEAL),
     (172, Call::PRCTL),
     (54, Call::IOCTL),
-    // clone, clone3, execve, execveat, exit, exit_group, fork, vfork
-    (120, Call::EXPLAINED),
-    (435, Call::EXPLAINED),
+    (26, Call::PTRACE),
+    (120, Call::CLONE),
+    (435, Call::CLONE3),
+    // execve, execveat, exit, exit_group, fork, vfork
     (11, Call::EXPLAINED),
     (358, Call::EXPLAINED),
     (1, Call::EXPLAINED),

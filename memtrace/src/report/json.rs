@@ -70,6 +70,7 @@ impl Report {
                 "contradictions": summary.maps.identity.contradictions,
                 "inconclusive": summary.maps.identity.inconclusive,
                 "resyncs": summary.maps.identity.resyncs,
+                "unverified": summary.maps.identity.unverified,
             },
             "regions_born": summary.regions_born,
             "regions": summary.regions.iter().map(|one| region(one, start)).collect::<Vec<_>>(),

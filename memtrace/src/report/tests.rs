@@ -161,6 +161,7 @@ fn report() -> Report {
                     contradictions: 1,
                     inconclusive: 0,
                     resyncs: 2,
+                    unverified: None,
                 },
                 ..MapSummary::default()
             },
@@ -236,7 +237,7 @@ fn json_has_the_contract() {
     assert_eq!(json["maps"], json!({ "mmap": 9, "munmap": 4 }));
     assert_eq!(
         json["map_identity"],
-        json!({ "checks": 3, "contradictions": 1, "inconclusive": 0, "resyncs": 2 })
+        json!({ "checks": 3, "contradictions": 1, "inconclusive": 0, "resyncs": 2, "unverified": null })
     );
     assert_eq!(json["processes"][0]["kernel_counted"]["minor"], 130);
     let cost = json!({ "cpu_ns": 12_000_000, "lock_ns": 4_000, "scans": 3, "scanned_pages": 512 });

@@ -12,7 +12,7 @@
 //! Not here: reading and comparing maps (`probe`, `pipeline`), waiting for the command (`watch`).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs, io,
     sync::mpsc,
     thread::{Builder, JoinHandle},
@@ -26,10 +26,19 @@ use tokio::{
     sync::oneshot::{self, error::TryRecvError},
 };
 
+use release::Leaving;
+use tasks::Tasks;
+
 use crate::{
     event::{Tgid, Tid},
-    sys::ptrace::{self, Report},
+    sys::{
+        process,
+        ptrace::{self, Report, call},
+    },
 };
+
+mod release;
+mod tasks;
 
 /// Why processes cannot be held.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +74,23 @@ fn scope(yama: Option<u8>) -> String {
     }
 }
 
+/// Exits that wait for their turn; one more, and the one that waited longest goes on without a call.
+const WAITING: usize = 8;
+
+/// Reports that are answered before an exit has its turn.
+const ROUND: usize = 64;
+
+/// A process stands still before its exit.
+#[derive(Clone, Copy, Debug)]
+pub struct Exiting {
+    /// The process.
+    pub process: Tgid,
+    /// Its last thread.
+    pub thread: Tid,
+    /// Whether no other task stands still meanwhile, as far as is known.
+    pub is_alone: bool,
+}
+
 /// Processes held at their exit, until this is dropped; then they run on as if never held.
 #[derive(Debug)]
 pub struct Hold {
@@ -76,11 +102,11 @@ impl Hold {
     /// Holds `processes`, which are not stopped for it, and all that they make from now on.
     ///
     /// `on_exit` is called while the last thread of a process stands still before its exit: `/proc/TID/maps` of that
-    /// thread is whole until it returns. A process that makes a thread just then may be told more than once. No call
-    /// comes once this is dropped.
+    /// thread is whole until it returns. Where more come to their exits than calls return, some exit without a call. A process
+    /// that makes a thread just then may be reported more than once. No call comes once this is dropped.
     pub fn seize(
         processes: BTreeSet<Tgid>,
-        on_exit: impl FnMut(Tgid, Tid) + Send + 'static,
+        on_exit: impl FnMut(Exiting) + Send + 'static,
     ) -> Result<Self, HoldError> {
         let (release, released) = oneshot::channel();
         let (seized, result) = mpsc::channel();
@@ -89,7 +115,7 @@ impl Hold {
             let result = runtime.map_err(HoldError::from).and_then(|runtime| {
                 // Caught before anything can stop.
                 let child = runtime.block_on(async { signal(SignalKind::child()) })?;
-                let mut holder = Holder { tasks: BTreeMap::new(), on_exit };
+                let mut holder = Holder::new(on_exit);
                 processes.into_iter().try_for_each(|tgid| holder.seize(tgid))?;
                 Ok((runtime, child, holder))
             });
@@ -122,12 +148,22 @@ impl Drop for Hold {
 
 /// The state of the thread that holds.
 struct Holder<F> {
-    /// The held tasks, and the process of each.
-    tasks: BTreeMap<Tid, Tgid>,
+    tasks: Tasks,
+    /// Last threads of processes that stand still before their exit, in the order in which they will go on.
+    exits: VecDeque<Tid>,
+    /// The process of the task that reported last.
+    last: Option<Tgid>,
+    /// Processes that are being let go.
+    leaving: BTreeMap<Tgid, Leaving>,
     on_exit: F,
 }
 
-impl<F: FnMut(Tgid, Tid)> Holder<F> {
+impl<F: FnMut(Exiting)> Holder<F> {
+    fn new(on_exit: F) -> Self {
+        let (tasks, exits, leaving) = (Tasks::default(), VecDeque::new(), BTreeMap::new());
+        Self { tasks, exits, last: None, leaving, on_exit }
+    }
+
     /// Seizes all threads of a process; of one that has ended there are none.
     fn seize(&mut self, tgid: Tgid) -> Result<(), HoldError> {
         let mut seen = BTreeSet::new();
@@ -147,20 +183,44 @@ impl<F: FnMut(Tgid, Tid)> Holder<F> {
 
     /// Answers reports until released, or until nothing is left to hold.
     async fn run(mut self, mut child: Signal, mut released: oneshot::Receiver<()>) -> io::Result<()> {
+        let mut answered = 0;
         while released.try_recv() == Err(TryRecvError::Empty) {
-            match ptrace::report() {
+            let report = if answered < ROUND { ptrace::report() } else { Ok(None) };
+            match report {
                 // The session ends with its command, and reaps it.
                 Ok(Some((tid, Report::Dead))) if is_own_child(tid) => return Ok(()),
-                Ok(Some((tid, report))) => self.answer(tid, report)?,
-                Ok(None) => select! {
+                Ok(Some((tid, report))) => {
+                    self.answer(tid, report)?;
+                    answered += 1;
+                }
+                Ok(None) if !self.exits.is_empty() => {
+                    self.see_off(answered < ROUND)?;
+                    answered = 0;
+                }
+                Ok(None) if answered < ROUND => select! {
                     _ = child.recv() => {}
                     _ = &mut released => return Ok(()),
                 },
+                Ok(None) => answered = 0,
                 Err(error) if error.raw_os_error() == Some(libc::ECHILD) => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    /// Reports the exit that has waited longest, and lets it go on; `is_quiet` if nobody else has anything to report.
+    fn see_off(&mut self, is_quiet: bool) -> io::Result<()> {
+        let Some(thread) = self.exits.pop_front() else { return Ok(()) };
+        // Where as many wait behind it, it has waited long enough.
+        if let Some(process) = self.leave(thread)
+            && self.exits.len() < WAITING
+        {
+            let is_alone = is_quiet && self.exits.is_empty();
+            (self.on_exit)(Exiting { process, thread, is_alone });
+        }
+        ptrace::detach(thread, 0)?;
+        self.free()
     }
 
     /// Lets a task that stands still go on as it would have without us.
@@ -170,40 +230,69 @@ impl<F: FnMut(Tgid, Tid)> Holder<F> {
         match report {
             Report::Exiting => {
                 self.know(tid);
-                if let Some(tgid) = self.leave(tid) {
-                    (self.on_exit)(tgid, tid);
+                if self.tasks.is_last(tid) {
+                    self.exits.push_back(tid);
+                    return if self.exits.len() > WAITING { self.see_off(false) } else { Ok(()) };
                 }
-                return ptrace::detach(tid);
+                self.leave(tid);
+                ptrace::detach(tid, 0)?;
+                return self.free();
             }
             Report::Dead => {
+                self.exits.retain(|exiting| *exiting != tid);
                 self.leave(tid);
-                return ptrace::reap(tid);
+                ptrace::reap(tid)?;
+                return self.free();
             }
-            Report::Execed | Report::Passing => ptrace::resume(tid, 0)?,
-            Report::GroupStop => ptrace::listen(tid)?,
-            Report::Signal(signal) => ptrace::resume(tid, signal)?,
+            Report::Execed | Report::Passing | Report::GroupStop | Report::Signal(_) => {}
         }
         if report == Report::Execed {
             // The thread that called exec reports under the ID of the leader, and its own is gone.
-            self.tasks.retain(|task, tgid| tgid.0 != tid.0 || *task == tid);
+            let gone = self.tasks.iter().filter(|(task, tgid)| tgid.0 == tid.0 && *task != tid);
+            for task in gone.map(|(task, _)| task).collect::<Vec<_>>() {
+                self.leave(task);
+            }
+        }
+        if let Report::Signal(signal @ (libc::SIGURG | libc::SIGSTOP)) = report
+            && ptrace::is_from_kernel(tid)?
+        {
+            let call = call::last(tid)?;
+            // Sockets send SIGURG too; nobody but the programs sends SIGSTOP.
+            if call.is_some() || signal == libc::SIGSTOP {
+                return self.make_way(tid, call);
+            }
+        }
+        if self.is_leaving(tid) {
+            self.leave(tid);
+            let signal = if let Report::Signal(signal) = report { signal } else { 0 };
+            ptrace::detach(tid, signal)?;
+            return self.free();
+        }
+        match report {
+            Report::GroupStop => ptrace::listen(tid)?,
+            Report::Signal(signal) => ptrace::resume(tid, signal)?,
+            _ => ptrace::resume(tid, 0)?,
         }
         self.know(tid);
         Ok(())
     }
 
-    /// Notes which process a task is of, if that is new.
+    /// Notes which process a task is of, if that is new: a new one, or that of who reported before, most often.
     fn know(&mut self, tid: Tid) {
-        if !self.tasks.contains_key(&tid)
-            && let Some(tgid) = status(tid).and_then(|status| u32::try_from(status.tgid).ok())
-        {
-            self.tasks.insert(tid, Tgid(tgid));
-        }
+        let known = self.tasks.process_of(tid).or_else(|| {
+            let guesses = [Some(Tgid(tid.0)), self.last].into_iter().flatten();
+            let process = { guesses }.find(|process| process::has_thread(*process, tid));
+            let process = process.or_else(|| u32::try_from(status(tid)?.tgid).ok().map(Tgid))?;
+            self.tasks.insert(tid, process);
+            Some(process)
+        });
+        self.last = known.or(self.last);
     }
 
     /// Forgets a task; its process if no other task of it is held.
     fn leave(&mut self, tid: Tid) -> Option<Tgid> {
-        let process = self.tasks.remove(&tid)?;
-        self.tasks.values().all(|other| *other != process).then_some(process)
+        self.leaving.values_mut().for_each(|leaving| leaving.forget(tid));
+        self.tasks.remove(tid)
     }
 }
 

@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::keeper::Exit;
 use crate::{
     decode::Frame,
     event::{HostFacts, ProbeRequest, ProbeTarget, Tgid, Tid},
@@ -31,6 +32,9 @@ use crate::{
 
 /// Time after which what is buffered goes to the file: the most that a killed recorder takes with it.
 const FLUSH_PERIOD: Duration = Duration::from_millis(250);
+
+/// Exits that wait to be taken, for the time between two batches; while there are as many, the others wait where they come from.
+const EXITS: usize = 256;
 
 /// Why recording stopped before its time.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +110,7 @@ pub(super) struct Recorder<W: Write> {
     flushed: Instant,
     scan_now: Arc<AtomicBool>,
     still: (Sender<Waiting>, Receiver<Waiting>),
+    exits: (SyncSender<Exit>, Receiver<Exit>),
     /// Written, and yet to go through the pipeline.
     waiting: VecDeque<Frame>,
     /// The last comparison has been taken: what changes from now on may not be seen.
@@ -139,6 +144,7 @@ impl<W: Write> Recorder<W> {
             flushed: Instant::now(),
             scan_now: Arc::default(),
             still: channel(),
+            exits: sync_channel(EXITS),
             waiting: VecDeque::new(),
             is_compared: false,
             rows: Vec::new(),
@@ -154,6 +160,11 @@ impl<W: Write> Recorder<W> {
     /// By which others have readings taken.
     pub(super) fn stopped_probe(&self) -> StoppedProbe {
         StoppedProbe(self.still.0.clone())
+    }
+
+    /// Where those go that are held at their exit.
+    pub(super) fn exits(&self) -> SyncSender<Exit> {
+        self.exits.0.clone()
     }
 
     /// Takes batches until their sender is gone, then ends the rows.
@@ -191,9 +202,20 @@ impl<W: Write> Recorder<W> {
         Ok(())
     }
 
-    /// Writes a batch.
+    /// Writes a batch behind what was seen at exits by now, for which its tick may be too late.
     fn write_batch(&mut self, batch: Batch) -> Result<(), RecorderError> {
+        self.write_exits()?;
         batch.into_iter().try_for_each(|frame| self.write(frame))
+    }
+
+    /// Writes what was seen of processes that were held at their exit; not where there is no room for more.
+    fn write_exits(&mut self) -> Result<(), RecorderError> {
+        while let Ok(exit) = self.exits.1.try_recv() {
+            if !self.batches.is_full() {
+                exit.into_frames().try_for_each(|frame| self.write_own(frame))?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes the readings that somebody waits for.

@@ -27,7 +27,7 @@ use rustix::{
 };
 
 use super::{opened, signals};
-use crate::event::{FaultCounts, Tgid};
+use crate::event::{FaultCounts, Tgid, Tid};
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +119,15 @@ pub fn kill(tgid: Tgid, signal: i32) -> io::Result<()> {
     let pid = to_pid(tgid)?;
     // SAFETY: sends a signal; touches no memory.
     succeeded(unsafe { libc::kill(pid, signal) })
+}
+
+/// Whether `process` has the thread `thread`, both as this process numbers them.
+#[must_use]
+pub fn has_thread(process: Tgid, thread: Tid) -> bool {
+    // SAFETY: signal 0 is not sent; touches no memory.
+    let result = unsafe { libc::syscall(libc::SYS_tgkill, process.0, thread.0, 0) };
+    // Whether it may be sent a signal is asked of a thread that is there.
+    result == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
 }
 
 /// Dies by `signal` with its default action, leaving no core.

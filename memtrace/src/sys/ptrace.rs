@@ -10,6 +10,8 @@ use std::{io, mem::MaybeUninit};
 
 use crate::event::Tid;
 
+pub mod call;
+
 /// What a seized task reports. It stands still until it is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
@@ -45,19 +47,25 @@ pub fn seize(tid: Tid) -> io::Result<()> {
 ///
 /// `ECHILD` if the calling thread has no seized task left.
 pub fn report() -> io::Result<Option<(Tid, Report)>> {
-    loop {
-        let found = wait(libc::P_ALL, 0, libc::WSTOPPED | libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)?;
-        let Some((tid, report)) = decode(&found) else { return Ok(None) };
-        if report == Report::Dead {
-            return Ok(Some((tid, report)));
-        }
-        // Until it is taken, a stop at exec cannot be answered (`looks_like_a_spurious_pid`, since 5.13). What is
-        // taken may be another stop than the one seen, or none: a kill moves a task on from any but its last.
-        let taken = wait(libc::P_PID, tid.0, libc::WSTOPPED | libc::WNOHANG)?;
-        if let Some(taken) = decode(&taken) {
-            return Ok(Some(taken));
-        }
+    // Taken, for until then a stop at exec cannot be answered (`looks_like_a_spurious_pid`, since 5.13).
+    let stop = match wait(libc::P_ALL, 0, libc::WSTOPPED | libc::WNOHANG) {
+        Ok(found) => decode(&found),
+        // Of dead tasks alone too.
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => None,
+        Err(error) => return Err(error),
+    };
+    if stop.is_some() {
+        return Ok(stop);
     }
+    wait(libc::P_ALL, 0, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT).map(|found| decode(&found))
+}
+
+/// Whether the kernel itself sent the signal before which a task is stopped: a program of ours, most often.
+pub fn is_from_kernel(tid: Tid) -> io::Result<bool> {
+    /// Of `include/uapi/asm-generic/siginfo.h`.
+    const SI_KERNEL: i32 = 0x80;
+    let signal = unless_gone(read::<libc::siginfo_t>(libc::PTRACE_GETSIGINFO.into(), tid, 0))?;
+    Ok(signal.is_some_and(|signal| signal.si_code == SI_KERNEL))
 }
 
 /// Lets a stopped task go on, with `signal` delivered to it unless that is 0.
@@ -70,9 +78,14 @@ pub fn listen(tid: Tid) -> io::Result<()> {
     answer(libc::PTRACE_LISTEN.into(), tid, 0)
 }
 
-/// Lets a stopped task go on, seized no longer.
-pub fn detach(tid: Tid) -> io::Result<()> {
-    answer(libc::PTRACE_DETACH.into(), tid, 0)
+/// Stops a seized task, as soon as it can; one that stands still already does not report that again.
+pub fn interrupt(tid: Tid) -> io::Result<()> {
+    answer(libc::PTRACE_INTERRUPT.into(), tid, 0)
+}
+
+/// Lets a stopped task go on, seized no longer, with `signal` delivered to it unless that is 0.
+pub fn detach(tid: Tid, signal: i32) -> io::Result<()> {
+    answer(libc::PTRACE_DETACH.into(), tid, signal)
 }
 
 /// Reaps a dead task; if it is a process of another parent, that one learns of its end now.
@@ -119,9 +132,14 @@ fn meaning(code: i32, status: i32) -> Report {
 
 /// A request that a stopped task go on in some way; one that was killed meanwhile needs none.
 fn answer(operation: libc::c_long, tid: Tid, data: i32) -> io::Result<()> {
-    match request(operation, tid, data) {
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
-        result => result,
+    unless_gone(request(operation, tid, data)).map(drop)
+}
+
+/// The result of a request; `None` if the task was killed meanwhile.
+fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+        result => result.map(Some),
     }
 }
 
@@ -130,6 +148,36 @@ fn request(operation: libc::c_long, tid: Tid, data: i32) -> io::Result<()> {
     let address = 0_usize;
     // SAFETY: none of the requests made with it reads or writes memory of this process.
     let result = unsafe { libc::syscall(libc::SYS_ptrace, operation, tid.0, address, i64::from(data)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A type of which the kernel fills each byte, or none, and any bytes are a value.
+trait Plain {}
+
+impl Plain for libc::siginfo_t {}
+#[cfg(target_arch = "x86_64")]
+impl Plain for libc::user_regs_struct {}
+#[cfg(target_arch = "x86_64")]
+impl Plain for u64 {}
+
+/// What `operation` tells of a stopped task; the value is as long as the kernel has it.
+fn read<T: Plain>(operation: libc::c_long, tid: Tid, address: u64) -> io::Result<T> {
+    let mut value = MaybeUninit::<T>::zeroed();
+    // SAFETY: the pointer is to a local of the type that the request fills.
+    let result = unsafe { libc::syscall(libc::SYS_ptrace, operation, tid.0, address, value.as_mut_ptr()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was zeroed, and any bytes are a value.
+    Ok(unsafe { value.assume_init() })
+}
+
+/// Has `operation` set what a stopped task has to `value`, which is as long as the kernel has it.
+#[cfg(target_arch = "x86_64")]
+fn write<T: Plain>(operation: libc::c_long, tid: Tid, value: &T) -> io::Result<()> {
+    let address = 0_usize;
+    // SAFETY: the request reads the value, which lives until it is over.
+    let result = unsafe { libc::syscall(libc::SYS_ptrace, operation, tid.0, address, &raw const *value) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

@@ -155,6 +155,8 @@ pub struct MapIdentity {
     pub inconclusive: u64,
     /// Readings from which regions were learnt: at the start, after losses and after changes that nothing explains.
     pub resyncs: u64,
+    /// Processes that ended without being held for a last comparison; `None` if none was to be.
+    pub unverified: Option<u64>,
 }
 
 /// What one process mapped and unmapped, in bytes.

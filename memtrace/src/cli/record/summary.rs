@@ -50,6 +50,10 @@ pub(super) fn print(summary: &Summary, end: &End, detail: Detail, output: &Recor
             )?;
         }
     }
+    if let Some(count @ 1..) = summary.maps.identity.unverified {
+        let who = if count == 1 { "1 process".to_owned() } else { format!("{count} processes") };
+        writeln!(err, "memtrace: {who} ended without a last comparison of maps")?;
+    }
     writeln!(
         err,
         "memtrace: recorder used {} of CPU, scanned {} pages in {} scans",

@@ -6,7 +6,7 @@ use super::{pages::Happening, tasks::Tasks};
 use crate::{
     event::{CallKind, MapAction, MapCall, MapEvent, MapRequest, ReportedVma, SpaceId, TaskEvent, Tgid, Tid},
     region::{AddressSpace, Comparison, Contradiction, Turnover},
-    timeline::{Churn, MapFlags, MapRow, MapSummary, ProcessId, RegionId, RegionLabel},
+    timeline::{Churn, MapFlags, MapIdentity, MapRow, MapSummary, ProcessId, RegionId, RegionLabel},
     units::{Nanos, Timestamp, VirtAddr, VirtRange},
 };
 
@@ -348,8 +348,9 @@ impl MapTotals {
         churn.extract_if(all, |_, _| true).for_each(drop);
     }
 
-    /// The sums.
-    pub(in crate::pipeline) fn into_summary(self) -> MapSummary {
-        self.summary
+    /// The sums; `unverified` processes ended without a last comparison.
+    pub(in crate::pipeline) fn into_summary(self, unverified: Option<u64>) -> MapSummary {
+        let Self { summary, mapped: _ } = self;
+        MapSummary { identity: MapIdentity { unverified, ..summary.identity }, ..summary }
     }
 }

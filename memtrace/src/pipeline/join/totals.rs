@@ -51,6 +51,8 @@ pub(in crate::pipeline) struct Totals {
     gone: Vec<RegionSummary>,
     regions_born: u64,
     maps: MapTotals,
+    /// Processes that ended without a last comparison; `None` if none was to be.
+    unverified: Option<u64>,
     heat: FaultCounts,
     heat_overflow: FaultCounts,
     losses: Vec<Loss>,
@@ -81,6 +83,8 @@ struct Process {
     account: Option<Account>,
     /// Its name, once nothing can come of it any more.
     comm: Option<Comm>,
+    /// Whether its maps were compared while it was held at its exit.
+    is_verified: bool,
     /// Pages of the regions that went last, all at that time. Of a great many processes few are scanned.
     last: Option<Box<(Timestamp, PageState)>>,
 }
@@ -123,6 +127,7 @@ impl Totals {
             gone: Vec::new(),
             regions_born: 0,
             maps: MapTotals::default(),
+            unverified: options.verify.then_some(0),
             heat: FaultCounts::default(),
             heat_overflow: FaultCounts::default(),
             losses: Vec::new(),
@@ -193,7 +198,13 @@ impl Totals {
             TaskAction::Fork { .. } if actors.child.is_some() => self.tasks.forks += 1,
             TaskAction::Fork { .. } => self.tasks.threads += 1,
             TaskAction::Exec { .. } => self.tasks.execs += 1,
-            TaskAction::Exit { .. } => self.tasks.exits += 1,
+            TaskAction::Exit { group_dead, .. } => {
+                self.tasks.exits += 1;
+                let is_verified = self.processes.get(&actors.process).is_some_and(|one| one.is_verified);
+                if let Some(unverified) = &mut self.unverified {
+                    *unverified += u64::from(group_dead && !is_verified);
+                }
+            }
             _ => {}
         }
     }
@@ -273,6 +284,11 @@ impl Totals {
     /// Adds a map event, of which `done` came.
     pub(in crate::pipeline) fn map(&mut self, event: &MapEvent, done: &Done) {
         self.maps.add(event, done);
+    }
+
+    /// The maps of `process` were compared while it was held at its exit.
+    pub(in crate::pipeline) fn verified(&mut self, process: ProcessId) {
+        self.processes.entry(process).or_default().is_verified = true;
     }
 
     /// Adds a comparison of the maps of `tgid`; returns a row for each contradiction.
@@ -409,7 +425,7 @@ impl Totals {
         regions.sort_unstable_by_key(hotness);
         let mut total = self.account;
         let processes = self.processes.into_iter().map(|(id, process)| {
-            let Process { faults, uncounted, account, comm, last } = process;
+            let Process { faults, uncounted, account, comm, last, is_verified: _ } = process;
             if let Some(account) = account {
                 *total.get_or_insert_with(Account::default) += account;
             }
@@ -440,7 +456,7 @@ impl Totals {
             tasks: TaskTotals { processes: tasks.count_processes(), ..self.tasks },
             regions,
             regions_born: self.regions_born,
-            maps: self.maps.into_summary(),
+            maps: self.maps.into_summary(self.unverified),
             without_region: self.without_region,
             scans: self.scans.into_summary(),
             fork_tax: self.forks.into_tax(),

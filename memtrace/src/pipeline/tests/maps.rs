@@ -207,7 +207,7 @@ fn contradiction_has_a_row_is_counted_and_corrected() {
     let (rows, summary) = run_all(&records);
 
     let identity =
-        MapIdentity { checks: 2, contradictions: 1, inconclusive: 0, resyncs: 1 };
+        MapIdentity { checks: 2, contradictions: 1, inconclusive: 0, resyncs: 1, unverified: None };
     assert_eq!(summary.maps.identity, identity);
     let [row] = map_rows(&rows)[..] else { panic!("one contradiction: {rows:?}") };
     assert_eq!((row.action, row.time, row.range), ("contradiction", at(50), Some(range(0x2_0000, 0x3_0000))));
@@ -244,7 +244,7 @@ fn reading_after_a_loss_in_control_teaches_and_the_next_one_compares() {
 
     assert_eq!(
         summary.maps.identity,
-        MapIdentity { checks: 1, contradictions: 0, inconclusive: 0, resyncs: 2 }
+        MapIdentity { checks: 1, contradictions: 0, inconclusive: 0, resyncs: 2, unverified: None }
     );
     assert_eq!(map_rows(&rows), Vec::<&MapRow>::new());
 }
@@ -263,7 +263,7 @@ fn loss_of_faults_leaves_no_doubt_about_regions() {
 
     assert_eq!(
         summary.maps.identity,
-        MapIdentity { checks: 1, contradictions: 0, inconclusive: 0, resyncs: 1 }
+        MapIdentity { checks: 1, contradictions: 0, inconclusive: 0, resyncs: 1, unverified: None }
     );
 }
 
@@ -280,7 +280,7 @@ fn change_that_nothing_explains_has_a_row_and_makes_the_next_reading_teach() {
 
     assert_eq!(
         summary.maps.identity,
-        MapIdentity { checks: 0, contradictions: 0, inconclusive: 0, resyncs: 2 }
+        MapIdentity { checks: 0, contradictions: 0, inconclusive: 0, resyncs: 2, unverified: None }
     );
     assert_eq!(map_rows(&rows).iter().map(|row| row.action).collect::<Vec<_>>(), ["unexplained"]);
 }
@@ -319,7 +319,7 @@ fn program_that_a_guest_executes_is_not_the_hosts() {
 
     assert_eq!(
         summary.maps.identity,
-        MapIdentity { checks: 1, contradictions: 0, inconclusive: 0, resyncs: 2 }
+        MapIdentity { checks: 1, contradictions: 0, inconclusive: 0, resyncs: 2, unverified: None }
     );
 }
 
@@ -342,7 +342,7 @@ fn reading_of_what_is_in_flight_proves_nothing() {
 
     assert_eq!(
         summary.maps.identity,
-        MapIdentity { checks: 1, contradictions: 0, inconclusive: 0, resyncs: 1 }
+        MapIdentity { checks: 1, contradictions: 0, inconclusive: 0, resyncs: 1, unverified: None }
     );
 }
 
@@ -355,7 +355,7 @@ fn without_events_every_reading_teaches() {
 
     assert_eq!(
         summary.maps.identity,
-        MapIdentity { checks: 0, contradictions: 0, inconclusive: 0, resyncs: 2 }
+        MapIdentity { checks: 0, contradictions: 0, inconclusive: 0, resyncs: 2, unverified: None }
     );
     let lives: Vec<_> = regions(&rows).iter().map(|region| (region.born, region.died)).collect();
     assert_eq!(lives, [(at(2), Some(at(50))), (at(50), None)]);

@@ -157,6 +157,26 @@ fn uncounted_faults_are_no_calls_where_a_cpu_was_not_followed() {
 }
 
 #[test]
+fn process_that_ends_without_a_last_comparison_is_unverified() {
+    let mut records = story();
+    let held = |record: Record| match record {
+        Record::Observation(Observation { time, space, seen: Seen::Maps(maps), .. }) => {
+            let seen = Seen::Maps(MapsReading { at_exit: true, ..maps });
+            Record::Observation(Observation { time, tgid: CHILD, space, seen })
+        }
+        other => panic!("a reading of maps: {other:?}"),
+    };
+    // The second child alone, which has the ID of the first.
+    records.insert(15, held(maps(38, SpaceId::UNKNOWN, &[])));
+
+    for (verify, unverified) in [(true, Some(1)), (false, None)] {
+        let options = Options { verify, ..options(Detail::Full) };
+        let (_, _, summary) = run_with(options, &records);
+        assert_eq!(summary.maps.identity.unverified, unverified);
+    }
+}
+
+#[test]
 fn sums_are_the_same_whichever_rows_are_made() {
     let sums = |wants| {
         let (rows, _, summary) = run_with(Options { wants, ..options(Detail::Full) }, &story());

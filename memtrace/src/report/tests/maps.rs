@@ -11,7 +11,7 @@ fn report() -> Report {
     report.summary.maps = MapSummary {
         calls: [(CallKind::Mmap, 2_009), (CallKind::Munmap, 2_004)].into(),
         failed: [(CallKind::Mmap, 3), (CallKind::Brk, 1)].into(),
-        identity: MapIdentity { checks: 3, contradictions: 0, inconclusive: 0, resyncs: 1 },
+        identity: MapIdentity { checks: 3, contradictions: 0, inconclusive: 0, resyncs: 1, unverified: None },
         processes: [
             (process(42), mapping(4_000, 4 << 20, 1 << 20)),
             (process(50), mapping(13, 8 << 20, 9 << 20)),

@@ -40,7 +40,8 @@ impl Report {
     }
 
     fn identity(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let MapIdentity { checks, contradictions, inconclusive, resyncs } = self.summary.maps.identity;
+        let MapIdentity { checks, contradictions, inconclusive, resyncs, unverified } =
+            self.summary.maps.identity;
         let plural = |count: u64| if count == 1 { "" } else { "s" };
         let outcome = format!(
             "{checks} check{}, {contradictions} contradiction{}",
@@ -65,9 +66,13 @@ impl Report {
                 plural(inconclusive)
             )?;
         }
-        match resyncs {
-            0 => Ok(()),
-            _ => writeln!(f, "  {:<24}{resyncs} reading{} of maps", "regions read anew from", plural(resyncs)),
+        if resyncs > 0 {
+            writeln!(f, "  {:<24}{resyncs} reading{} of maps", "regions read anew from", plural(resyncs))?;
+        }
+        match unverified {
+            None | Some(0) => Ok(()),
+            Some(1) => writeln!(f, "  {:<24}1 process that ended", "not held at its exit"),
+            Some(count) => writeln!(f, "  {:<24}{count} processes that ended", "not held at their exit"),
         }
     }
 

@@ -30,9 +30,9 @@ impl Held {
     fn start(command: &mut Command) -> Self {
         let child = command.stdin(Stdio::piped()).spawn().expect("the program is there");
         let (sender, exits) = mpsc::channel();
-        let hold = Hold::seize([Tgid(child.id())].into(), move |tgid, tid| {
-            let maps = fs::read_to_string(format!("/proc/{}/maps", tid.0)).expect("held");
-            sender.send((tgid, maps)).expect("the test collects them");
+        let hold = Hold::seize([Tgid(child.id())].into(), move |Exiting { process, thread, .. }| {
+            let maps = fs::read_to_string(format!("/proc/{}/maps", thread.0)).expect("held");
+            sender.send((process, maps)).expect("the test collects them");
         });
         Self { child, hold: hold.expect("our own child may be seized"), exits }
     }
@@ -259,7 +259,7 @@ fn released_process_runs_on_untraced() {
     let mut held = Held::shell("exit 8");
     held.wait_for_state(&['S'], true);
 
-    let nothing = Hold::seize(BTreeSet::new(), |_, _| {}).expect("nobody refuses");
+    let nothing = Hold::seize(BTreeSet::new(), |_| {}).expect("nobody refuses");
     drop(std::mem::replace(&mut held.hold, nothing));
 
     held.wait_for_state(&['S'], false);
@@ -275,7 +275,7 @@ fn released_process_stays_stopped_until_continued() {
     kill(held.tgid(), libc::SIGSTOP).expect("it lives");
     held.wait_for_state(&['T', 't'], true);
 
-    let nothing = Hold::seize(BTreeSet::new(), |_, _| {}).expect("nobody refuses");
+    let nothing = Hold::seize(BTreeSet::new(), |_| {}).expect("nobody refuses");
     drop(std::mem::replace(&mut held.hold, nothing));
 
     held.wait_for_state(&['T'], false);
@@ -288,7 +288,7 @@ fn released_process_stays_stopped_until_continued() {
 fn process_that_is_traced_already_is_refused() {
     let mut held = Held::shell("exit 0");
 
-    let error = Hold::seize([held.tgid()].into(), |_, _| {}).expect_err("one tracer only");
+    let error = Hold::seize([held.tgid()].into(), |_| {}).expect_err("one tracer only");
 
     assert!(matches!(error, HoldError::Traced { tgid, .. } if tgid == held.tgid()), "{error}");
     held.go();
@@ -298,5 +298,5 @@ fn process_that_is_traced_already_is_refused() {
 #[test]
 fn process_that_has_ended_is_not_held() {
     // Larger than the largest PID that the kernel gives.
-    Hold::seize([Tgid(1 << 23)].into(), |_, _| {}).expect("nobody to hold");
+    Hold::seize([Tgid(1 << 23)].into(), |_| {}).expect("nobody to hold");
 }
