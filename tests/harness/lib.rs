@@ -26,6 +26,7 @@ pub mod maps;
 pub mod memory;
 pub mod mounted;
 pub mod oracle;
+pub mod reader;
 pub mod recording;
 pub mod requirement;
 pub mod rows;

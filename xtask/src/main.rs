@@ -9,6 +9,7 @@ mod bless;
 mod check;
 mod ebpf;
 mod executables;
+mod fuzz;
 mod layers;
 mod libtest;
 mod oracles;
@@ -78,6 +79,15 @@ enum Verb {
         #[arg(long, default_value_t = 5)]
         rounds: usize,
     },
+    /// Mutate recordings and read them: none may panic, hang, or take memory without bound
+    Fuzz {
+        /// How long to go on
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Which mutations; the same seed makes the same ones
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Check that no module uses one of a higher layer, and that unsafe code stays where it belongs
     Layers,
 }
@@ -95,6 +105,7 @@ fn main() -> ExitCode {
         Verb::Bless => bless::bless(),
         Verb::Verifier { kernels, record } => vm::verifier(&kernels, record),
         Verb::Bench { suite, rounds } => bench::bench(suite, rounds),
+        Verb::Fuzz { seconds, seed } => fuzz::fuzz(seconds, seed),
         Verb::Layers => layers::check(),
     };
     match outcome {
