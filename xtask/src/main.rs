@@ -7,6 +7,7 @@ mod archive;
 mod bench;
 mod bless;
 mod check;
+mod corpus;
 mod ebpf;
 mod executables;
 mod fuzz;
@@ -15,13 +16,14 @@ mod libtest;
 mod oracles;
 mod privilege;
 mod run;
+mod same;
 mod skips;
 mod test;
 mod toolchain;
 mod vm;
 mod workspace;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 
@@ -88,6 +90,18 @@ enum Verb {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Make the corpus: small recordings, one of each thing that happens to programs and to recorders, for `same`
+    Corpus,
+    /// Compare what two builds of memtrace say of recordings: every table and every report, byte for byte
+    Same {
+        /// An executable, or a revision, which is built
+        old: String,
+        /// The same; without it the work tree is built
+        new: Option<String>,
+        /// Recordings, or directories of recordings, to read instead of the corpus
+        #[arg(long, value_name = "PATH", num_args = 1..)]
+        over: Vec<PathBuf>,
+    },
     /// Check that no module uses one of a higher layer, and that unsafe code stays where it belongs
     Layers,
 }
@@ -106,6 +120,8 @@ fn main() -> ExitCode {
         Verb::Verifier { kernels, record } => vm::verifier(&kernels, record),
         Verb::Bench { suite, rounds } => bench::bench(suite, rounds),
         Verb::Fuzz { seconds, seed } => fuzz::fuzz(seconds, seed),
+        Verb::Corpus => corpus::corpus(),
+        Verb::Same { old, new, over } => same::same(&old, new.as_deref(), &over),
         Verb::Layers => layers::check(),
     };
     match outcome {

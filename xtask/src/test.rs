@@ -3,7 +3,7 @@
 //! Targets of `memtrace-tests` whose names begin with `kernel` are the privileged tier: only they are started through sudo,
 //! and one after another, since they share the kernel. The others run side by side. Tests that need something the machine
 //! lacks append their name and the reason, one line each, to the file that `MEMTRACE_SKIPS` names. `MEMTRACE_ORACLES` names the directory of
-//! the tools that some of them compare with.
+//! the tools that some of them compare with, `MEMTRACE_CORPUS` the one for recordings that outlast them.
 
 use std::{
     fmt::Write as _,
@@ -18,6 +18,7 @@ use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use xshell::{Cmd, Shell, cmd};
 
 use crate::{
+    corpus,
     executables::{self, Executable},
     libtest::{self, Target},
     oracles,
@@ -142,6 +143,7 @@ impl<'a> Runner<'a> {
         command.arg("--default-signal=INT,QUIT").arg(&executable.path);
         let (variable, value) = libtest::TIMED_ENV;
         command.env(variable, value).env("MEMTRACE_SKIPS", &self.skips);
+        command.env("MEMTRACE_CORPUS", corpus::directory());
         if let Some(oracles) = &self.oracles {
             command.env("MEMTRACE_ORACLES", oracles);
         }
