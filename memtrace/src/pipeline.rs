@@ -6,6 +6,8 @@
 //! Not here: where records come from (`session`, `record`), where rows go (`export`, `report`).
 #![forbid(unsafe_code)]
 
+use std::mem;
+
 use crate::{
     decode::{FaultSums, Frame},
     event::{
@@ -28,6 +30,7 @@ use join::{
     intervals::Intervals,
     maps,
     pages::{Happening, PageLedger},
+    readings::{Due, Reading, Readings},
     tasks::Tasks,
     totals::Totals,
 };
@@ -52,6 +55,8 @@ pub struct Options {
     pub detail: Detail,
     /// Whether events report every change of an address space; else it is read from maps, again and again.
     pub follows_maps: bool,
+    /// Whether changes of an address space are in the order in which they took effect; else in that in which calls return.
+    pub sees_effects: bool,
     /// Whether each process is held at its exit, to compare its maps a last time.
     pub verify: bool,
     /// What is made of the records.
@@ -77,6 +82,9 @@ pub struct Pipeline {
     intervals: Option<Intervals>,
     /// Kept where events are joined.
     pages: PageLedger,
+    /// Readings of maps that wait for calls in flight.
+    readings: Readings,
+    sees_effects: bool,
     totals: Totals,
     wants: RowSet,
     /// When last was forgotten what had ended, if no interval says when.
@@ -101,6 +109,8 @@ impl Pipeline {
             intervals: (!(options.wants - RowSet::LOSSES).is_empty())
                 .then(|| Intervals::new(&host, &options)),
             pages: PageLedger::new(&host, &options),
+            readings: Readings::default(),
+            sees_effects: options.sees_effects,
             wants: options.wants,
             purged: host.start,
             totals: Totals::new(host, &options),
@@ -151,6 +161,9 @@ impl Pipeline {
             Record::Tick(time) => {
                 self.release(time, rows);
                 let released = self.order.released();
+                while let Some(reading) = self.readings.due(released) {
+                    self.compare(reading, rows);
+                }
                 if let Some(intervals) = &mut self.intervals {
                     let sums = (&mut self.totals, &mut self.pages);
                     intervals.close_until(time, released, &mut self.tasks, sums, rows);
@@ -174,6 +187,9 @@ impl Pipeline {
     pub fn finish(mut self, rows: &mut Vec<Row>) -> Summary {
         self.release(END_OF_TIME, rows);
         let end = self.totals.end();
+        while let Some(reading) = self.readings.left(end) {
+            self.compare(reading, rows);
+        }
         if let Some(mut intervals) = self.intervals {
             intervals.close_all(end, &mut self.tasks, (&mut self.totals, &mut self.pages), rows);
             let purged = self.tasks.purge(END_OF_TIME);
@@ -226,99 +242,129 @@ impl Pipeline {
         if let Some(late) = self.late.take() {
             self.lose(late, rows);
         }
-        let Self { order, checks, tasks, intervals, pages, totals, wants, .. } = self;
-        let has_map_rows = wants.contains(RowSet::MAPS);
+        let mut order = mem::take(&mut self.order);
         let mut hidden = Vec::new();
         for event in order.release(tick) {
-            match event {
-                Event::Fault(fault) => {
-                    let Some(intervals) = intervals else { continue };
-                    totals.fault(&fault);
-                    let (task, position) = tasks.attribute(&fault);
-                    if let Some(task) = task {
-                        totals.copied(&fault, task.process);
-                    }
-                    let id = intervals.fault(&fault, task, position, tasks);
-                    if let Some(task) = task.filter(|_| fault.kind.is_completed()) {
-                        pages.fault(id, &fault, (task.space, tasks.regions(task.space)));
-                    }
-                }
-                Event::Task(task) => {
-                    let actors = tasks.apply(&task);
-                    totals.count_task(&task.action, actors);
-                    if let TaskAction::Exec { is_hidden: true, .. } = task.action {
-                        hidden.push(task.time);
-                    }
-                    if intervals.is_some() {
-                        totals.task(&task.action, actors);
-                        if let Some((space, what)) = Happening::of_task(&task) {
-                            pages.happened(task.time, (space, tasks.regions(space)), what);
-                        }
-                    }
-                    if has_map_rows && matches!(task.action, TaskAction::Exit { group_dead: true, .. }) {
-                        rows.push(Row::Map(maps::exit_row(&task)));
-                    }
-                }
-                Event::Map(map) => {
-                    let done = maps::apply(&map, tasks);
-                    if let Some(intervals) = intervals {
-                        totals.map(&map, &done);
-                        intervals.map(&map, &done);
-                        if let Some((space, what)) = done.happening(&map) {
-                            pages.happened(map.time, (space, tasks.regions(space)), what);
-                        }
-                        rows.extend(done.row.filter(|_| has_map_rows).map(Row::Map));
-                    }
-                }
-                Event::Uncounted(uncounted) => {
-                    let process = tasks.process(uncounted.time, uncounted.tgid, uncounted.tid);
-                    if let Some(intervals) = intervals {
-                        totals.uncounted(tasks.cause_of(&uncounted), uncounted.faults, process);
-                        intervals.uncounted(&uncounted, process);
-                    }
-                }
-                Event::Reclaim(reading) => pages.reclaim(reading),
-                Event::Observation(observation) => {
-                    let Observation { time, tgid, space, seen } = *observation;
-                    match seen {
-                        Seen::Maps(maps) => {
-                            let compared = tasks.compare(time, (tgid, space), &maps);
-                            checks.compared(time, &maps, compared.as_ref());
-                            if let Some((space, compared)) = compared {
-                                if intervals.is_some() {
-                                    pages.happened(time, (space, tasks.regions(space)), Happening::Reading);
-                                }
-                                if maps.at_exit {
-                                    totals.verified(tasks.process(time, tgid, Tid(tgid.0)));
-                                }
-                                let contradictions = totals.compared(time, tgid, compared);
-                                rows.extend(
-                                    contradictions.into_iter().filter(|_| has_map_rows).map(Row::Map),
-                                );
-                            }
-                        }
-                        Seen::Pages(scan) => {
-                            let space = tasks.settle_space(tgid, space);
-                            let process = tasks.process(time, tgid, Tid(tgid.0));
-                            if let Some(intervals) = intervals {
-                                let found = pages.observe(time, (space, tasks.regions(space)), &scan);
-                                intervals.observe(time, (process, space), &found);
-                                totals.observe(scan.reason, &found);
-                                let changes = found.changes.into_iter();
-                                rows.extend(
-                                    changes.map(|change| Row::Pages(change.row(scan.began, process.tgid))),
-                                );
-                            }
-                        }
-                        Seen::Nothing => tasks.vanish(time, (tgid, space)),
-                        Seen::Resident(_) => {}
-                    }
-                }
+            while let Some(reading) = self.readings.due_before(&event) {
+                self.compare(reading, rows);
             }
+            if let Event::Task(task) = &event
+                && let TaskAction::Exec { is_hidden: true, .. } = task.action
+            {
+                hidden.push(task.time);
+            }
+            self.apply(event, rows);
         }
+        self.order = order;
         for start in hidden {
             let cause = LossCause::HiddenProgram;
             self.lose(Loss { start, end: None, cpu: None, cause, count: None }, rows);
+        }
+    }
+
+    /// Applies an event whose turn it is.
+    fn apply(&mut self, event: Event, rows: &mut Vec<Row>) {
+        let Self { tasks, intervals, pages, totals, wants, .. } = self;
+        let has_map_rows = wants.contains(RowSet::MAPS);
+        match event {
+            Event::Fault(fault) => {
+                let Some(intervals) = intervals else { return };
+                totals.fault(&fault);
+                let (task, position) = tasks.attribute(&fault);
+                if let Some(task) = task {
+                    totals.copied(&fault, task.process);
+                }
+                let id = intervals.fault(&fault, task, position, tasks);
+                if let Some(task) = task.filter(|_| fault.kind.is_completed()) {
+                    pages.fault(id, &fault, (task.space, tasks.regions(task.space)));
+                }
+            }
+            Event::Task(task) => {
+                let actors = tasks.apply(&task);
+                totals.count_task(&task.action, actors);
+                if intervals.is_some() {
+                    totals.task(&task.action, actors);
+                    if let Some((space, what)) = Happening::of_task(&task) {
+                        pages.happened(task.time, (space, tasks.regions(space)), what);
+                    }
+                }
+                if has_map_rows && matches!(task.action, TaskAction::Exit { group_dead: true, .. }) {
+                    rows.push(Row::Map(maps::exit_row(&task)));
+                }
+            }
+            Event::Map(map) => {
+                let done = maps::apply(&map, tasks);
+                if let Some(intervals) = intervals {
+                    totals.map(&map, &done);
+                    intervals.map(&map, &done);
+                    if let Some((space, what)) = done.happening(&map) {
+                        pages.happened(map.time, (space, tasks.regions(space)), what);
+                    }
+                    rows.extend(done.row.filter(|_| has_map_rows).map(Row::Map));
+                }
+            }
+            Event::Uncounted(uncounted) => {
+                let process = tasks.process(uncounted.time, uncounted.tgid, uncounted.tid);
+                if let Some(intervals) = intervals {
+                    totals.uncounted(tasks.cause_of(&uncounted), uncounted.faults, process);
+                    intervals.uncounted(&uncounted, process);
+                }
+            }
+            Event::Reclaim(reading) => pages.reclaim(reading),
+            Event::Observation(observation) => self.apply_observation(*observation, rows),
+        }
+    }
+
+    /// Applies an observation whose turn it is.
+    fn apply_observation(&mut self, observation: Observation, rows: &mut Vec<Row>) {
+        let Observation { time, tgid, space, seen } = observation;
+        let Self { tasks, intervals, pages, totals, .. } = self;
+        match seen {
+            Seen::Maps(maps) => {
+                // No call is in flight at an exit, and regions that are not known contradict nothing.
+                let proves_at_once = self.sees_effects
+                    || maps.at_exit
+                    || tasks.space_read(tgid, space).is_none_or(|space| tasks.is_doubtful(space));
+                let reading = Reading { time, tgid, space, maps };
+                if proves_at_once {
+                    self.compare(Due { now: time, reading, is_early: false }, rows);
+                } else {
+                    self.readings.put_off(reading);
+                }
+            }
+            Seen::Pages(scan) => {
+                let space = tasks.settle_space(tgid, space);
+                let process = tasks.process(time, tgid, Tid(tgid.0));
+                if let Some(intervals) = intervals {
+                    let found = pages.observe(time, (space, tasks.regions(space)), &scan);
+                    intervals.observe(time, (process, space), &found);
+                    totals.observe(scan.reason, &found);
+                    let changes = found.changes.into_iter();
+                    rows.extend(changes.map(|change| Row::Pages(change.row(scan.began, process.tgid))));
+                }
+            }
+            Seen::Nothing => tasks.vanish(time, (tgid, space)),
+            Seen::Resident(_) => {}
+        }
+    }
+
+    /// Compares the regions, as they are now, with a reading of maps.
+    fn compare(&mut self, due: Due, rows: &mut Vec<Row>) {
+        let Due { now, reading: Reading { time, tgid, space, maps }, is_early } = due;
+        let Self { checks, tasks, intervals, pages, totals, .. } = self;
+        let compared = tasks.compare(now, (tgid, space), &maps);
+        checks.compared(time, &maps, compared.as_ref());
+        let Some((space, compared)) = compared else { return };
+        let compared = if is_early { compared.without_contradictions() } else { compared };
+        if intervals.is_some() {
+            pages.happened(now, (space, tasks.regions(space)), Happening::Reading);
+        }
+        if maps.at_exit {
+            totals.verified(tasks.process(now, tgid, Tid(tgid.0)));
+        }
+        let contradictions = totals.compared(now, tgid, compared);
+        if self.wants.contains(RowSet::MAPS) {
+            rows.extend(contradictions.into_iter().map(Row::Map));
         }
     }
 

@@ -60,6 +60,24 @@ pub struct Header {
     pub page_era: Option<PageEra>,
 }
 
+impl Header {
+    /// Options by which the pipeline makes what somebody `wants` of this recording.
+    #[must_use]
+    pub fn options(&self, wants: RowSet) -> Options {
+        let Capture { interval, detail, follows_maps, verify, .. } = self.capture;
+        let focus = self.capture.focus.clone();
+        let sees_effects = self.feature("mmap_lock_tracepoint") == Some(&Availability::Usable);
+        Options { interval, detail, follows_maps, sees_effects, verify, wants, focus }
+    }
+
+    /// The state of the facility called `name` when the recording was made.
+    #[must_use]
+    pub fn feature(&self, name: &str) -> Option<&Availability> {
+        let mut features = self.features.iter();
+        features.find_map(|feature| (feature.name == name).then_some(&feature.state))
+    }
+}
+
 /// What was asked for, and the state of the target when the probes were armed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capture {
@@ -95,16 +113,6 @@ impl fmt::Display for Capture {
         } else {
             f.write_str(&self.command.join(" "))
         }
-    }
-}
-
-impl Capture {
-    /// Options by which the pipeline makes what somebody `wants` of this recording.
-    #[must_use]
-    pub fn options(&self, wants: RowSet) -> Options {
-        let Self { interval, detail, follows_maps, verify, .. } = *self;
-        let focus = self.focus.clone();
-        Options { interval, detail, follows_maps, verify, wants, focus }
     }
 }
 

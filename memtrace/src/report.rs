@@ -11,7 +11,7 @@ use crate::{
     event::{FaultCounts, Loss, LossCause},
     export::{ExportError, Sink},
     pipeline::Detail,
-    record::{self, Availability, End, Header, Recording, Recovery, ReplayError},
+    record::{self, End, Header, Recording, Recovery, ReplayError},
     timeline::{Row, RowSet, Summary},
     units::{Nanos, Timestamp},
 };
@@ -117,12 +117,6 @@ impl Report {
             minor: rusage.minor.checked_sub(gate.minor)?,
             major: rusage.major.checked_sub(gate.major)?,
         })
-    }
-
-    /// The state of the facility called `name` when the recording was made.
-    fn feature(&self, name: &str) -> Option<&Availability> {
-        let mut features = self.header.features.iter();
-        features.find_map(|feature| (feature.name == name).then_some(&feature.state))
     }
 
     /// The latency in nanoseconds that this part of completed faults did not exceed, to three digits; `None` if none is known.

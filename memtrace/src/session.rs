@@ -217,7 +217,7 @@ async fn record(
     let writer = Writer::new(BufWriter::new(file), &header)?;
     sinks.begin(&facts)?;
     let wants = sinks.wants();
-    let taker = Recorder::new(writer, sinks, &facts, header.capture.options(wants), scans, heat, batches);
+    let taker = Recorder::new(writer, sinks, &facts, header.options(wants), scans, heat, batches);
     let (scan_now, stopped_probe) = (taker.scan_switch(), taker.stopped_probe());
     let exits = taker.exits();
     let ring_bytes = plan.ring_bytes as usize;

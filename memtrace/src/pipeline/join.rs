@@ -5,6 +5,7 @@ pub(super) mod intervals;
 pub(super) mod maps;
 pub(super) mod pages;
 pub(super) mod processes;
+pub(super) mod readings;
 pub(super) mod reclaims;
 pub(super) mod tasks;
 pub(super) mod totals;

@@ -36,6 +36,7 @@ fn options(detail: Detail) -> Options {
         interval: Nanos::new(100 * MS),
         detail,
         follows_maps: true,
+        sees_effects: true,
         verify: false,
         wants: RowSet::TIMELINE | RowSet::REGIONS | RowSet::LOSSES,
         focus: FocusOptions::default(),

@@ -31,7 +31,7 @@ pub enum ReplayError {
 pub fn replay<R: Read>(recording: &mut Recording<R>, sink: &mut dyn Sink) -> Result<Summary, ReplayError> {
     let header = recording.header();
     sink.begin(&header.host)?;
-    let mut pipeline = Pipeline::new(header.host.clone(), header.capture.options(sink.wants()));
+    let mut pipeline = Pipeline::new(header.host.clone(), header.options(sink.wants()));
     let (mut rows, mut requests) = (Vec::new(), Vec::new());
     while let Some(frame) = recording.next_frame()? {
         pipeline.take(&frame, &mut rows, &mut requests);
@@ -232,7 +232,7 @@ mod tests {
         let mut csv = Vec::new();
         let mut sink = Csv::new(table, &mut csv);
         sink.begin(&header.host).expect("a Vec takes everything");
-        let mut pipeline = Pipeline::new(header.host.clone(), header.capture.options(RowSet::all()));
+        let mut pipeline = Pipeline::new(header.host.clone(), header.options(RowSet::all()));
         let (mut rows, mut requests) = (Vec::new(), Vec::new());
         for record in frames.iter().flat_map(Frame::records) {
             pipeline.push(record, &mut rows, &mut requests);
@@ -333,7 +333,7 @@ mod tests {
 
         let totals = |wants| {
             let header = header(Detail::Full);
-            let mut pipeline = Pipeline::new(header.host.clone(), header.capture.options(wants));
+            let mut pipeline = Pipeline::new(header.host.clone(), header.options(wants));
             let (mut rows, mut requests) = (Vec::new(), Vec::new());
             for frame in &frames {
                 pipeline.take(frame, &mut rows, &mut requests);

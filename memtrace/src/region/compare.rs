@@ -20,6 +20,17 @@ pub enum Comparison {
     Inconclusive,
 }
 
+impl Comparison {
+    /// The same, where contradictions prove nothing.
+    #[must_use]
+    pub fn without_contradictions(self) -> Self {
+        match self {
+            Self::Conclusive(contradictions) if !contradictions.is_empty() => Self::Inconclusive,
+            _ => self,
+        }
+    }
+}
+
 /// Pages at which maps shows something else than events told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contradiction {

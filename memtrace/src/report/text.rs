@@ -197,7 +197,7 @@ impl Report {
 
     /// Why the kernel's side is not known, and what comes nearest to it.
     fn without_kernel_counters(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        if let Some(state) = self.feature("btf").filter(|state| **state != Availability::Usable) {
+        if let Some(state) = self.header.feature("btf").filter(|state| **state != Availability::Usable) {
             writeln!(
                 f,
                 "  the kernel's counters were not read: btf is {}",

@@ -199,9 +199,7 @@ impl Tasks {
         (tgid, asked_for): (Tgid, SpaceId),
         maps: &MapsReading,
     ) -> Option<(SpaceId, Comparison)> {
-        // Of single threads that are traced, none may lead its process.
-        let asked_for = self.spaces.contains_key(&asked_for).then_some(asked_for);
-        let id = self.space_of(tgid, Tid(tgid.0)).or(asked_for)?;
+        let id = self.space_read(tgid, asked_for)?;
         self.spaces.get(&id).filter(|space| space.died.is_none())?;
         let (regions, ids) = self.regions_mut(id)?;
         let comparison = regions.compare(time, maps, ids);
@@ -210,6 +208,13 @@ impl Tasks {
             self.doubt(time);
         }
         Some((id, comparison))
+    }
+
+    /// The address space that a reading of the process `tgid` shows, of which `asked_for` was expected.
+    pub(in crate::pipeline) fn space_read(&self, tgid: Tgid, asked_for: SpaceId) -> Option<SpaceId> {
+        // Of single threads that are traced, none may lead its process.
+        let asked_for = self.spaces.contains_key(&asked_for).then_some(asked_for);
+        self.space_of(tgid, Tid(tgid.0)).or(asked_for)
     }
 
     /// Regions may have changed unseen: records of the time up to `time` are missing.

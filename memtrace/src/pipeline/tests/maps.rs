@@ -8,6 +8,7 @@ use crate::{
     },
 };
 
+mod in_flight;
 mod turnover;
 
 const CHILD: Tgid = Tgid(20);
