@@ -7,7 +7,7 @@ use memtrace_tests::{
     ledger::Ledger,
     memtrace, program,
     recording::{Memtrace, Recording},
-    require,
+    require, requirement,
 };
 use serde_json::Value;
 
@@ -19,10 +19,16 @@ const MOST_SKIPPED: u64 = 100;
 /// kernel says that it skipped programs.
 #[track_caller]
 fn touched(memtrace: Memtrace, phase: &[&str]) -> (Recording, Ledger) {
+    let (recording, ledger, _) = touched_but_for_skips(memtrace, phase);
+    (recording, ledger)
+}
+
+/// The same, and how often the kernel skipped a program.
+#[track_caller]
+fn touched_but_for_skips(memtrace: Memtrace, phase: &[&str]) -> (Recording, Ledger, u64) {
     let command = [&[program!("touch")], phase].concat();
     let recording = memtrace.record(&[], &command).expect_code(0);
-    recording.expect_complete_but_for_skips();
-    let skipped = recording.losses().iter().filter_map(|loss| loss.count).sum::<u64>();
+    let skipped = recording.expect_complete_but_for_skips();
     assert!(skipped <= MOST_SKIPPED, "{phase:?}: {skipped}");
     let ledger: Ledger = recording.run.last_line();
     let faults = recording.faults();
@@ -30,7 +36,7 @@ fn touched(memtrace: Memtrace, phase: &[&str]) -> (Recording, Ledger) {
         let found = area.found_in(&faults);
         assert!(area.apart_from(&found) <= skipped, "{phase:?}: {found:?}, {area:?}, {skipped} skipped");
     }
-    (recording, ledger)
+    (recording, ledger, skipped)
 }
 
 /// What `doctor --json` says, and its exit code.
@@ -139,10 +145,16 @@ fn at_classic_tracepoints_the_same_is_seen_as_at_raw_ones() {
     ] {
         let command = [program!("touch"), phase, "--pages", "16"];
         let with = memtrace!().record(&[], &command).expect_code(0).expect_complete();
-        let (without, _) = touched(memtrace!().without("raw_tracepoints"), &command[1..]);
-        let without = without.expect_complete();
+        let (without, _, skipped) =
+            touched_but_for_skips(memtrace!().without("raw_tracepoints"), &command[1..]);
+        let without = without.report();
 
         assert!(!without.has("raw_tracepoints"));
+        if skipped > 0 {
+            requirement::skip("needs a kernel that skips no program at a classic tracepoint meanwhile");
+            continue;
+        }
+        assert_eq!(without.at("/complete"), true, "{phase}");
         for exact in ["/uncounted/by", "/tasks"] {
             assert_eq!(without.at(exact), with.at(exact), "{phase}: {exact}");
         }

@@ -1,4 +1,5 @@
-//! Counts how often the kernel skipped a program, because it was at work on the same CPU already.
+//! Counts how often the kernel skipped a program, because one was at work on the same CPU already: at a raw tracepoint the same
+//! program, which Linux 7.0 and later preempt; at a classic one any, or a bpf(2) call on a map, anybody's, that was preempted.
 //!
 //! Layer: shell. Input: the loaded programs. Output: a [`Loss`] for each period with skipped runs.
 //! Source: `recursion_misses` in `/proc/PID/fdinfo` of a program (Linux 5.12; of classic tracepoints 6.7).
