@@ -63,6 +63,17 @@ impl Touched {
             .filter(|row| row.kind == kind && row.access.as_deref() == Some(access) && row.mode == mode)
             .count()
     }
+
+    /// Checks that all faults in the area `index` were taken by code of `module`, and that the report has at least them.
+    #[track_caller]
+    fn expect_module(&self, index: usize, module: &str) {
+        let mut rows = self.ledger.areas[index].rows_of(&self.faults);
+        assert!(rows.all(|row| row.ip_module.as_deref() == Some(module)), "{module}: {:?}", self.faults);
+        let report = self.recording.report();
+        let modules = report.at("/modules").as_array().expect("a list");
+        let found = modules.iter().find(|one| one["module"] == module).expect("it faulted");
+        assert!(found["minor"].as_u64() >= Some(self.ledger.areas[index].minor), "{found}");
+    }
 }
 
 #[test]
@@ -74,6 +85,7 @@ fn first_writes_are_minor_write_faults_with_a_latency() {
     assert_eq!(touched.count(0, "minor", "write", "user"), 64);
     let mut rows = touched.ledger.areas[0].rows_of(&touched.faults);
     assert!(rows.all(|row| row.latency_ns.is_some_and(|latency| latency > 0)));
+    touched.expect_module(0, program!("touch"));
 }
 
 #[test]
@@ -135,6 +147,7 @@ fn read_call_into_fresh_pages_faults_in_kernel_mode() {
     let touched = touched(memtrace!(), &["kernel-write", "--pages", "64"]);
 
     assert_eq!(touched.count(0, "minor", "write", "kernel"), 64);
+    touched.expect_module(0, "[kernel]");
 }
 
 #[test]
@@ -447,6 +460,7 @@ fn areas_of_a_ledger_need_all_their_faults() {
         outcome: None,
         outcome_pages: None,
         outcome_lag_ns: None,
+        ip_module: None,
     };
 
     assert_eq!(area.found_in(&[row(7, 0x1fff), row(8, 0x1000), row(7, 0x3000)]), area);

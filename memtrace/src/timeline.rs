@@ -15,12 +15,14 @@ use crate::{
 };
 
 mod maps;
+mod modules;
 mod pages;
 mod properties;
 mod rows;
 mod scans;
 
 pub use maps::{Advised, Churn, MapFlags, MapIdentity, MapRow, MapSummary, MapTally, MappingProcess};
+pub use modules::{Module, ModuleTotals};
 pub use pages::{
     CopyTotals, FaultOutcome, ForkTax, OutcomeKind, OutcomeTotals, PageCause, PageKind, PageRow,
 };
@@ -257,6 +259,8 @@ pub struct FaultRow {
     pub comm: Option<Comm>,
     /// Where the address lay.
     pub place: Option<FaultPlace>,
+    /// Where the instruction lay; `None` if no known region held it.
+    pub module: Option<Module>,
     /// What it brought; `None` if no scan came in time.
     pub outcome: Option<FaultOutcome>,
 }
@@ -320,6 +324,8 @@ pub struct Summary {
     /// The outcomes of faults: by kind, and by how many pages each, unless that differs from fault to fault. Empty where faults are not
     /// followed one by one.
     pub outcome: BTreeMap<(OutcomeKind, Option<PageCount>), OutcomeTotals>,
+    /// Completed faults by where the instruction lay, if that is known. Empty where faults are not followed one by one.
+    pub modules: BTreeMap<Option<Module>, ModuleTotals>,
 }
 
 /// Faults by how they ended.

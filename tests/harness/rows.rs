@@ -35,6 +35,8 @@ pub struct FaultRow {
     pub outcome_pages: Option<u64>,
     /// Until the scan that found it.
     pub outcome_lag_ns: Option<u64>,
+    /// Where the instruction lay.
+    pub ip_module: Option<String>,
 }
 
 /// Some columns of the table `pages`.

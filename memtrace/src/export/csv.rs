@@ -117,7 +117,7 @@ mod tests {
         export::{TABLES, TIMELINE},
         timeline::{
             AccessCounts, Backing, FaultDetail, FaultOutcome, FaultPlace, FaultRow, FaultTally, MapFlags,
-            MapRow, MapTally, OutcomeKind, PageCounts, PageTally, ProcessId, RegionId, RegionLabel,
+            MapRow, MapTally, Module, OutcomeKind, PageCounts, PageTally, ProcessId, RegionId, RegionLabel,
             RegionSummary, TimelineRow,
         },
         units::{Nanos, PageCount, VirtAddr, VirtRange},
@@ -188,6 +188,7 @@ mod tests {
                 name: Arc::from(&b"/lib/x.so"[..]),
                 file_offset: Some(0x3010),
             }),
+            module: Some(Module::Named(Arc::from(&b"/usr/bin/cc1"[..]))),
             outcome: Some(FaultOutcome {
                 kind: OutcomeKind::File,
                 pages: Some(PageCount::new(16)),
@@ -206,7 +207,8 @@ mod tests {
             ksm_pages,huge_pages,mthp_pages,hugetlb_pages,written_pages,accessed_pages,\
             migrated_pages,lower_bound,incomplete_faults\n";
         let faults = "time_ns,tgid,tid,comm,cpu,addr,ip,access,mode,kind,latency_ns,region,\
-            offset_bytes,outcome,stack,name,file_offset_bytes,outcome_pages,outcome_lag_ns\n";
+            offset_bytes,outcome,stack,name,file_offset_bytes,outcome_pages,outcome_lag_ns,\
+            ip_module\n";
         let pages = "time_ns,tgid,region,addr,pages,pfn,prev_pfn,state,prev_state,flags,order,node,cause\n";
 
         assert_eq!(csv("timeline", &[]), timeline);
@@ -292,13 +294,14 @@ mod tests {
             tgid: None,
             comm: None,
             place: None,
+            module: None,
             outcome: None,
         };
 
         let text = csv("faults", &[Row::Fault(fault_row()), Row::Fault(bare)]);
         let expected = [
-            "1234,42,43,cc1,1,0x7f0000001010,0x401000,write,user,minor,900,7,4112,file,,/lib/x.so,12304,16,5000",
-            "1234,,43,,1,0x7f0000001010,0x401000,,user,failed,,,,,,,,,",
+            "1234,42,43,cc1,1,0x7f0000001010,0x401000,write,user,minor,900,7,4112,file,,/lib/x.so,12304,16,5000,/usr/bin/cc1",
+            "1234,,43,,1,0x7f0000001010,0x401000,,user,failed,,,,,,,,,,",
         ];
         assert_eq!(text.lines().skip(1).collect::<Vec<_>>(), expected);
     }

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     event::{Access, Comm, Loss, Mode},
     timeline::{
-        AccessCounts, FaultDetail, FaultRow, PAGE_PROPERTIES, PageProperty, PageTally, Row, RowSet,
+        AccessCounts, FaultDetail, FaultRow, Module, PAGE_PROPERTIES, PageProperty, PageTally, Row, RowSet,
         TimelineRow,
     },
     units::{PageCount, VirtRange},
@@ -256,6 +256,11 @@ impl TableRow for FaultRow {
             "outcome_lag_ns",
             "time from the fault to the scan that found it",
             Duration(|row| row.outcome.map(|outcome| outcome.lag)),
+        ),
+        column(
+            "ip_module",
+            "where the instruction lay: path or bracketed name as in maps, [anon] or [kernel]; empty if no known region held it",
+            Text(|row| row.module.as_ref().map(Module::name)),
         ),
     ];
 

@@ -13,6 +13,7 @@ use crate::{
 mod arrival;
 mod checks;
 mod maps;
+mod modules;
 mod occupancy;
 mod outcome;
 mod processes;

@@ -76,13 +76,31 @@ fn completed_totals() -> CompletedTotals {
 }
 
 /// 100 minor and 2 major faults recorded, 30 uncounted, and the kernel says the same.
-fn report() -> Report {
-    let host = HostFacts::sample(at(0));
-    let account = Account { kernel: faults(130, 2), recorded: faults(100, 2), uncounted: faults(30, 0) };
+/// Latencies of 102 faults, of 10, 20, … nanoseconds.
+fn latencies() -> Histogram<u64> {
     let mut latencies = Histogram::new_with_bounds(1, 1 << 40, 3).expect("the bounds are in order");
     for nanos in 1..=102 {
         latencies.record(nanos * 10).expect("within the bounds");
     }
+    latencies
+}
+
+/// The program took most faults, and the kernel those that cost most.
+fn modules() -> BTreeMap<Option<Module>, ModuleTotals> {
+    let totals =
+        |minor, major, stall| ModuleTotals { faults: faults(minor, major), latency_sum: Nanos::new(stall) };
+    let sort = Module::Named(Arc::from(&b"/usr/bin/sort"[..]));
+    [
+        (Some(sort), totals(90, 0, 12_000)),
+        (Some(Module::Kernel), totals(8, 2, 36_000)),
+        (None, totals(2, 0, 0)),
+    ]
+    .into()
+}
+
+fn report() -> Report {
+    let host = HostFacts::sample(at(0));
+    let account = Account { kernel: faults(130, 2), recorded: faults(100, 2), uncounted: faults(30, 0) };
     let label = RegionLabel {
         id: RegionId(5),
         range: VirtRange::new(VirtAddr::from_raw(0x1000), VirtAddr::from_raw(0x9000)).expect("not empty"),
@@ -116,6 +134,7 @@ fn report() -> Report {
             without_region: FaultCounts::default(),
             fork_tax: BTreeMap::new(),
             outcome: BTreeMap::new(),
+            modules: modules(),
             host,
             end: at(400),
             processes: vec![ProcessSummary {
@@ -137,7 +156,7 @@ fn report() -> Report {
             heat: faults(100, 2),
             heat_overflow: faults(0, 0),
             losses: Vec::new(),
-            latencies,
+            latencies: latencies(),
             tasks: TaskTotals { execs: 1, exits: 1, ..TaskTotals::default() },
             regions: vec![RegionSummary {
                 process: process(42),
@@ -365,4 +384,22 @@ fn pages_of_a_process_are_those_last_seen() {
     let row = "  42 sort                       32 KiB       8 KiB     unknown      300 ns";
     let text = report.to_string();
     assert!(text.contains(row), "{text}");
+}
+
+#[test]
+fn modules_stand_by_stall_with_their_share_of_it() {
+    let text = report().to_string();
+
+    let (_, section) = text.split_once("By module").expect("a section");
+    let rows: Vec<Vec<_>> =
+        section.lines().skip(1).take(3).map(|row| row.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["[kernel]", "10", "2", "36.0", "µs", "75.0%"]);
+    assert_eq!(rows[1], ["sort", "90", "0", "12.0", "µs", "25.0%", "/usr/bin/sort"]);
+    assert_eq!(rows[2], ["in", "no", "known", "region", "2", "0", "0.0%"]);
+    let json = json!([
+        { "module": "[kernel]", "minor": 8, "major": 2, "stall_ns": 36_000 },
+        { "module": "/usr/bin/sort", "minor": 90, "major": 0, "stall_ns": 12_000 },
+        { "module": null, "minor": 2, "major": 0, "stall_ns": 0 },
+    ]);
+    assert_eq!(report().to_json()["modules"], json);
 }

@@ -139,8 +139,9 @@ impl Intervals {
     ) -> FaultId {
         let (tgid, comm) = task.map(|task| (task.process.tgid, task.comm)).unzip();
         let place = task.and_then(|task| tasks.place(task.space, fault.addr, position?));
+        let module = tasks.module(task.map(|task| task.space), fault);
         self.at(fault.time).fault_rows += 1;
-        self.held.push(FaultRow { fault: *fault, tgid, comm, place, outcome: None })
+        self.held.push(FaultRow { fault: *fault, tgid, comm, place, module, outcome: None })
     }
 
     /// Puts the faults of a run where they belong.
@@ -304,7 +305,7 @@ impl Intervals {
         let Some(mut interval) = self.open.pop_front() else { return };
         interval.place_all(tasks, &mut self.held);
         let (start, end) = (interval.start, interval.end);
-        let faults = self.held.take(interval.fault_rows).inspect(|row| totals.outcome(row));
+        let faults = self.held.take(interval.fault_rows).inspect(|row| totals.fault_row(row));
         let has_rows = self.wants.contains(RowSet::FAULTS);
         rows.extend(faults.filter(|_| has_rows).map(Row::Fault));
         pages.forget_before(self.held.first());

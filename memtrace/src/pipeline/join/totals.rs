@@ -20,8 +20,9 @@ use crate::{
     pipeline::{END_OF_TIME, Options, plan::accounting::ScanTotals},
     region::{Comparison, Region, Retired},
     timeline::{
-        CompletedTotals, FaultRow, FaultTotals, MapRow, OutcomeKind, OutcomeTotals, PageState, ProcessId,
-        ProcessSummary, RegionId, RegionLabel, RegionSummary, RowSet, Summary, TaskTotals, TimelineRow,
+        CompletedTotals, FaultRow, FaultTotals, MapRow, Module, ModuleTotals, OutcomeKind, OutcomeTotals,
+        PageState, ProcessId, ProcessSummary, RegionId, RegionLabel, RegionSummary, RowSet, Summary,
+        TaskTotals, TimelineRow,
     },
     units::{Nanos, PageCount, Timestamp},
 };
@@ -62,6 +63,8 @@ pub(in crate::pipeline) struct Totals {
     forks: Forks,
     /// By the outcomes of faults, and by how many pages where all faults of that kind bring as many.
     outcome: BTreeMap<(OutcomeKind, Option<PageCount>), OutcomeTotals>,
+    /// By where the instruction lay.
+    modules: BTreeMap<Option<Module>, ModuleTotals>,
 }
 
 /// Regions that have gone and are remembered.
@@ -114,6 +117,7 @@ impl Totals {
             scans: ScanTotals::new(host.page, options.interval),
             forks: Forks::default(),
             outcome: BTreeMap::new(),
+            modules: BTreeMap::new(),
             host,
             faults: FaultTotals::default(),
             completed: CompletedTotals::default(),
@@ -230,8 +234,9 @@ impl Totals {
         self.forks.fault(fault, process);
     }
 
-    /// The outcome of a fault is known, or will never be.
-    pub(in crate::pipeline) fn outcome(&mut self, row: &FaultRow) {
+    /// All that will ever be known of a fault is.
+    pub(in crate::pipeline) fn fault_row(&mut self, row: &FaultRow) {
+        self.module(row);
         let Some(outcome) = row.outcome else { return };
         let size = outcome.pages.filter(|_| outcome.kind != OutcomeKind::File);
         let nothing =
@@ -240,6 +245,23 @@ impl Totals {
         totals.faults += 1;
         totals.pages = totals.pages.zip(outcome.pages).map(|(sum, pages)| [sum, pages].into_iter().sum());
         totals.latency_sum += row.fault.latency.unwrap_or_default();
+    }
+
+    /// Adds a completed fault to the code that took it.
+    fn module(&mut self, row: &FaultRow) {
+        let FaultRow { fault, module, .. } = row;
+        let faults = match fault.kind {
+            FaultKind::Minor => FaultCounts { minor: 1, major: 0 },
+            FaultKind::Major => FaultCounts { minor: 0, major: 1 },
+            _ => return,
+        };
+        if !self.modules.contains_key(module) {
+            let _ = self.modules.insert(module.clone(), ModuleTotals::default());
+        }
+        if let Some(totals) = self.modules.get_mut(module) {
+            totals.faults += faults;
+            totals.latency_sum += fault.latency.unwrap_or_default();
+        }
     }
 
     /// The heat counters were read; `is_there` says which address spaces still have a process.
@@ -461,6 +483,7 @@ impl Totals {
             scans: self.scans.into_summary(),
             fork_tax: self.forks.into_tax(),
             outcome: self.outcome,
+            modules: self.modules,
         }
     }
 }

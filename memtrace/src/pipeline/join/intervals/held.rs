@@ -63,7 +63,7 @@ mod tests {
             kind: FaultKind::Minor,
             latency: None,
         };
-        FaultRow { fault, tgid: None, comm: None, place: None, outcome: None }
+        FaultRow { fault, tgid: None, comm: None, place: None, module: None, outcome: None }
     }
 
     #[test]

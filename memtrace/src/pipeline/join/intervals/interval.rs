@@ -137,6 +137,7 @@ impl Interval {
             let position = tasks.position(task.space, fault.addr, fault.time);
             if let Some(row) = row.and_then(|row| held.get_mut(row)) {
                 row.place = position.and_then(|position| tasks.place(task.space, fault.addr, position));
+                row.module = tasks.module(Some(task.space), &fault);
             }
             let key = CellKey::of(Some(task), position);
             add_fault(&mut self.cells.entry(key).or_default().faults, &fault);

@@ -2,9 +2,9 @@
 
 use super::{Space, Task, Tasks};
 use crate::{
-    event::{Fault, SpaceId, Tid, Uncounted, UncountedCause},
+    event::{Fault, Mode, SpaceId, Tid, Uncounted, UncountedCause},
     region::AddressSpace,
-    timeline::{FaultPlace, RegionId},
+    timeline::{FaultPlace, Module, RegionId},
     units::{Timestamp, VirtAddr, VirtRange},
 };
 
@@ -74,6 +74,17 @@ impl Tasks {
         let held = regions.find(addr).into_iter().chain(retired()).find(|held| held.id == region)?;
         let file_offset = held.traits.file_offset(addr);
         Some(FaultPlace { region, offset, name: regions.label(held).name, file_offset })
+    }
+
+    /// Where the instruction lies that took `fault` in `space`.
+    pub(in crate::pipeline) fn module(&self, space: Option<SpaceId>, fault: &Fault) -> Option<Module> {
+        if fault.mode == Mode::Kernel {
+            return Some(Module::Kernel);
+        }
+        let space = space?;
+        let FaultPlace { name, .. } =
+            self.place(space, fault.ip, self.position(space, fault.ip, fault.time)?)?;
+        Some(if name.is_empty() { Module::Anonymous } else { Module::Named(name) })
     }
 
     /// Completions on some CPU were not seen from `start` to `end`.
