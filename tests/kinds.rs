@@ -76,6 +76,29 @@ fn expect_kinds(recording: &Recording, kinds: &Kinds, unknown: &[&str]) {
     }
 }
 
+/// Checks that each mapped file lies where `maps` of the process says; a VMA may be a part of a region.
+#[track_caller]
+fn expect_file_offsets(recording: &Recording, maps: &str) {
+    let rows = recording.regions();
+    let number = |text: &str| u64::from_str_radix(text, 16).expect("hexadecimal");
+    let mut files = 0;
+    for line in maps.lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let &[range, _, offset, _, inode, ..] = &words[..] else { panic!("{line}") };
+        let start = number(range.split_once('-').expect("a range").0);
+        let row = rows.iter().find(|row| (row.start_addr..row.end_addr).contains(&start));
+        let row = row.unwrap_or_else(|| panic!("{line} in {rows:#x?}"));
+        let found = row.file_offset_bytes.map(|first| first + (start - row.start_addr));
+        if inode == "0" {
+            assert_eq!(found, None, "{line}: {row:#x?}");
+        } else {
+            assert_eq!(found, Some(number(offset)), "{line}: {row:#x?}");
+            files += 1;
+        }
+    }
+    assert!(files > 4, "{maps}");
+}
+
 #[test]
 fn recorded_memory_is_what_the_program_mapped() {
     require!(root);
@@ -107,11 +130,13 @@ fn memory_of_a_running_program_is_what_it_mapped() {
 
     let recording = memtrace!().record(&["-p", &pid, "--duration", "1s"], &[]).expect_code(0);
     let snapshot = memtrace!().census(&["-p", &pid]);
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("it runs");
     running.send("\n");
     let _end = running.finish().expect_code(0);
 
     // Only its inode says that it is a device, and nobody asks for that after it was mapped.
     expect_kinds(&recording, &kinds, &["node_on_tmpfs"]);
+    expect_file_offsets(&recording, &maps);
     let regions = snapshot["regions"].as_array().expect("regions");
     for (what, kind) in kinds.things.iter().filter(|(what, _)| *what != "node_on_tmpfs") {
         let address = |row: &Value, key: &str| {

@@ -297,7 +297,8 @@ impl AddressSpace {
     pub fn label(&self, region: &Region) -> RegionLabel {
         let Region { id, range, traits, .. } = region;
         let (backing, name) = traits.shown(*range, &self.landmarks, self.brk);
-        RegionLabel { id: *id, range: *range, perms: traits.perms(), backing, name }
+        let file_offset = traits.file_offset(range.start());
+        RegionLabel { id: *id, range: *range, perms: traits.perms(), backing, name, file_offset }
     }
 
     fn retire(&mut self, died: Timestamp, region: Region) {

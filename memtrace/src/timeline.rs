@@ -112,6 +112,8 @@ pub struct RegionLabel {
     pub backing: Backing,
     /// Path or bracketed name; empty if it has none.
     pub name: Arc<[u8]>,
+    /// Where it begins in the file, in bytes; `None` if there is no file.
+    pub file_offset: Option<u64>,
 }
 
 /// One interval in the life of one region, or of what no region explains.

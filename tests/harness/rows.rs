@@ -172,6 +172,8 @@ pub struct RegionRow {
     pub parent_region: Option<u64>,
     /// Completed minor faults.
     pub minor_faults: u64,
+    /// Of its first address.
+    pub file_offset_bytes: Option<u64>,
 }
 
 /// The table `losses`.

@@ -226,6 +226,7 @@ mod tests {
                 perms: *b"rw-p",
                 backing: Backing::File,
                 name: Arc::from(&b"/tmp/a, \"b\" \xff"[..]),
+                file_offset: Some(0),
             }),
             faults: FaultTally {
                 completed: FaultCounts { minor: 10, major: 2 },
@@ -347,6 +348,7 @@ mod tests {
                 perms: *b"r-xp",
                 backing: Backing::File,
                 name: Arc::from(&b"/bin/cc1"[..]),
+                file_offset: Some(0x2000),
             },
             born: at(10),
             died: Some(at(90)),
@@ -369,9 +371,9 @@ mod tests {
         let text = csv("regions", &[Row::Region(died), Row::Region(lives)]);
         let expected = [
             "region,tgid,birth_ns,death_ns,start_addr,end_addr,perms,backing,name,parent_region,\
-             peak_present_pages,minor_faults,major_faults,latency_sum_ns,lower_bound",
-            "7,42,10,90,0x1000,0x9000,r-xp,file,/bin/cc1,3,8,5,2,900,1",
-            "7,42,10,,0x1000,0x9000,r-xp,file,/bin/cc1,,,5,2,900,0",
+             peak_present_pages,minor_faults,major_faults,latency_sum_ns,lower_bound,file_offset_bytes",
+            "7,42,10,90,0x1000,0x9000,r-xp,file,/bin/cc1,3,8,5,2,900,1,8192",
+            "7,42,10,,0x1000,0x9000,r-xp,file,/bin/cc1,,,5,2,900,0,8192",
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), expected);
     }

@@ -107,6 +107,7 @@ fn report() -> Report {
         perms: *b"rw-p",
         backing: Backing::Heap,
         name: Arc::from(&b"[heap]"[..]),
+        file_offset: None,
     };
     Report {
         header: Header {

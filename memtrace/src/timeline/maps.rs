@@ -61,7 +61,9 @@ impl MapRow {
     /// The same about the region with this label.
     #[must_use]
     pub fn with_label(self, label: Option<RegionLabel>) -> Self {
-        let Some(RegionLabel { id, range: _, perms, backing, name }) = label else { return self };
+        let Some(RegionLabel { id, range: _, perms, backing, name, file_offset: _ }) = label else {
+            return self;
+        };
         Self { perms: Some(perms), backing: Some(backing), name: Some(name), region: Some(id), ..self }
     }
 }

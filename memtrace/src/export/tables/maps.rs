@@ -98,6 +98,11 @@ impl TableRow for RegionSummary {
             "1 if a loss touches its life: counts are at least these",
             Flag(|row| row.lower_bound),
         ),
+        column(
+            "file_offset_bytes",
+            "offset in the file at which it begins, as in maps; empty if there is no file",
+            Count(|row| row.label.file_offset),
+        ),
     ];
 
     fn of(row: &Row) -> Option<&Self> {
