@@ -138,7 +138,8 @@ fn memory_that_another_process_populates_is_found() {
     let rows = rows_of(recording.timeline(), stretch);
     assert!(rows.iter().any(|row| row.present_pages == Some(pages)), "{rows:#?}");
     assert_eq!(rows.iter().map(|row| row.minor_faults).sum::<u64>(), 0, "{rows:#?}");
-    assert!(recording.report().number("/scans/by/population/scans") > visited);
+    let report = recording.report();
+    assert!(report.number("/scans/by/population/scans") > visited, "{visited}: {}", report.at("/scans"));
 }
 
 #[test]
