@@ -83,7 +83,7 @@ fn faults_brought_the_memory_that_the_workload_was_given() {
     expect("huge", &[("anon", 3, 3 * 512)]);
     expect("huge_of_file", &[("file", 2, 2 * 512)]);
     expect("zero", &[("zero", 200, 200)]);
-    // What the reads gave was gone at the next scan, unless a scan came just in between.
+    // What the reads brought was gone at the next scan, unless a scan came just in between.
     let mut upgraded = given(&faults, &gifts["upgraded"]);
     assert_eq!(upgraded.remove("anon"), Some((100, 100)), "{upgraded:?}");
     let gone = upgraded.get("").map_or(0, |(faults, _)| *faults);

@@ -48,8 +48,8 @@ impl Target {
         let mut target = Self { name: name.to_owned(), ..Self::default() };
         let summary = text.lines().rev().find_map(|line| line.strip_prefix("test result: "));
         let Some((passed, failed)) = summary.and_then(counts) else {
-            // Taken back by `exit` only if it ended as one that told all.
-            return Self { problem: Some("told no result".to_owned()), ..target };
+            // `end` says in its place how the executable ended, if it did.
+            return Self { problem: Some("printed no result".to_owned()), ..target };
         };
         (target.passed, target.failed) = (passed, failed);
         target.seconds = summary.and_then(|summary| seconds(summary.rsplit_once(' ')?.1)).unwrap_or_default();

@@ -152,7 +152,7 @@ fn run_that_breaks_off_is_a_problem_of_the_test_it_was_in() {
 
     assert_eq!(
         Report::parse(console).problems(),
-        ["kernel: told no result", "Kernel panic - not syncing: oops", "the run ended in kernel"]
+        ["kernel: printed no result", "Kernel panic - not syncing: oops", "the run ended in kernel"]
     );
     assert_eq!(Report::parse("SeaBIOS\n").problems(), ["the run ended before the first test"]);
 }
