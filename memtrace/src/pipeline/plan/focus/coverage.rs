@@ -20,6 +20,12 @@ pub(super) struct Coverage {
     slots: BTreeMap<VirtAddr, u64>,
     seen: u64,
     resident: u64,
+    /// The least that was resident beyond what was seen, in pages, since that was settled: the kernel counts some that no table
+    /// has. Less than nothing where scans see what it does not count (zero pages, devices), or not yet (what threads have not added up,
+    /// before Linux 6.2).
+    missed: i128,
+    /// What it was when the last visit ended: no more than this comes back to it when scans see what was freed.
+    most_missed: i128,
     visit: Visit,
 }
 
@@ -30,8 +36,8 @@ enum Visit {
     Due(u64),
     /// Yes, since resident pages were counted; so many were when the visit became due.
     Done(u64),
-    /// Yes, and so many resident pages were not seen: the kernel counts some that no table has, and others change meanwhile.
-    Missed(u64),
+    /// Yes, and what it missed is settled.
+    Settled,
 }
 
 impl Default for Visit {
@@ -44,15 +50,19 @@ impl Coverage {
     /// The kernel counts so many resident pages now.
     pub(super) fn count(&mut self, pages: PageCount) {
         self.resident = pages.get();
-        let unseen = self.resident.saturating_sub(self.seen);
-        let missed = match self.visit {
+        let beyond_seen = |resident| i128::from(resident) - i128::from(self.seen);
+        let unseen = beyond_seen(self.resident);
+        match self.visit {
             Visit::Due(_) => return,
-            // What came since may have come behind the visit: another one will see it.
-            Visit::Done(before) => unseen.saturating_sub(self.resident.saturating_sub(before)),
-            Visit::Missed(missed) => missed.min(unseen),
-        };
-        let is_worthwhile = unseen - missed >= GROWTH_PAGES.max(self.resident / GROWTH_PART);
-        self.visit = if is_worthwhile { Visit::Due(self.resident) } else { Visit::Missed(missed) };
+            Visit::Done(before) => {
+                // What came since may have come behind the visit: another one will see it.
+                self.missed = self.missed.max(beyond_seen(self.resident.min(before))).min(unseen);
+                self.most_missed = self.missed.max(beyond_seen(before));
+            }
+            Visit::Settled => self.missed = self.missed.min(unseen),
+        }
+        let is_worthwhile = unseen - self.missed >= GROWTH_PAGES.max(self.resident / GROWTH_PART).into();
+        self.visit = if is_worthwhile { Visit::Due(self.resident) } else { Visit::Settled };
     }
 
     /// Whether everything is to be visited.
@@ -69,14 +79,14 @@ impl Coverage {
     pub(super) fn end_visit(&mut self) {
         self.visit = match self.visit {
             Visit::Due(before) => Visit::Done(before),
-            Visit::Done(_) | Visit::Missed(_) => Visit::Done(self.resident),
+            Visit::Done(_) | Visit::Settled => Visit::Done(self.resident),
         };
     }
 
     /// A scan of whole slots.
     pub(super) fn see(&mut self, scan: &PageScan, page: PageSize) {
-        let before = self.slots.extract_if(scan.range.addrs(), |_, _| true);
-        self.seen -= before.map(|(_, pages)| pages).sum::<u64>();
+        let before: Vec<_> = self.slots.extract_if(scan.range.addrs(), |_, _| true).collect();
+        self.seen -= before.iter().map(|(_, pages)| pages).sum::<u64>();
         for run in scan.runs.iter().filter(|run| run.categories.contains(PageCategories::PRESENT)) {
             for part in slots(run.range) {
                 let pages = part.pages(page).get();
@@ -84,6 +94,10 @@ impl Coverage {
                 self.seen += pages;
             }
         }
+        let left = |slot| self.slots.get(slot).copied().unwrap_or_default();
+        let gone: u64 = before.iter().map(|(slot, pages)| pages.saturating_sub(left(slot))).sum();
+        // If it was counted before it was seen, less seemed missed meanwhile; what was not, the next count takes away again.
+        self.missed = self.missed.max(self.most_missed.min(self.missed + i128::from(gone)));
     }
 }
 
@@ -180,5 +194,94 @@ mod tests {
         coverage.end_visit();
         coverage.count(PageCount::new(1000 + 256));
         assert!(!coverage.is_visit_due(), "100 are in no table");
+    }
+
+    /// A visit that saw so many pages when so many were resident, and so many are when it has ended.
+    fn visited(seen: u64, resident: u64) -> Coverage {
+        let mut coverage = Coverage::default();
+        coverage.count(PageCount::new(resident));
+        coverage.ask_for_visit();
+        coverage.see(&scan(seen), page());
+        coverage.end_visit();
+        coverage.count(PageCount::new(resident));
+        assert!(!coverage.is_visit_due(), "{resident} resident, {seen} seen");
+        coverage
+    }
+
+    #[test]
+    fn what_scans_see_and_the_kernel_does_not_count_hides_no_growth() {
+        let mut coverage = visited(591, 87);
+
+        coverage.count(PageCount::new(87 + 255));
+        assert!(!coverage.is_visit_due());
+        coverage.count(PageCount::new(87 + 256));
+
+        assert!(coverage.is_visit_due(), "256 came, and none of them was seen");
+    }
+
+    #[test]
+    fn what_the_kernel_counts_late_makes_one_visit_due() {
+        let mut coverage = visited(591, 87);
+        coverage.count(PageCount::new(591));
+        assert!(coverage.is_visit_due(), "504 more are resident");
+
+        coverage.see(&scan(591), page());
+        coverage.end_visit();
+        coverage.count(PageCount::new(591));
+        assert!(!coverage.is_visit_due(), "all of them had been seen");
+
+        coverage.count(PageCount::new(591 + 256));
+        assert!(coverage.is_visit_due());
+    }
+
+    #[test]
+    fn what_came_behind_a_visit_is_found_where_the_kernel_does_not_count_all_that_is_seen() {
+        let mut coverage = visited(591, 87);
+        coverage.count(PageCount::new(400));
+        assert!(coverage.is_visit_due(), "313 came");
+        coverage.see(&scan(591 + 313), page());
+        coverage.end_visit();
+
+        coverage.count(PageCount::new(400 + 256));
+
+        assert!(coverage.is_visit_due(), "256 came since");
+    }
+
+    #[test]
+    fn what_is_freed_is_no_growth_when_scans_see_it_gone() {
+        let mut coverage = visited(1000, 1000);
+
+        for (seen, resident) in [(400, 400), (10, 10)] {
+            coverage.count(PageCount::new(resident));
+            coverage.see(&scan(seen), page());
+            coverage.count(PageCount::new(resident));
+            assert!(!coverage.is_visit_due(), "{resident}");
+        }
+
+        coverage.count(PageCount::new(10 + 256));
+        assert!(coverage.is_visit_due());
+    }
+
+    #[test]
+    fn what_scans_see_gone_before_it_is_counted_hides_no_growth() {
+        let mut coverage = visited(1000, 1000);
+        coverage.see(&scan(400), page());
+        assert!(!coverage.is_visit_due());
+
+        coverage.count(PageCount::new(400 + 256));
+
+        assert!(coverage.is_visit_due(), "600 went, and 256 came elsewhere");
+    }
+
+    #[test]
+    fn what_went_in_one_slot_and_came_in_another_is_no_growth() {
+        let mut coverage = visited(512, 512);
+        coverage.count(PageCount::new(0));
+        let run = StateRun::new(range(2 * SLOT, 3 * SLOT), PageCategories::PRESENT);
+
+        coverage.see(&PageScan { runs: vec![run], ..scan(1) }, page());
+        coverage.count(PageCount::new(512));
+
+        assert!(!coverage.is_visit_due(), "as many as before, and all were seen");
     }
 }
