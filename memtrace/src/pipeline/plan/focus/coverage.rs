@@ -16,13 +16,13 @@ const GROWTH_PART: u64 = 64;
 /// Resident and seen pages.
 #[derive(Debug, Default)]
 pub(super) struct Coverage {
-    /// Present pages of each slot that has any, as last seen.
+    /// Present pages of each slot that has any, as last seen; without zero pages where these are known.
     slots: BTreeMap<VirtAddr, u64>,
     seen: u64,
     resident: u64,
     /// The least that was resident beyond what was seen, in pages, since that was settled: the kernel counts some that no table
-    /// has. Less than nothing where scans see what it does not count (zero pages, devices), or not yet (what threads have not added up,
-    /// before Linux 6.2).
+    /// has. Less than nothing where scans see what it does not count (devices; zero pages that are not told from others), or not
+    /// yet (what threads have not added up, before Linux 6.2).
     missed: i128,
     /// What it was when the last visit ended: no more than this comes back to it when scans see what was freed.
     most_missed: i128,
@@ -87,7 +87,7 @@ impl Coverage {
     pub(super) fn see(&mut self, scan: &PageScan, page: PageSize) {
         let before: Vec<_> = self.slots.extract_if(scan.range.addrs(), |_, _| true).collect();
         self.seen -= before.iter().map(|(_, pages)| pages).sum::<u64>();
-        for run in scan.runs.iter().filter(|run| run.categories.contains(PageCategories::PRESENT)) {
+        for run in scan.runs.iter().filter(|run| may_be_resident(run.categories)) {
             for part in slots(run.range) {
                 let pages = part.pages(page).get();
                 *self.slots.entry(slot_of(part.start())).or_default() += pages;
@@ -99,6 +99,11 @@ impl Coverage {
         // If it was counted before it was seen, less seemed missed meanwhile; what was not, the next count takes away again.
         self.missed = self.missed.max(self.most_missed.min(self.missed + i128::from(gone)));
     }
+}
+
+/// Whether the kernel may count pages of these categories: it counts no zero pages.
+const fn may_be_resident(categories: PageCategories) -> bool {
+    categories.contains(PageCategories::PRESENT) && !categories.contains(PageCategories::PFNZERO)
 }
 
 #[cfg(test)]
@@ -283,5 +288,23 @@ mod tests {
         coverage.count(PageCount::new(512));
 
         assert!(!coverage.is_visit_due(), "as many as before, and all were seen");
+    }
+
+    #[test]
+    fn zero_pages_that_are_written_to_are_no_growth() {
+        let mut coverage = visited(100, 100);
+        let zero = PageCategories::PRESENT | PageCategories::PFNZERO;
+        let run = |start, categories| StateRun::new(range(start, start + 300 * 4096), categories);
+        let see = |coverage: &mut Coverage, categories| {
+            let runs = vec![run(2 * SLOT, categories)];
+            coverage.see(&PageScan { range: range(2 * SLOT, 3 * SLOT), runs, ..scan(1) }, page());
+        };
+        see(&mut coverage, zero);
+        coverage.count(PageCount::new(100));
+
+        see(&mut coverage, PageCategories::PRESENT);
+        coverage.count(PageCount::new(400));
+
+        assert!(!coverage.is_visit_due(), "300 more are resident, and were seen");
     }
 }
