@@ -213,16 +213,23 @@ impl Recording {
         report
     }
 
-    /// Checks that nothing was lost but what the kernel says that it skipped, and returns how much that is: at most. It skips
-    /// nothing at raw tracepoints before Linux 7.0. At classic ones it does while it has preempted a bpf(2) call, anybody's,
-    /// that reads or changes a map.
+    /// Checks that nothing was lost but what the kernel says that it skipped, and returns how much that is: at most.
     #[track_caller]
     pub fn expect_complete_but_for_skips(&self) -> u64 {
-        let (report, losses) = (self.report(), self.losses());
-        let may_skip = !report.has("raw_tracepoints");
+        let (skips, others) = self.skips_and_other_losses();
+        assert!(others.is_empty(), "{others:?}");
+        skips
+    }
+
+    /// How much the kernel says that it skipped, and what else was lost. It skips nothing at raw tracepoints before Linux 7.0.
+    /// At classic ones it does while it has preempted a bpf(2) call, anybody's, that reads or changes a map.
+    #[must_use]
+    #[track_caller]
+    pub fn skips_and_other_losses(&self) -> (u64, Vec<LossRow>) {
+        let may_skip = !self.report().has("raw_tracepoints");
         let is_skip = |loss: &LossRow| may_skip && loss.cause == "skipped";
-        assert!(losses.iter().all(is_skip), "{losses:?}");
-        losses.iter().filter_map(|loss| loss.count).sum()
+        let (skips, others): (Vec<_>, Vec<_>) = self.losses().into_iter().partition(is_skip);
+        (skips.iter().filter_map(|loss| loss.count).sum(), others)
     }
 
     /// Checks that what was printed at the end is what the report says.
