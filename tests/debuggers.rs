@@ -7,6 +7,7 @@ use memtrace_tests::{
     recording::{Recording, Report},
     require,
     run::{Finished, Run, Running},
+    wait_until,
 };
 use rustix::process::Signal;
 
@@ -198,6 +199,12 @@ fn nothing_waits_for_a_memtrace_that_is_stopped() {
     assert_eq!(recording.report().number("/map_identity/contradictions"), 0);
 }
 
+/// Whether some process traces `pid`.
+fn is_traced(pid: &str) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.strip_prefix("TracerPid:").is_some_and(|tracer| tracer.trim() != "0"))
+}
+
 #[test]
 fn debugger_outlives_a_memtrace_that_is_killed() {
     require!(root);
@@ -208,7 +215,14 @@ fn debugger_outlives_a_memtrace_that_is_killed() {
     let mut recording = memtrace!().start(&["--verify"], &[&program, "ask", "wait"]);
     wait_for_line(&mut recording.running, "ready");
 
+    let memtrace = recording.running.pid();
+    let debugger =
+        fs::read_to_string(format!("/proc/{memtrace}/task/{memtrace}/children")).expect("procfs is mounted");
+    let debugger = debugger.split(' ').find(|pid| is_traced(pid)).expect("it is held").to_owned();
+
     recording.running.signal(Signal::KILL);
+    // Whoever holds it lets go a moment later.
+    assert!(wait_until(|| !is_traced(&debugger)), "process {debugger} is still held");
     // This closes its input, for which the debugger waits.
     recording.running.wait();
 
