@@ -47,13 +47,11 @@ impl Tier {
     /// Builds `targets` of it, [`WHOLE`] or [`SMOKE`].
     pub(super) fn build(shell: &Shell, targets: &[&str]) -> anyhow::Result<Self> {
         let targets = targets.iter().flat_map(|target| ["--test", target]);
-        let messages = cmd!(
-            shell,
-            "cargo test --release --workspace --no-run {targets...} --features memtrace-tests/disposable"
-        )
-        .args(executables::MESSAGES)
-        .read()
-        .context("cannot build the privileged tier")?;
+        let messages =
+            cmd!(shell, "cargo test --workspace --no-run {targets...} --features memtrace-tests/disposable")
+                .args(executables::MESSAGES)
+                .read()
+                .context("cannot build the privileged tier")?;
         Ok(Self::of(Executable::parse(&messages)))
     }
 
