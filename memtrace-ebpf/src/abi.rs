@@ -99,4 +99,5 @@ pub(crate) mod fault;
 mod field;
 pub(crate) mod heat;
 pub mod names;
+pub(crate) mod stack;
 pub(crate) mod task;

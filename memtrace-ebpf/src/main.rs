@@ -8,9 +8,10 @@
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, HashMap, RingBuf, ring_buf::RingBufEntry},
+    maps::{Array, HashMap, PerCpuArray, RingBuf, ring_buf::RingBufEntry},
 };
-use memtrace_ebpf::{Call, Config, FaultEvent, HeatCell, TaskState};
+use memtrace_ebpf::{Call, Config, FaultEvent, HeatCell, RuleBucket, TaskState};
+use prog::stack::Walk;
 
 mod prog;
 
@@ -51,6 +52,19 @@ static HEAT: Array<HeatCell> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 #[map]
 static COUNTERS: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+#[map]
+static STACKS: RingBuf = RingBuf::with_byte_size(1 << 12, 0);
+
+#[map]
+static RULES: Array<RuleBucket> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+#[map]
+static SENT_STACKS: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Where a walk keeps what it finds.
+#[map]
+static WALKS: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
 
 /// Set by user space before loading; the verifier sees constants and drops the branches they close.
 #[unsafe(no_mangle)]

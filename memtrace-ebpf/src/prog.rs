@@ -15,6 +15,7 @@ pub(crate) mod kernel;
 pub(crate) mod namespace;
 pub(crate) mod pending;
 pub(crate) mod request;
+pub(crate) mod stack;
 pub(crate) mod task;
 pub(crate) mod vma;
 

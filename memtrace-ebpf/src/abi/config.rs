@@ -27,7 +27,7 @@ constants! {
     ///
     /// Offsets are in bytes: into kernel structs from the running kernel's BTF, into records of tracepoints from their
     /// `format` files. Those that no loaded program uses may be 0.
-    pub struct Config = 688 {
+    pub struct Config = 704 {
         /// 1 if the offsets into `task_struct` are known; without them what the kernel charged to a task cannot be read.
         pub has_task_layout: u64,
         /// Offset of `min_flt` in `task_struct`.
@@ -203,6 +203,10 @@ constants! {
         pub task_blocked: u64,
         /// Thread-group ID of the process that holds traced tasks by ptrace, in the recorder's PID namespace; 0 if none does.
         pub holder: u64,
+        /// Elements of [`RULES`](crate::names::RULES), a power of two; 0 if no stacks are recorded.
+        pub rule_buckets: u64,
+        /// Bytes of [`STACKS`](crate::names::STACKS) up to which dumps may fill it; what is above is for stacks.
+        pub dump_bytes: u64,
     }
 }
 

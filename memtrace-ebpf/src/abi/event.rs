@@ -34,6 +34,13 @@ open_enum! {
         SECTION = 13,
         /// [`TrimEvent`]
         TRIM = 14,
+        /// [`StackEvent`](crate::StackEvent)
+        STACK = 15,
+        /// A stack that is not complete, as [`Registers`](crate::Registers) tell; never recorded, user space makes a
+        /// [`Self::STACK`] of it.
+        DUMP = 16,
+        /// [`BuildIdEvent`]; written by user space.
+        BUILD_ID = 17,
     }
 }
 
@@ -238,6 +245,32 @@ record! {
         pub arg_4: u64,
         /// Sixth argument.
         pub arg_5: u64,
+    }
+}
+
+record! {
+    /// A [`CallEvent`] as [`EventKind::CALL`] has it when stacks are recorded.
+    pub struct StackedCallEvent = 104 {
+        /// The call.
+        pub call: CallEvent,
+        /// The stack of the caller, of which a [`StackEvent`](crate::StackEvent) tells; 0 if it is unknown.
+        pub stack: u64,
+    }
+}
+
+record! {
+    /// What tells a mapped file from others of its name.
+    pub struct BuildIdEvent = 72 {
+        /// Common fields.
+        pub header: EventHeader,
+        /// The device, as the kernel has it: the minor number is the low 20 bits.
+        pub device: u64,
+        /// Its inode there.
+        pub inode: u64,
+        /// Bytes of [`Self::build_id`] that count.
+        pub build_id_len: u64,
+        /// `NT_GNU_BUILD_ID`
+        pub build_id: [u8; 24],
     }
 }
 

@@ -38,12 +38,23 @@ impl FaultFlags {
     /// The latency was measured; unset if tracing began during the fault, or it never completed. See
     /// [`FaultEvent::latency_ns`].
     pub const LATENCY_KNOWN: u16 = 1 << 5;
+    /// First of the bits above, which hold the number of the system call in flight on the traced architecture, plus one; 0 if
+    /// there was none, or it is unknown.
+    pub const SYSCALL_SHIFT: u32 = 6;
+
+    /// The bits for the system call `number`; 0 if it has no room.
+    #[must_use]
+    pub const fn syscall(number: u64) -> u16 {
+        let [low, high, ..] = number.wrapping_add(1).to_le_bytes();
+        let bits = u16::from_le_bytes([low, high]);
+        if number < (u16::MAX >> Self::SYSCALL_SHIFT) as u64 { bits << Self::SYSCALL_SHIFT } else { 0 }
+    }
 }
 
 record! {
     /// A page fault that ended. Self-contained: no other record is needed to read it, so a loss costs
     /// only what was lost.
-    pub struct FaultEvent = 40 {
+    pub struct FaultEvent = 48 {
         /// `bpf_ktime_get_boot_ns()` at completion; if the fault never completed, when that became known.
         pub time_ns: u64,
         /// Faulting virtual address, not page-aligned.
@@ -62,10 +73,18 @@ record! {
         pub kind: FaultKind,
         /// High 24 bits of [`Self::latency_bits`], the lowest byte first.
         pub latency_high: [u8; 3],
+        /// The stack of the thread in user mode, of which a [`StackEvent`](crate::StackEvent) tells; 0 if it is unknown.
+        pub stack: u64,
     }
 }
 
 impl FaultEvent {
+    /// Number of the system call in flight on the traced architecture; `None` if there was none, or it is unknown.
+    #[must_use]
+    pub const fn syscall(&self) -> Option<u32> {
+        (self.flags as u32 >> FaultFlags::SYSCALL_SHIFT).checked_sub(1)
+    }
+
     /// Longest latency that the record has room for, in nanoseconds: 56 bits, two years.
     pub const LATENCY_MAX: u64 = (1 << 56) - 1;
 
@@ -123,9 +142,21 @@ mod tests {
             flags: FaultFlags::WRITE | FaultFlags::USER,
             kind: FaultKind::MAJOR,
             latency_high: [1, 2, 3],
+            stack: 0x1111_2222_3333_4444,
         };
 
         assert_eq!(FaultEvent::from_bytes(&event.to_bytes()), Some(event));
+    }
+
+    #[test]
+    fn system_calls_have_the_bits_that_flags_leave() {
+        let of =
+            |number| FaultEvent { flags: FaultFlags::syscall(number), ..FaultEvent::default() }.syscall();
+        assert_eq!(
+            [of(0), of(9), of(1022), of(1023), of(u64::MAX)],
+            [Some(0), Some(9), Some(1022), None, None]
+        );
+        assert_eq!(FaultEvent { flags: 0x3f, ..FaultEvent::default() }.syscall(), None);
     }
 
     #[test]

@@ -15,6 +15,14 @@ pub const GROUPS: &str = "GROUPS";
 pub const HEAT: &str = "HEAT";
 /// The iterator that writes a [`TaskIds`](crate::TaskIds) for each task.
 pub const TASK_IDS: &str = "task_ids";
+/// Ring buffer of [`StackEvent`](crate::StackEvent)s, complete or not.
+pub const STACKS: &str = "STACKS";
+/// Array of [`RuleBucket`](crate::RuleBucket)s, written by user space.
+pub const RULES: &str = "RULES";
+/// Array of the stacks that were sent, by the low bits of their hashes.
+pub const SENT_STACKS: &str = "SENT_STACKS";
+/// Elements of [`SENT_STACKS`] when stacks are recorded.
+pub const SENT_STACKS_LEN: u32 = 1 << 16;
 /// Array of counters, a section per CPU.
 pub const COUNTERS: &str = "COUNTERS";
 /// The global that holds [`Config`](crate::Config).

@@ -97,7 +97,7 @@ record! {
         pub tgid: u32,
         /// Zero.
         pub pad: u32,
-        /// Bits [`Self::BASE_KNOWN`] to [`Self::RESIZED`].
+        /// Bits [`Self::BASE_KNOWN`] to [`Self::WALKED`].
         pub flags: u32,
         /// Counters.
         pub account: TaskAccount,
@@ -152,4 +152,6 @@ impl TaskState {
     pub const SPACE_TOLD: u32 = 1 << 4;
     /// The number of mapped pages changed since a call was last told.
     pub const RESIZED: u32 = 1 << 5;
+    /// A program reads the stack of the task; faults of that are not the task's.
+    pub const WALKED: u32 = 1 << 6;
 }

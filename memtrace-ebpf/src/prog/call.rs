@@ -4,7 +4,7 @@
 //! and on whether the caller is a 32-bit program.
 
 use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_probe_read_user, bpf_task_pt_regs};
-use memtrace_ebpf::Call;
+use memtrace_ebpf::{Call, Registers};
 
 use super::{config, kernel::read_kernel};
 use crate::CALLS;
@@ -42,6 +42,12 @@ pub(crate) fn registers() -> Option<u64> {
     Some(unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as u64)
 }
 
+/// The number of the system call in flight in the `pt_regs` at `regs`.
+#[inline(always)]
+pub(crate) fn number(regs: u64) -> u64 {
+    read_kernel(regs, config!(regs_syscall))
+}
+
 /// Which call `number` is: on this architecture, or for 32-bit programs.
 #[inline(always)]
 fn call_of(number: u64, is_32_bit: bool) -> Call {
@@ -59,7 +65,7 @@ impl Request {
     /// The system call in the registers `regs`.
     #[inline(always)]
     pub(crate) fn of(regs: u64) -> Self {
-        let number: u64 = read_kernel(regs, config!(regs_syscall));
+        let number = number(regs);
         // Most numbers are nothing in either table, and every system call of every process comes here.
         if call_of(number, false) == Call(0) && call_of(number, true) == Call(0) {
             return Self { number, call: Call(0), regs, is_32_bit: false };
@@ -100,6 +106,12 @@ impl Request {
         arch::argument(self.regs, index, self.is_32_bit)
     }
 
+    /// The registers of the caller, for its stack.
+    #[inline(always)]
+    pub(crate) fn registers(self) -> Registers {
+        registers_at(self.regs)
+    }
+
     /// The first word of what the first argument points at; 0 if it cannot be read.
     #[inline(always)]
     pub(crate) fn pointed(self) -> u64 {
@@ -120,14 +132,21 @@ impl Request {
     }
 }
 
+/// The registers by which a stack is walked: of 64-bit code in user mode, none of any other.
+pub(crate) use arch::{registers_at, registers_in};
+
 /// Where an architecture keeps the arguments of a system call.
 #[cfg(bpf_target_arch = "x86_64")]
 mod arch {
     use core::mem::offset_of;
 
     use aya_ebpf::bindings::pt_regs;
+    use memtrace_ebpf::Registers;
 
     use super::read_kernel;
+
+    /// Code segment of 64-bit programs.
+    const USER_CS: u64 = 0x33;
 
     /// Code segment of 32-bit programs.
     const USER32_CS: u64 = 0x23;
@@ -150,6 +169,28 @@ mod arch {
     ];
 
     #[inline(always)]
+    pub(crate) fn registers_in(regs: &pt_regs) -> Registers {
+        if regs.cs == USER_CS {
+            Registers { ip: regs.rip, sp: regs.rsp, bp: regs.rbp, is_return: 0 }
+        } else {
+            Registers::NONE
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn registers_at(regs: u64) -> Registers {
+        if read_kernel::<u64>(regs, offset_of!(pt_regs, cs) as u64) != USER_CS {
+            return Registers::NONE;
+        }
+        Registers {
+            ip: read_kernel(regs, offset_of!(pt_regs, rip) as u64),
+            sp: read_kernel(regs, offset_of!(pt_regs, rsp) as u64),
+            bp: read_kernel(regs, offset_of!(pt_regs, rbp) as u64),
+            is_return: 0,
+        }
+    }
+
+    #[inline(always)]
     pub(super) fn is_32_bit(regs: u64) -> bool {
         read_kernel::<u64>(regs, offset_of!(pt_regs, cs) as u64) == USER32_CS
     }
@@ -167,7 +208,21 @@ mod arch {
 /// Where an architecture keeps the arguments of a system call.
 #[cfg(bpf_target_arch = "aarch64")]
 mod arch {
+    use aya_ebpf::bindings::user_pt_regs;
+    use memtrace_ebpf::Registers;
+
     use super::read_kernel;
+
+    /// There are no rules for this architecture.
+    #[inline(always)]
+    pub(crate) fn registers_in(_regs: &user_pt_regs) -> Registers {
+        Registers::NONE
+    }
+
+    #[inline(always)]
+    pub(crate) fn registers_at(_regs: u64) -> Registers {
+        Registers::NONE
+    }
 
     /// The first argument as it was before the result took its register: behind 31 registers, sp, pc and pstate.
     const ORIG_X0: u64 = 34 * 8;

@@ -4,12 +4,12 @@ use aya_ebpf::{
     macros::perf_event,
     programs::{PerfEventContext, TracePointContext},
 };
-use memtrace_ebpf::{FaultEvent, FaultFlags, FaultKind, Pending, is_vsyscall};
+use memtrace_ebpf::{FaultEvent, FaultFlags, FaultKind, Pending, Registers, TaskState, is_vsyscall};
 
 use super::{
-    account, config, emit, filter, heat,
+    account, call, config, emit, filter, heat,
     kernel::{self, read_kernel},
-    known, pending, record_field, twins,
+    known, pending, record_field, stack, twins,
 };
 
 twins! {
@@ -64,7 +64,7 @@ twins! {
 #[perf_event]
 fn fault_minor(ctx: PerfEventContext) -> i32 {
     let (addr, ip) = sample_of(&ctx);
-    complete(addr, ip, FaultKind::MINOR)
+    complete(&ctx, addr, ip, FaultKind::MINOR)
 }
 known!(FAULT_MINOR, fault_minor);
 
@@ -72,7 +72,7 @@ known!(FAULT_MINOR, fault_minor);
 #[perf_event]
 fn fault_major(ctx: PerfEventContext) -> i32 {
     let (addr, ip) = sample_of(&ctx);
-    complete(addr, ip, FaultKind::MAJOR)
+    complete(&ctx, addr, ip, FaultKind::MAJOR)
 }
 known!(FAULT_MAJOR, fault_major);
 
@@ -132,6 +132,10 @@ fn enter(addr: u64, ip: impl FnOnce() -> u64, flags: u16) -> i32 {
     let Some(state) = filter::traced() else {
         return 0;
     };
+    // SAFETY: `state` is the current task's own element.
+    if config!(rule_buckets) != 0 && unsafe { (*state).flags } & TaskState::WALKED != 0 {
+        return 0;
+    }
     let ip = ip();
     let fault = Pending { time_ns: emit::now(), addr, ip, flags: u64::from(flags) };
     if flags & FaultFlags::USER != 0 {
@@ -146,7 +150,7 @@ fn enter(addr: u64, ip: impl FnOnce() -> u64, flags: u16) -> i32 {
 
 /// A fault of the current task completed.
 #[inline(always)]
-fn complete(addr: u64, ip: u64, kind: FaultKind) -> i32 {
+fn complete(ctx: &PerfEventContext, addr: u64, ip: u64, kind: FaultKind) -> i32 {
     let Some(state) = filter::traced() else {
         return 0;
     };
@@ -159,6 +163,13 @@ fn complete(addr: u64, ip: u64, kind: FaultKind) -> i32 {
     // Before it is counted: a scan that the count gives rise to begins after the fault then.
     let now = emit::now();
     heat::count(space, addr, kind);
+    let (syscall, registers) = if mode & FaultFlags::USER != 0 {
+        // SAFETY: the kernel passes a valid `bpf_perf_event_data`.
+        (0, unsafe { call::registers_in(&(*ctx.ctx).regs) })
+    } else {
+        caller()
+    };
+    let stack = stack::of(state, now, registers);
     let event = FaultEvent {
         time_ns: now,
         addr,
@@ -166,17 +177,32 @@ fn complete(addr: u64, ip: u64, kind: FaultKind) -> i32 {
         tid,
         latency_low: 0,
         cpu: emit::cpu() as u16,
-        flags: mode,
+        flags: mode | syscall,
         kind,
         latency_high: [0; 3],
+        stack,
     };
     emit::fault(match pending::take(state, addr, mode) {
         // The clock may go back a little between two CPUs.
-        Some(entry) => FaultEvent { flags: entry.fault_flags(), ..event }
+        Some(entry) => FaultEvent { flags: entry.fault_flags() | syscall, ..event }
             .with_latency_ns(now.wrapping_sub(entry.time_ns)),
         None => event,
     });
     0
+}
+
+/// The system call in which the kernel faults, as flags of the fault have it, and the registers of its caller.
+#[inline(always)]
+fn caller() -> (u16, Registers) {
+    match call::registers() {
+        Some(regs) => {
+            // The number is of another table for a 32-bit program, whose registers are not told.
+            let registers = call::registers_at(regs);
+            let number = if registers.ip != 0 { call::number(regs) } else { u64::MAX };
+            (FaultFlags::syscall(number), registers)
+        }
+        None => (0, Registers::NONE),
+    }
 }
 
 /// The `si_code` in the `kernel_siginfo` at `info`, which begins as `include/uapi/asm-generic/siginfo.h` has it. 0 where the kernel
@@ -198,7 +224,10 @@ fn signalled(signal: i32, is_current: impl FnOnce() -> bool, code: impl FnOnce()
         return 0;
     }
     if let Some(state) = filter::traced() {
-        pending::fail(state);
+        pending::fail(state, || {
+            let registers = call::registers().map_or(Registers::NONE, call::registers_at);
+            stack::of(state, emit::now(), registers)
+        });
     }
     0
 }

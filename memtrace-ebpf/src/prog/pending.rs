@@ -20,18 +20,20 @@ pub(crate) fn end_all(state: *mut TaskState, user: FaultKind, kernel: FaultKind)
     // SAFETY: `state` is the current task's own element, and the slots are fields of it.
     unsafe {
         let user = (*state).user.kind_or_emulated(user);
-        end(&raw mut (*state).user, (*state).tid, user);
-        end(&raw mut (*state).kernel_0, (*state).tid, kernel);
-        end(&raw mut (*state).kernel_1, (*state).tid, kernel);
-        end(&raw mut (*state).kernel_2, (*state).tid, kernel);
+        end(&raw mut (*state).user, (*state).tid, user, 0);
+        end(&raw mut (*state).kernel_0, (*state).tid, kernel, 0);
+        end(&raw mut (*state).kernel_1, (*state).tid, kernel, 0);
+        end(&raw mut (*state).kernel_2, (*state).tid, kernel, 0);
     }
 }
 
-/// Ends the user-mode fault, if there is one: the kernel forces a signal on the thread.
+/// Ends the user-mode fault, if there is one: the kernel forces a signal on the thread, which has this stack.
 #[inline(always)]
-pub(crate) fn fail(state: *mut TaskState) {
+pub(crate) fn fail(state: *mut TaskState, stack: impl FnOnce() -> u64) {
     // SAFETY: `state` is the current task's own element, and the slot is a field of it.
-    unsafe { end(&raw mut (*state).user, (*state).tid, FaultKind::FAILED) };
+    let stack = if unsafe { (*state).user.time_ns } != 0 { stack() } else { 0 };
+    // SAFETY: as above.
+    unsafe { end(&raw mut (*state).user, (*state).tid, FaultKind::FAILED, stack) };
 }
 
 /// Puts a kernel-mode fault into the slot of one at the same address, which is over, or a free slot, or that of the oldest one;
@@ -51,14 +53,14 @@ pub(crate) fn enter_kernel(state: *mut TaskState, fault: Pending) {
                 slot = other;
             }
         }
-        end(slot, (*state).tid, FaultKind::REFUSED);
+        end(slot, (*state).tid, FaultKind::REFUSED, 0);
         *slot = fault;
     }
 }
 
-/// Records a pending fault of thread `tid` that did not complete, and how it ended.
+/// Records a pending fault of thread `tid` that did not complete, how it ended, and its stack, or 0: the thread may be elsewhere by now.
 #[inline(always)]
-fn end(slot: *mut Pending, tid: u32, kind: FaultKind) {
+fn end(slot: *mut Pending, tid: u32, kind: FaultKind, stack: u64) {
     // SAFETY: `slot` is a field of the current task's own element.
     if unsafe { (*slot).time_ns } == 0 {
         return;
@@ -77,6 +79,7 @@ fn end(slot: *mut Pending, tid: u32, kind: FaultKind) {
         flags: fault.fault_flags(),
         kind,
         latency_high: [0; 3],
+        stack,
     });
 }
 

@@ -10,8 +10,8 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 use memtrace_ebpf::{
-    Call, CallEvent, EventKind, NameEvent, SectionEvent, SpaceEvent, TaskState, TrimEvent, UncountedCause,
-    VmaName,
+    Call, CallEvent, EventKind, NameEvent, SectionEvent, SpaceEvent, StackedCallEvent, TaskState, TrimEvent,
+    UncountedCause, VmaName,
 };
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
     call::{self, FORK_ADVICE, Request},
     config, emit,
     file::MappedFile,
-    filter, hold, kernel, known, pending, record_field, request as io_uring, truth, twins,
+    filter, hold, kernel, known, pending, record_field, request as io_uring, stack, truth, twins,
 };
 
 /// Time after which a call that populates memory is stamped with its return: the record would come too late to be put
@@ -79,7 +79,7 @@ twins! {
 impl Request {
     /// Records that the call ended.
     #[inline(always)]
-    fn tell(self, state: *const TaskState, time_ns: u64, result: i64) {
+    fn tell(self, state: *mut TaskState, time_ns: u64, result: i64) {
         let is_named = self.names();
         // SAFETY: `state` is the current task's own element.
         let (space, flags) = unsafe { ((*state).space, (*state).flags) };
@@ -120,7 +120,14 @@ impl Request {
                     (file.mode, file.magic, file.device.into());
             }
         }
-        if let Some(mut entry) = emit::control::<CallEvent>() {
+        if config!(rule_buckets) != 0 {
+            let stack = stack::of(state, time_ns, self.registers());
+            event.header.len = StackedCallEvent::LEN as u16;
+            if let Some(mut entry) = emit::control::<StackedCallEvent>() {
+                entry.write(StackedCallEvent { call: event, stack });
+                entry.submit(emit::NO_WAKEUP);
+            }
+        } else if let Some(mut entry) = emit::control::<CallEvent>() {
             entry.write(event);
             entry.submit(emit::NO_WAKEUP);
         }
