@@ -11,15 +11,17 @@ mod sideband;
 mod sums;
 
 use memtrace_ebpf::{
-    CallEvent, CommEvent, EventHeader, EventKind, ExecEvent, ExitEvent, FaultEvent, FaultFlags, ForkEvent,
-    JoinEvent, LeaveEvent, NameEvent, SectionEvent, SpaceEvent, TaskAccount, TrimEvent, UncountedEvent,
+    BuildIdEvent, CallEvent, CommEvent, EventHeader, EventKind, ExecEvent, ExitEvent, FaultEvent, FaultFlags,
+    ForkEvent, FrameWord, JoinEvent, LeaveEvent, NameEvent, SectionEvent, SpaceEvent, StackEvent,
+    StackedCallEvent, TaskAccount, TrimEvent, UncountedEvent,
 };
 
 use crate::{
     event::{
-        Access, Account, Comm, Cpu, Fault, FaultCounts, FaultKind, HeatReading, Landmarks, Loss, LossCause,
-        MapAction, MapEvent, Mode, Observation, ReclaimReading, Record, Seen, SpaceId, TaskAction, TaskEvent,
-        Tgid, Tid, Uncounted, UncountedCause,
+        Access, Account, BuildId, Comm, Cpu, Device, Fault, FaultCounts, FaultKind, HeatReading, Landmarks,
+        Loss, LossCause, MapAction, MapCall, MapEvent, Mode, Observation, ReclaimReading, Record, Seen,
+        SpaceId, Stack, StackEnd, StackFrame, StackId, TaskAction, TaskEvent, Tgid, Tid, Uncounted,
+        UncountedCause,
     },
     units::{Nanos, PageCount, Timestamp, VirtAddr},
 };
@@ -87,7 +89,7 @@ fn fault(bytes: &[u8]) -> Record {
     let Some(raw) = FaultEvent::from_bytes(bytes) else {
         return undecodable(Timestamp::default());
     };
-    let FaultEvent { time_ns, addr, ip, tid, cpu, flags, kind, latency_low: _, latency_high: _ } = raw;
+    let FaultEvent { time_ns, addr, ip, tid, cpu, flags, kind, latency_low: _, latency_high: _, stack } = raw;
     let time = Timestamp::from_nanos(time_ns);
     let Some(kind) = fault_kind(kind) else {
         return undecodable(time);
@@ -110,6 +112,8 @@ fn fault(bytes: &[u8]) -> Record {
         mode: if has(FaultFlags::USER) { Mode::User } else { Mode::Kernel },
         kind,
         latency: raw.latency_ns().map(Nanos::new),
+        syscall: raw.syscall(),
+        stack: StackId::from_raw(stack),
     })
 }
 
@@ -248,7 +252,9 @@ fn control(header: EventHeader, bytes: &[u8]) -> Option<Record> {
         }
         EventKind::CALL => {
             let event = CallEvent::from_bytes(bytes)?;
-            Some(map(MapAction::Call { space: SpaceId(event.space), call: calls::call(&event, &[])? }))
+            let stack = StackedCallEvent::from_bytes(bytes).and_then(|event| StackId::from_raw(event.stack));
+            let call = MapCall { stack, ..calls::call(&event, &[])? };
+            Some(map(MapAction::Call { space: SpaceId(event.space), call }))
         }
         EventKind::NAME => {
             let NameEvent { call, name } = NameEvent::from_bytes(bytes)?;
@@ -263,12 +269,61 @@ fn control(header: EventHeader, bytes: &[u8]) -> Option<Record> {
             let TrimEvent { header: _, space, pages } = TrimEvent::from_bytes(bytes)?;
             Some(map(MapAction::Trimmed { space: SpaceId(space), pages: PageCount::new(pages) }))
         }
+        EventKind::STACK => Some(Record::Stack(Box::new(stack(bytes)?))),
+        EventKind::BUILD_ID => {
+            let BuildIdEvent { header: _, device, inode, build_id_len, build_id } =
+                BuildIdEvent::from_bytes(bytes)?;
+            let id = build_id.get(..usize::try_from(build_id_len).ok()?)?;
+            let file = (device_of(device)?, inode);
+            Some(Record::BuildId(Box::new(BuildId { time, file, id: id.into() })))
+        }
         EventKind::SECTION => {
             let SectionEvent { header: _, space, syscall } = SectionEvent::from_bytes(bytes)?;
             Some(map(MapAction::Unexplained { space: SpaceId(space), syscall }))
         }
         _ => None,
     }
+}
+
+/// A stack and its frames.
+fn stack(bytes: &[u8]) -> Option<Stack> {
+    let StackEvent { header, space, stack, end, count } = StackEvent::from_bytes(bytes)?;
+    let (words, _) = bytes.get(StackEvent::LEN..)?.as_chunks::<8>();
+    let words = words.get(..usize::try_from(count).ok()?)?.iter().map(|word| u64::from_ne_bytes(*word));
+    let frame = |word: u64| StackFrame {
+        addr: VirtAddr::from_raw(word & FrameWord::ADDRESS),
+        is_return: word & FrameWord::IS_RETURN != 0,
+        by_frame_pointer: word & FrameWord::BY_FRAME_POINTER != 0,
+    };
+    Some(Stack {
+        time: Timestamp::from_nanos(header.time_ns),
+        space: SpaceId(space),
+        id: StackId::from_raw(stack)?,
+        frames: words.map(frame).collect(),
+        end: stack_end(end)?,
+    })
+}
+
+fn stack_end(end: memtrace_ebpf::StackEnd) -> Option<StackEnd> {
+    match end {
+        memtrace_ebpf::StackEnd::ROOT => Some(StackEnd::Root),
+        memtrace_ebpf::StackEnd::TOO_DEEP => Some(StackEnd::TooDeep),
+        memtrace_ebpf::StackEnd::UNREADABLE => Some(StackEnd::Unreadable),
+        memtrace_ebpf::StackEnd::NO_RULE => Some(StackEnd::NoRule),
+        memtrace_ebpf::StackEnd::NO_UNWIND_INFORMATION => Some(StackEnd::NoUnwindInformation),
+        memtrace_ebpf::StackEnd::UNSUPPORTED => Some(StackEnd::Unsupported),
+        memtrace_ebpf::StackEnd::BEYOND_DUMP => Some(StackEnd::BeyondDump),
+        memtrace_ebpf::StackEnd::NO_CODE => Some(StackEnd::NoCode),
+        memtrace_ebpf::StackEnd::NO_FRAME_POINTER => Some(StackEnd::NoFramePointer),
+        memtrace_ebpf::StackEnd::ASTRAY => Some(StackEnd::Astray),
+        memtrace_ebpf::StackEnd::NO_FILE => Some(StackEnd::NoFile),
+        _ => None,
+    }
+}
+
+/// A device as the kernel numbers it inside: the minor number is the low 20 bits.
+fn device_of(device: u64) -> Option<Device> {
+    Some((u32::try_from(device >> 20).ok()?, u32::try_from(device & 0xf_ffff).ok()?))
 }
 
 /// A program begins to be executed.

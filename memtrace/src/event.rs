@@ -11,6 +11,8 @@ mod file;
 mod loss;
 mod map;
 mod scan;
+mod stack;
+mod syscall;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +24,8 @@ pub use map::{CallKind, MapAction, MapCall, MapEvent, MapRequest, OUT_OF_MEMORY,
 pub use scan::{
     MapsReading, Observation, PageScan, ProbeRequest, ProbeTarget, ScanDepth, ScanReason, Seen, Vma,
 };
+pub use stack::{BuildId, Stack, StackEnd, StackFrame, StackId};
+pub use syscall::syscall_name;
 
 /// A thread-group ID in the recorder's PID namespace: what the command line calls a PID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -96,6 +100,10 @@ pub enum Record {
     Map(Box<MapEvent>),
     /// The kernel charged faults without an event.
     Uncounted(Uncounted),
+    /// A stack was seen for the first time.
+    Stack(Box<Stack>),
+    /// A mapped file has this build ID.
+    BuildId(Box<BuildId>),
     /// The heat array was read.
     Heat(HeatReading),
     /// The kernel's counters of reclaim were read.
@@ -131,6 +139,10 @@ pub struct Fault {
     pub kind: FaultKind,
     /// Entry to completion; `None` if tracing began in between, or it never completed.
     pub latency: Option<Nanos>,
+    /// Number of the system call in which the kernel faulted, on the traced architecture; `None` in user mode, or if unknown.
+    pub syscall: Option<u32>,
+    /// The stack of the thread in user mode.
+    pub stack: Option<StackId>,
 }
 
 /// What a faulting instruction attempted.

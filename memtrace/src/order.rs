@@ -12,8 +12,8 @@ use std::collections::VecDeque;
 
 use crate::{
     event::{
-        Fault, Loss, LossCause, MapAction, MapEvent, Observation, ReclaimReading, TaskAction, TaskEvent, Tid,
-        Uncounted,
+        BuildId, Fault, Loss, LossCause, MapAction, MapEvent, Observation, ReclaimReading, Stack, TaskAction,
+        TaskEvent, Tid, Uncounted,
     },
     units::{Nanos, Timestamp},
 };
@@ -38,6 +38,10 @@ pub enum Event {
     Map(Box<MapEvent>),
     /// The kernel charged faults without an event.
     Uncounted(Uncounted),
+    /// A stack was seen for the first time.
+    Stack(Box<Stack>),
+    /// A mapped file has this build ID.
+    BuildId(Box<BuildId>),
     /// The kernel's counters of reclaim were read.
     Reclaim(ReclaimReading),
     /// An observation of a process; its time is when it ended.
@@ -56,37 +60,42 @@ impl Event {
             Self::Task(task) => task.time,
             Self::Map(map) => map.time,
             Self::Uncounted(uncounted) => uncounted.time,
+            Self::Stack(stack) => stack.time,
+            Self::BuildId(file) => file.time,
             Self::Reclaim(reading) => reading.time,
             Self::Observation(seen) => seen.time,
         }
     }
 
     /// Place in the order: by time, and by content where times are equal. An address space is copied before the task
-    /// is born that lives in it; a task is born before it faults, and faults before it ends.
-    fn key(&self) -> (Timestamp, u8, Tid, u64) {
+    /// is born that lives in it; a task is born before it faults, and faults before it ends. A stack is told before what has it.
+    #[must_use]
+    pub fn key(&self) -> (Timestamp, u8, Tid, u64) {
         let (rank, tid, detail) = match self {
             Self::Map(map) => match &map.action {
                 MapAction::Copied { child, .. } => (0, map.tid, child.0),
                 MapAction::Renewed { space } => (3, map.tid, space.0),
                 MapAction::Shown(shown) => (5, map.tid, shown.vma.range.start().as_raw()),
-                MapAction::Trimmed { pages, .. } => (6, map.tid, pages.get()),
-                MapAction::Call { .. } => (6, map.tid, 0),
-                MapAction::Unexplained { syscall, .. } => (7, map.tid, *syscall),
+                MapAction::Trimmed { pages, .. } => (8, map.tid, pages.get()),
+                MapAction::Call { .. } => (8, map.tid, 0),
+                MapAction::Unexplained { syscall, .. } => (9, map.tid, *syscall),
             },
             Self::Task(task) => match task.action {
                 TaskAction::Fork { child_tid, .. } => (1, task.tid, child_tid.0.into()),
                 TaskAction::Join { .. } => (2, task.tid, 0),
                 TaskAction::Exec { .. } => (4, task.tid, 0),
-                TaskAction::Comm(_) => (8, task.tid, 0),
-                TaskAction::Exit { .. } => (11, task.tid, 0),
-                TaskAction::Late { .. } => (12, task.tid, 0),
-                TaskAction::Leave { .. } => (13, task.tid, 0),
-                TaskAction::Alive { .. } => (14, task.tid, 0),
+                TaskAction::Comm(_) => (10, task.tid, 0),
+                TaskAction::Exit { .. } => (13, task.tid, 0),
+                TaskAction::Late { .. } => (14, task.tid, 0),
+                TaskAction::Leave { .. } => (15, task.tid, 0),
+                TaskAction::Alive { .. } => (16, task.tid, 0),
             },
-            Self::Fault(fault) => (9, fault.tid, fault.addr.as_raw()),
-            Self::Uncounted(uncounted) => (10, uncounted.tid, uncounted.faults.total()),
-            Self::Reclaim(_) => (15, Tid(0), 0),
-            Self::Observation(seen) => (16, Tid(seen.tgid.0), seen.space.0),
+            Self::BuildId(file) => (6, Tid(0), file.file.1),
+            Self::Stack(stack) => (7, Tid(0), stack.space.0),
+            Self::Fault(fault) => (11, fault.tid, fault.addr.as_raw()),
+            Self::Uncounted(uncounted) => (12, uncounted.tid, uncounted.faults.total()),
+            Self::Reclaim(_) => (17, Tid(0), 0),
+            Self::Observation(seen) => (18, Tid(seen.tgid.0), seen.space.0),
         };
         (self.time(), rank, tid, detail)
     }
@@ -257,7 +266,7 @@ mod tests {
         let (perms, offset, device, inode) = (*b"rw-p", 0, (0, 0), 0);
         let vma = Vma { range, perms, offset, device, inode, name: Vec::new() };
         let request = MapRequest::Munmap { addr: range.start(), length: range.bytes() };
-        let call = MapCall { request, result: Ok(0), may_have_resized: true, file: None };
+        let call = MapCall { request, result: Ok(0), may_have_resized: true, file: None, stack: None };
         let fork = TaskAction::Fork {
             child_tgid: Tgid(2),
             child_tid: Tid(2),

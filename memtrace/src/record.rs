@@ -80,6 +80,7 @@ impl Header {
 
 /// What was asked for, and the state of the target when the probes were armed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "what can be asked for independently")]
 pub struct Capture {
     /// The traced command and its arguments; empty if none was started.
     pub command: Vec<String>,
@@ -104,6 +105,9 @@ pub struct Capture {
     /// `min_flt` and `maj_flt` of the command when the probes were armed; `None` if there was no command.
     #[serde(default, with = "known_counts")]
     pub gate: Option<FaultCounts>,
+    /// Whether stacks were recorded.
+    #[serde(default)]
+    pub stacks: bool,
 }
 
 impl fmt::Display for Capture {

@@ -90,7 +90,7 @@ pub(super) fn call(event: &CallEvent, name: &[u8]) -> Option<MapCall> {
     };
     let is_mmap = matches!(request, MapRequest::Mmap { .. });
     let file = is_mmap.then(|| file(event)).flatten();
-    Some(MapCall { request, result, may_have_resized: event.may_have_resized != 0, file })
+    Some(MapCall { request, result, may_have_resized: event.may_have_resized != 0, file, stack: None })
 }
 
 /// The file that an `mmap` mapped, if the programs could read it.
@@ -135,7 +135,10 @@ mod tests {
 
         let addr = VirtAddr::from_raw(0x7000_0000);
         let request = MapRequest::Mmap { addr, length: 0x3000, prot: 3, flags: 0x22, offset: 0x2000 };
-        assert_eq!(call, MapCall { request, result: Ok(0x7000_0000), may_have_resized: false, file: None });
+        assert_eq!(
+            call,
+            MapCall { request, result: Ok(0x7000_0000), may_have_resized: false, file: None, stack: None }
+        );
     }
 
     #[test]
@@ -146,7 +149,10 @@ mod tests {
 
         let landmarks = Landmarks { start_brk: Some(VirtAddr::from_raw(0x5000)), start_stack: None };
         let request = MapRequest::SetBounds { landmarks, brk: Some(VirtAddr::from_raw(0x9000)) };
-        assert_eq!(call, MapCall { request, result: Ok(0), may_have_resized: false, file: None });
+        assert_eq!(
+            call,
+            MapCall { request, result: Ok(0), may_have_resized: false, file: None, stack: None }
+        );
     }
 
     #[test]

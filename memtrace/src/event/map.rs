@@ -1,6 +1,6 @@
 //! Words for what happens to address spaces.
 
-use super::{FileKind, Landmarks, MappedFile, SpaceId, Tgid, Tid, Vma};
+use super::{FileKind, Landmarks, MappedFile, SpaceId, StackId, Tgid, Tid, Vma};
 use crate::units::{PageCount, Timestamp, VirtAddr, VirtRange};
 
 /// Something that changed an address space, or was meant to.
@@ -14,6 +14,17 @@ pub struct MapEvent {
     pub tid: Tid,
     /// What happened.
     pub action: MapAction,
+}
+
+impl MapEvent {
+    /// The stack of the caller, if a call did it.
+    #[must_use]
+    pub const fn stack(&self) -> Option<StackId> {
+        match &self.action {
+            MapAction::Call { call, .. } => call.stack,
+            _ => None,
+        }
+    }
 }
 
 /// What a [`MapEvent`] says.
@@ -81,6 +92,8 @@ pub struct MapCall {
     pub may_have_resized: bool,
     /// The file that it mapped, if there is one and it could be read.
     pub file: Option<MappedFile>,
+    /// The stack of the caller.
+    pub stack: Option<StackId>,
 }
 
 /// What a [`MapCall`] asked for; lengths in bytes, flags and protections as the kernel's headers number them.

@@ -12,7 +12,7 @@
 
 use memtrace_ebpf::{FaultEvent, FaultKind};
 
-const COLUMNS: u8 = 8;
+const COLUMNS: u8 = 9;
 
 /// Threads whose last record is remembered; thread IDs of one program are close together.
 const THREADS: usize = 64;
@@ -48,7 +48,8 @@ pub(super) fn encode(bytes: &[u8], out: &mut Vec<u8>) -> Option<(u64, u64)> {
     let mut span: Option<(u64, u64)> = None;
     let mut neighbours = Neighbours::new();
     for fault in records.iter().filter_map(|record| FaultEvent::from_bytes(record)) {
-        let FaultEvent { time_ns, addr, ip, tid, cpu, flags, kind, latency_low: _, latency_high: _ } = fault;
+        let FaultEvent { time_ns, addr, ip, tid, cpu, flags, kind, latency_low: _, latency_high: _, stack } =
+            fault;
         let (first, last) = span.unwrap_or((time_ns, time_ns));
         span = Some((first.min(time_ns), last.max(time_ns)));
         let previous = std::mem::replace(&mut neighbours.previous, fault);
@@ -62,6 +63,7 @@ pub(super) fn encode(bytes: &[u8], out: &mut Vec<u8>) -> Option<(u64, u64)> {
             u64::from(cpu ^ before.cpu),
             u64::from(flags ^ before.flags),
             u64::from(kind.0 ^ before.kind.0),
+            stack ^ before.stack,
         ];
         for (column, value) in columns.iter_mut().zip(values) {
             column.push(value);
@@ -89,7 +91,7 @@ pub(super) fn decode(rest: &mut &[u8], count: usize) -> Option<Vec<u8>> {
             *known = column;
         }
     }
-    let [time, tid, addr, ip, latency, cpu, flags, kind] = columns;
+    let [time, tid, addr, ip, latency, cpu, flags, kind, stack] = columns;
     let mut out = Vec::with_capacity(count * FaultEvent::LEN);
     let mut neighbours = Neighbours::new();
     for row in 0..count {
@@ -104,6 +106,7 @@ pub(super) fn decode(rest: &mut &[u8], count: usize) -> Option<Vec<u8>> {
             cpu: before.cpu ^ u16::try_from(cpu[row]).ok()?,
             flags: before.flags ^ u16::try_from(flags[row]).ok()?,
             kind: FaultKind(before.kind.0 ^ u8::try_from(kind[row]).ok()?),
+            stack: before.stack ^ stack[row],
             ..FaultEvent::default()
         }
         .with_latency_bits(latency[row])?;
@@ -151,8 +154,14 @@ mod tests {
     use super::*;
 
     fn fault() -> impl Strategy<Value = FaultEvent> {
-        (any::<[u64; 3]>(), 0..200_u32, any::<[u32; 2]>(), any::<[u16; 2]>(), any::<[u8; 4]>()).prop_map(
-            |([time_ns, addr, ip], near, [far, latency_low], [cpu, flags], [kind, latency_high @ ..])| {
+        (any::<[u64; 4]>(), 0..200_u32, any::<[u32; 2]>(), any::<[u16; 2]>(), any::<[u8; 4]>()).prop_map(
+            |(
+                [time_ns, addr, ip, stack],
+                near,
+                [far, latency_low],
+                [cpu, flags],
+                [kind, latency_high @ ..],
+            )| {
                 FaultEvent {
                     time_ns,
                     addr,
@@ -164,6 +173,7 @@ mod tests {
                     flags,
                     kind: FaultKind(kind),
                     latency_high,
+                    stack,
                 }
             },
         )
@@ -206,17 +216,17 @@ mod tests {
     #[test]
     fn latency_without_room_is_malformed() {
         // One record: each column is a mask of its planes, and the fifth one has the byte of bits 56 to 63.
-        let columns = [8, 0, 0, 0, 0, 1 << 7, 1, 0, 0, 0];
+        let columns = [9, 0, 0, 0, 0, 1 << 7, 1, 0, 0, 0, 0];
 
         assert_eq!(decode(&mut &columns[..], 1), None);
-        let fits = [8, 0, 0, 0, 0, 1 << 6, 1, 0, 0, 0];
+        let fits = [9, 0, 0, 0, 0, 1 << 6, 1, 0, 0, 0, 0];
         let bytes = decode(&mut &fits[..], 1).expect("one record");
         assert_eq!(FaultEvent::from_bytes(&bytes).map(|fault| fault.latency_bits()), Some(1 << 48));
     }
 
     #[test]
     fn columns_of_later_builds_are_passed_over_and_missing_ones_are_zero() {
-        let fault = FaultEvent { time_ns: 50, addr: 0x1000, kind: FaultKind::MINOR, ..FaultEvent::default() };
+        let fault = FaultEvent { time_ns: 50, addr: 0x1000, stack: 7, ..FaultEvent::default() };
         let mut columns = Vec::new();
         encode(&fault.to_bytes(), &mut columns);
 
@@ -227,11 +237,11 @@ mod tests {
         assert_eq!(decode(&mut rest, 1), Some(fault.to_bytes().to_vec()));
         assert!(rest.is_empty());
 
-        let (kind, earlier) =
-            columns.split_last_chunk::<2>().map(|(rest, kind)| (kind, rest.to_vec())).expect("long");
-        assert_eq!(*kind, [1, FaultKind::MINOR.0]);
-        let earlier = [&[7], &earlier[1..]].concat();
-        let without = FaultEvent { kind: FaultKind(0), ..fault };
+        let (stack, earlier) =
+            columns.split_last_chunk::<2>().map(|(rest, stack)| (stack, rest.to_vec())).expect("long");
+        assert_eq!(*stack, [1, 7]);
+        let earlier = [&[8], &earlier[1..]].concat();
+        let without = FaultEvent { stack: 0, ..fault };
         assert_eq!(decode(&mut &earlier[..], 1), Some(without.to_bytes().to_vec()));
     }
 

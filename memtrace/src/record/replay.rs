@@ -90,6 +90,7 @@ mod tests {
                 verify: false,
                 focus: FocusOptions::default(),
                 gate: None,
+                stacks: false,
             },
             features: Vec::new(),
             page_era: None,
@@ -189,6 +190,7 @@ mod tests {
                     | FaultFlags::WRITE,
                 kind: FaultKind::MINOR,
                 latency_high: [0; 3],
+                stack: 0,
             };
             frames.push(Frame::Faults(fault.to_bytes().to_vec()));
             frames.push(Frame::Tick(at(time + 5)));
@@ -290,8 +292,8 @@ mod tests {
 
             let maps = same(table("maps"), &header);
             let calls = [
-                "4001,42,42,mmap,0x70000000,0x70004000,rw-p,0x0,anon,,2,0x70000000",
-                "5000,42,42,munmap,0x70001000,0x70002000,rw-p,,anon,,2,0",
+                "4001,42,42,mmap,0x70000000,0x70004000,rw-p,0x0,anon,,2,0x70000000,",
+                "5000,42,42,munmap,0x70001000,0x70002000,rw-p,,anon,,2,0,",
             ];
             assert_eq!(maps.lines().skip(1).collect::<Vec<_>>(), calls);
 

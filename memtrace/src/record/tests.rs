@@ -38,6 +38,7 @@ fn header() -> Header {
             verify: false,
             focus: FocusOptions::default(),
             gate: Some(FaultCounts { minor: 90, major: 1 }),
+            stacks: false,
         },
         features: vec![Feature {
             name: "pagemap_scan".to_owned(),
@@ -112,6 +113,7 @@ fn fault(nanos: u64) -> FaultEvent {
         flags: FaultFlags::WRITE | FaultFlags::USER,
         kind: FaultKind::MINOR,
         latency_high: [0; 3],
+        stack: 0,
     }
 }
 

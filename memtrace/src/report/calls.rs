@@ -5,7 +5,7 @@
 //! Keeps: a call without a name keeps its number.
 //! Not here: which calls populate (the kernel decides; everything that happens is shown).
 
-use crate::event::UncountedCause;
+use crate::event::{UncountedCause, syscall_name};
 
 /// The word for `cause` on a host of the architecture `arch` (in the words of `uname -m`).
 pub(super) fn name(cause: UncountedCause, arch: &str) -> String {
@@ -18,7 +18,7 @@ pub(super) fn name(cause: UncountedCause, arch: &str) -> String {
         UncountedCause::UnknownCall => return "unknown".to_owned(),
         UncountedCause::Unseen => return "cpu_offline".to_owned(),
     };
-    match call(number, arch) {
+    match syscall_name(number, arch) {
         // Calls that replace the address space.
         Some("execve" | "execveat") => "exec".to_owned(),
         // Calls that populate on demand (`MAP_POPULATE`, `MADV_POPULATE_*`) or grow memory that is locked.
@@ -29,16 +29,6 @@ pub(super) fn name(cause: UncountedCause, arch: &str) -> String {
         Some("mlock" | "mlock2" | "mlockall") => "mlock".to_owned(),
         Some(name) => name.to_owned(),
         None => format!("syscall_{number}"),
-    }
-}
-
-/// The name of the system call `number` on the architecture `arch`, if it is known.
-fn call(number: u32, arch: &str) -> Option<&'static str> {
-    let number = usize::try_from(number).ok()?;
-    match arch {
-        "x86_64" => syscalls::x86_64::Sysno::new(number).map(|call| call.name()),
-        "aarch64" => syscalls::aarch64::Sysno::new(number).map(|call| call.name()),
-        _ => None,
     }
 }
 
