@@ -35,3 +35,5 @@ pub mod snapshot;
 pub mod sys;
 pub mod timeline;
 pub mod units;
+#[cfg(feature = "live")]
+pub mod unwind;

@@ -21,7 +21,7 @@ const LAYERS: [&[&str]; 13] = [
     &["select"],
     &["event"],
     &["census"],
-    &["decode"],
+    &["decode", "unwind"],
     &["order", "region", "timeline"],
     &["pipeline"],
     &["record", "export", "report", "snapshot"],
