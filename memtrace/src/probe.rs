@@ -308,6 +308,16 @@ fn timed<T>(cost: &mut Cost, scan: impl FnOnce() -> T) -> T {
     result
 }
 
+/// The maps of `process`; `None` if it has none any more. What lies on its devices is left out.
+#[must_use]
+pub fn maps_of(process: Tgid) -> Option<MapsReading> {
+    let began = clock::boottime();
+    let thread = thread::with_memory(process).ok()?;
+    let vmas = maps::parse(&thread::read_maps(thread).ok()?).ok()?;
+    let landmarks = thread::landmarks(thread)?;
+    Some(MapsReading { began, vmas, landmarks, devices: Vec::new(), at_exit: false })
+}
+
 /// Whole slots around the VMAs in `maps` that some access is allowed to.
 fn accessible(maps: &MapsReading) -> Vec<(VirtRange, ScanReason)> {
     let open = maps.vmas.iter().filter(|vma| !vma.perms.starts_with(b"---") && vma.name != b"[vsyscall]");

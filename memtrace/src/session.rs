@@ -19,7 +19,10 @@ use crate::{
     event::{FaultCounts, ScanDepth, Tgid, Tid},
     export::{ExportError, Sink as _, Sinks},
     host::{self, CpusError, Facility, Namespaces, Reach},
-    live::{self, ArmError, AttachError, Batch, Drain, Entry, HeatReader, LossMeter, Plan, Probes, Target},
+    live::{
+        self, ArmError, AttachError, Batch, Drain, Entry, HeatReader, LossMeter, Plan, Probes, Rings, Stacks,
+        Target,
+    },
     pagemap::{PageCategories, PageEra},
     pipeline::{Detail, FocusOptions},
     probe::{Prober, files::FileError},
@@ -74,6 +77,8 @@ pub struct Options {
     pub kill: bool,
     /// Whether processes are held at their exit, to compare their maps a last time.
     pub verify: bool,
+    /// Whether stacks are recorded.
+    pub stacks: bool,
     /// Whether the programs log.
     pub verbose: bool,
 }
@@ -182,6 +187,7 @@ async fn record(
     let counters = probes.counters(cpus.possible)?;
     let heat = HeatReader::new(probes.heat(cpus.possible)?, cpus.possible);
     let (control, events) = (probes.control_ring()?, probes.fault_rings()?);
+    let stacks = probes.stacks(&plan)?;
     let log = options.verbose.then(|| probes.logger()).transpose()?;
 
     // Signals first: one that comes during set-up must not leave the command behind.
@@ -220,9 +226,12 @@ async fn record(
     let taker = Recorder::new(writer, sinks, &facts, header.options(wants), scans, heat, batches);
     let (scan_now, stopped_probe) = (taker.scan_switch(), taker.stopped_probe());
     let exits = taker.exits();
-    let ring_bytes = plan.ring_bytes as usize;
-    let drain = Drain::new(armed.side_band, control, events, ring_bytes, losses, armed.cpus, sender.clone());
-    let (threads, failure) = Threads::start(taker, drain, sender, vec![Frame::Control(armed.joins)])?;
+    let first = vec![Frame::Control(armed.joins)];
+    let stacks = stacks.map(|(ring, table)| Stacks::new(ring, table, &facts, plan.follows_maps, &first));
+    let rings =
+        Rings { side_band: armed.side_band, control, events, event_bytes: plan.ring_bytes as usize, stacks };
+    let drain = Drain::new(rings, losses, armed.cpus, sender.clone());
+    let (threads, failure) = Threads::start(taker, drain, sender, first)?;
     let command = gated.as_ref().map(Gated::pid);
     if let Some(command) = command {
         // So that its first faults have regions.
@@ -371,6 +380,7 @@ fn plan(
             && !matches!(options.subject, Subject::Running(Target::Threads(_))),
         ring_bytes: u32::try_from(ring.get()).map_err(|_| SessionError::Ring(ring))?,
         possible_cpus,
+        stacks: options.stacks,
         verbose: options.verbose,
     })
 }
@@ -395,5 +405,6 @@ fn capture(options: &Options, plan: &Plan, gate: Option<FaultCounts>) -> Capture
         verify: options.verify,
         focus: options.focus.clone(),
         gate,
+        stacks: options.stacks,
     }
 }

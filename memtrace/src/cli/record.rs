@@ -41,6 +41,7 @@ const KILLED: u8 = 124;
 Examples:
   memtrace record -- python3 train.py       trace a command, its threads and its children
   memtrace record -p 4242 --duration 30s    trace a running process for half a minute
+  memtrace record -g -- ./server            with the stack of each fault, also without frame pointers
   memtrace record --csv live.csv -- make    write the timeline as CSV while recording
   memtrace record --verify -- make          compare regions with the kernel's at each exit too
 
@@ -81,6 +82,10 @@ pub(super) struct RecordArgs {
     /// File to record into; `-` is stdout [default: memtrace.mtrace]
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub(super) output: Option<PathBuf>,
+
+    /// Record the stack in user mode of each fault and of each call that changes an address space
+    #[arg(short = 'g', long = "stacks", help_heading = "Output")]
+    stacks: bool,
 
     /// Write the timeline as CSV while recording; replaces an older timeline
     #[arg(long, value_name = "FILE", help_heading = "Output")]
@@ -185,6 +190,7 @@ impl RecordArgs {
             duration,
             kill: self.kill,
             verify: self.verify,
+            stacks: self.stacks,
             verbose,
         })
     }

@@ -21,6 +21,7 @@ use super::{
     losses::LossMeter,
     probes::CONTROL_BYTES,
     sideband::SideBand,
+    stacks::Stacks,
 };
 use crate::{
     decode::Frame,
@@ -39,11 +40,26 @@ const STALL: Nanos = Nanos::new(50_000_000);
 /// Bytes that one frame holds at most, but for those of perf: some milliseconds of the recorder's time.
 const FRAME_BYTES: usize = 512 << 10;
 
+/// The rings of a session.
+pub struct Rings {
+    /// Of perf; `None` if changes of address spaces are not followed.
+    pub side_band: Option<SideBand>,
+    /// Of tasks and changes of address spaces.
+    pub control: RingBuf<MapData>,
+    /// Of faults.
+    pub events: Vec<RingBuf<MapData>>,
+    /// Bytes that those of faults hold together.
+    pub event_bytes: usize,
+    /// `None` if no stacks are recorded.
+    pub stacks: Option<Stacks>,
+}
+
 /// Empties the rings.
 pub struct Drain {
     side_band: Option<SideBand>,
     control: RingBuf<MapData>,
     events: Vec<RingBuf<MapData>>,
+    stacks: Option<Stacks>,
     /// Bytes that each of `events` can hold.
     capacity: usize,
     losses: LossMeter,
@@ -53,38 +69,25 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Drains `side_band`, `control` and `events`, which hold `capacity` bytes together, into `sender`, and what `losses` and
-    /// `cpus` say is missing.
+    /// Drains `rings` into `sender`, and what `losses` and `cpus` say is missing.
     #[must_use]
-    pub fn new(
-        side_band: Option<SideBand>,
-        control: RingBuf<MapData>,
-        events: Vec<RingBuf<MapData>>,
-        capacity: usize,
-        losses: LossMeter,
-        cpus: CpuWatch,
-        sender: BatchSender,
-    ) -> Self {
-        Self {
-            side_band,
-            control,
-            capacity: capacity / events.len().max(1),
-            events,
-            losses,
-            cpus,
-            sender,
-            stalls: Stalls::new(clock::boottime()),
-        }
+    pub fn new(rings: Rings, losses: LossMeter, cpus: CpuWatch, sender: BatchSender) -> Self {
+        let Rings { side_band, control, events, event_bytes, stacks } = rings;
+        let capacity = event_bytes / events.len().max(1);
+        let stalls = Stalls::new(clock::boottime());
+        Self { side_band, control, events, stacks, capacity, losses, cpus, sender, stalls }
     }
 
-    /// Drains every 10 ms until `stop` is set, then once more; ends early if nobody takes batches any more.
+    /// Drains every 10 ms, or as long as stacks lack rules each millisecond, until `stop` is set, then once more; ends early if nobody takes batches any more.
     pub fn run(mut self, stop: &AtomicBool) {
         loop {
             let last = stop.load(Ordering::Acquire);
             if !self.pass(last) || last {
                 return;
             }
-            thread::sleep(PERIOD);
+            // The sooner there are rules, the fewer stacks need any.
+            let is_learning = self.stacks.as_ref().is_some_and(Stacks::is_learning);
+            thread::sleep(if is_learning { PERIOD / 10 } else { PERIOD });
         }
     }
 
@@ -116,7 +119,9 @@ impl Drain {
     /// What happened to tasks and address spaces.
     fn drain_changes(&mut self) -> Batch {
         let mut batch = Batch::new();
-        // First, and handed over last: its records are of tasks whose birth is in `control`.
+        // Before all that may tell of the code that they are of.
+        let stacks = self.stacks.as_mut().map(Stacks::drain);
+        // Then, and handed over last: its records are of tasks whose birth is in `control`.
         let mut side_band = Vec::new();
         if let Some(rings) = &mut self.side_band {
             rings.drain(&mut side_band);
@@ -132,6 +137,9 @@ impl Drain {
         }
         if !side_band.is_empty() {
             batch.push(Frame::SideBand(side_band));
+        }
+        if let Some((stacks, drained)) = self.stacks.as_mut().zip(stacks) {
+            batch.extend(stacks.unwind(&drained, &batch));
         }
         batch
     }

@@ -24,12 +24,16 @@ use super::{
     heat,
     programs::{Attachable, Hook, Programs, Step},
     skips::SkipMeter,
+    stacks::{self, RuleTable, rules},
     syscalls,
     tasks::InitialTids,
 };
 use crate::{
     host::LockArguments,
-    sys::{memlock, shared::SharedWords},
+    sys::{
+        memlock,
+        shared::{SharedWords, WritableWords},
+    },
 };
 
 pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/memtrace.bpf.o"));
@@ -54,6 +58,7 @@ pub enum Scope {
 
 /// What to load.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "what sessions can have or not, independently")]
 pub struct Plan {
     /// Constants for the programs; the sizes of arrays are filled in here.
     pub config: Config,
@@ -71,6 +76,8 @@ pub struct Plan {
     pub ring_bytes: u32,
     /// CPUs that the kernel may bring up.
     pub possible_cpus: u32,
+    /// Whether stacks are recorded.
+    pub stacks: bool,
     /// Whether the programs may log.
     pub verbose: bool,
 }
@@ -106,12 +113,16 @@ impl Probes {
             from_records: _,
             ring_bytes,
             possible_cpus,
+            stacks: has_stacks,
             verbose,
         } = plan;
         let rings = fault_rings(*possible_cpus, *ring_bytes, rustix::param::page_size());
         let config = Config {
             heat_cells: heat::cells_per_cpu(*possible_cpus).into(),
             event_rings: rings.len() as u64,
+            rule_buckets: if *has_stacks { rules::BUCKETS.into() } else { 0 },
+            // A dump that just fits must leave room for stacks.
+            dump_bytes: u64::from(stacks::RING_BYTES) / 4 * 3,
             ..*config
         };
         let words = config.to_words();
@@ -122,6 +133,11 @@ impl Probes {
         let _lifted = memlock::lift();
         let btf = Btf::from_sys_fs().ok();
         let mut loader = EbpfLoader::new();
+        if *has_stacks {
+            loader.map_max_entries(names::STACKS, stacks::RING_BYTES);
+            loader.map_max_entries(names::RULES, rules::BUCKETS);
+            loader.map_max_entries(names::SENT_STACKS, names::SENT_STACKS_LEN);
+        }
         for name in rings {
             loader.map_max_entries(name, ring_bytes >> rings.len().trailing_zeros());
         }
@@ -288,6 +304,17 @@ impl Probes {
         self.ring(names::CONTROL)
     }
 
+    /// The ring of stacks, and the table of rules; they can be taken once. `None` if no stacks are recorded.
+    pub fn stacks(&mut self, plan: &Plan) -> Result<Option<(RingBuf<MapData>, RuleTable)>, AttachError> {
+        if !plan.stacks {
+            return Ok(None);
+        }
+        let rules = self.writable(names::RULES, RuleTable::words())?;
+        let table =
+            RuleTable::new(rules, self.writable(names::SENT_STACKS, names::SENT_STACKS_LEN as usize)?);
+        Ok(Some((self.ring(names::STACKS)?, table)))
+    }
+
     fn ring(&mut self, name: &str) -> Result<RingBuf<MapData>, AttachError> {
         let map = self.ebpf.take_map(name).ok_or_else(|| missing(format!("find the ring {name}")))?;
         RingBuf::try_from(map).map_err(|error| failure(&format!("map the ring {name}"), error))
@@ -303,6 +330,14 @@ impl Probes {
     pub fn heat(&mut self, possible_cpus: u32) -> Result<SharedWords, AttachError> {
         let cells = heat::array_cells(possible_cpus) as usize;
         self.shared(names::HEAT, cells * HeatCell::LEN / 8)
+    }
+
+    fn writable(&mut self, name: &str, words: usize) -> Result<WritableWords, AttachError> {
+        let what = format!("map the array {name}");
+        let Map::Array(data) = self.map(name)? else {
+            return Err(missing(what));
+        };
+        WritableWords::map(data.fd().as_fd(), words).map_err(|error| failure(&what, error))
     }
 
     fn shared(&mut self, name: &str, words: usize) -> Result<SharedWords, AttachError> {

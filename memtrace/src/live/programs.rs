@@ -249,6 +249,7 @@ mod tests {
             from_records: false,
             ring_bytes: 1 << 20,
             possible_cpus: 2,
+            stacks: false,
             verbose: false,
         }
     }

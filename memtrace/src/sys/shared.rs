@@ -1,8 +1,8 @@
-//! Reads words that the kernel or eBPF programs write, through memory and without a system call.
+//! Reads words that the kernel or eBPF programs write, and writes words that they read, through memory and without a system call.
 //!
-//! Layer: shell. Input: an array map made with `BPF_F_MMAPABLE`. Output: [`SharedWords`].
+//! Layer: shell. Input: an array map made with `BPF_F_MMAPABLE`. Output: [`SharedWords`], [`WritableWords`].
 //! Source: `array_map_mmap` of `kernel/bpf/arraymap.c` (Linux 5.5); its pages are there before they are touched.
-//! Keeps: the mapping is read-only and ends with its owner.
+//! Keeps: the mapping ends with its owner, and is read-only but for [`WritableWords`].
 //! Not here: what the words mean (`live`).
 
 use std::{
@@ -30,9 +30,13 @@ unsafe impl Sync for SharedWords {}
 impl SharedWords {
     /// Maps the first `len` 64-bit words of `map`.
     pub fn map(map: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
+        Self::map_for(ProtFlags::READ, map, len)
+    }
+
+    fn map_for(access: ProtFlags, map: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
         let bytes = len.checked_mul(size_of::<u64>()).ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: the kernel chooses an address that nothing else uses.
-        let start = unsafe { mmap(std::ptr::null_mut(), bytes, ProtFlags::READ, MapFlags::SHARED, map, 0) }?;
+        let start = unsafe { mmap(std::ptr::null_mut(), bytes, access, MapFlags::SHARED, map, 0) }?;
         let words = NonNull::new(start.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
         Ok(Self { words, len })
     }
@@ -44,15 +48,41 @@ impl SharedWords {
     /// If `index` is not below the length that was mapped.
     #[must_use]
     pub fn load(&self, index: usize) -> u64 {
-        assert!(index < self.len, "word {index} of {}", self.len);
-        // SAFETY: `index` is in the mapping, which lives as long as `self`.
-        let word = unsafe { self.words.add(index) };
-        // SAFETY: the mapping is page-aligned, so the word is aligned; it is only ever accessed atomically here.
-        let word = unsafe { word.as_ref() };
+        let word = self.word(index);
         // A relaxed load and a fence: of all orderings, read-only memory guarantees the relaxed load alone.
         let value = word.load(Ordering::Relaxed);
         fence(Ordering::Acquire);
         value
+    }
+
+    fn word(&self, index: usize) -> &AtomicU64 {
+        assert!(index < self.len, "word {index} of {}", self.len);
+        // SAFETY: `index` is in the mapping, which lives as long as `self`.
+        let word = unsafe { self.words.add(index) };
+        // SAFETY: the mapping is page-aligned, so the word is aligned; it is only ever accessed atomically here.
+        unsafe { word.as_ref() }
+    }
+}
+
+/// Words that others read while they are written here.
+#[derive(Debug)]
+pub struct WritableWords(SharedWords);
+
+impl WritableWords {
+    /// Maps the first `len` 64-bit words of `map`.
+    pub fn map(map: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
+        SharedWords::map_for(ProtFlags::READ | ProtFlags::WRITE, map, len).map(Self)
+    }
+
+    /// The word `index`. It panics as [`SharedWords::load`] does.
+    #[must_use]
+    pub fn load(&self, index: usize) -> u64 {
+        self.0.load(index)
+    }
+
+    /// Writes the word `index`; who sees it sees what was written before as well. It panics as [`SharedWords::load`] does.
+    pub fn store(&self, index: usize, value: u64) {
+        self.0.word(index).store(value, Ordering::Release);
     }
 }
 

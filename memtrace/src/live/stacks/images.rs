@@ -1,0 +1,138 @@
+//! The ELF images behind code.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    os::unix::{ffi::OsStrExt as _, fs::FileExt as _, fs::MetadataExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use memtrace_ebpf::{BuildIdEvent, EventHeader, EventKind};
+use object::read::ReadCache;
+
+use crate::{
+    event::{Device, Tgid},
+    pipeline::Code,
+    probe,
+    unwind::UnwindTable,
+};
+
+/// What is behind code.
+pub(super) enum Image {
+    /// Memory without a file.
+    None,
+    /// A file that could not be read, or is no ELF image.
+    Unreadable,
+    /// An image; `is_new` if it has just been read.
+    Known { table: Arc<UnwindTable>, is_new: bool },
+}
+
+/// What tells an image from others: its file; of one that events do not tell, its name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    File(Device, u64),
+    Name(Arc<[u8]>),
+}
+
+/// Images that have been read.
+#[derive(Debug, Default)]
+pub(super) struct Images {
+    tables: HashMap<Key, Option<Arc<UnwindTable>>>,
+}
+
+/// Images that are kept; beyond that all are read anew.
+const KEPT: usize = 1 << 10;
+
+impl Images {
+    /// The image behind `code`, which is mapped by `process`.
+    pub(super) fn of(&mut self, code: &Code, process: Option<Tgid>) -> Image {
+        let is_vdso = *code.name == *b"[vdso]";
+        if code.file_offset.is_none() && !is_vdso {
+            return Image::None;
+        }
+        let key = code
+            .file
+            .map_or_else(|| Key::Name(code.name.clone()), |(device, inode)| Key::File(device, inode));
+        if let Some(known) = self.tables.get(&key) {
+            return known.clone().map_or(Image::Unreadable, |table| Image::Known { table, is_new: false });
+        }
+        let read = if is_vdso { read_vdso(code) } else { read_file(code, process) };
+        let table = match read {
+            Ok(table) => Some(Arc::new(table)),
+            Err(error) => {
+                log::debug!("cannot unwind {}: {error}", String::from_utf8_lossy(&code.name));
+                None
+            }
+        };
+        if self.tables.len() >= KEPT {
+            self.tables.clear();
+        }
+        self.tables.insert(key, table.clone());
+        table.map_or(Image::Unreadable, |table| Image::Known { table, is_new: true })
+    }
+}
+
+/// The record that tells the build ID of the file behind `code`.
+pub(super) fn build_id(header: &EventHeader, code: &Code, table: &UnwindTable) -> Option<BuildIdEvent> {
+    let ((major, minor), inode) = code.file?;
+    let id = table.build_id()?;
+    let mut build_id = [0; 24];
+    build_id.get_mut(..id.len())?.copy_from_slice(id);
+    Some(BuildIdEvent {
+        header: EventHeader {
+            kind: EventKind::BUILD_ID,
+            len: u16::try_from(BuildIdEvent::LEN).ok()?,
+            ..*header
+        },
+        device: u64::from(major) << 20 | u64::from(minor),
+        inode,
+        build_id_len: id.len() as u64,
+        build_id,
+    })
+}
+
+fn read_file(code: &Code, process: Option<Tgid>) -> io::Result<UnwindTable> {
+    let file = open(code, process)?;
+    let cache = ReadCache::new(file);
+    UnwindTable::parse(&cache).map_err(io::Error::other)
+}
+
+/// Opens the file behind `code`: as it is mapped, so that it may be deleted or in another mount namespace; where the process is
+/// gone, by its path, if that is still the same file.
+fn open(code: &Code, process: Option<Tgid>) -> io::Result<File> {
+    if let Some(Tgid(process)) = process {
+        let (start, end) = (code.range.start().as_raw(), code.range.end().as_raw());
+        if let Ok(file) = File::open(format!("/proc/{process}/map_files/{start:x}-{end:x}")) {
+            return Ok(file);
+        }
+    }
+    let path = Path::new(std::ffi::OsStr::from_bytes(&code.name));
+    let of_process = process.and_then(|Tgid(process)| {
+        Some(PathBuf::from(format!("/proc/{process}/root")).join(path.strip_prefix("/").ok()?))
+    });
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for path in of_process.into_iter().chain([path.to_owned()]) {
+        match File::open(path).and_then(|file| Ok((file.metadata()?, file))) {
+            Ok((metadata, file))
+                if metadata.is_file() && code.file.is_none_or(|(_, inode)| inode == metadata.ino()) =>
+            {
+                return Ok(file);
+            }
+            Ok(_) => last = io::Error::other("another file has its name now"),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// The vDSO is the same for every 64-bit process: it is read from this one.
+fn read_vdso(_code: &Code) -> io::Result<UnwindTable> {
+    let own = probe::maps_of(Tgid(std::process::id())).ok_or(io::ErrorKind::NotFound)?;
+    let vdso = own.vmas.iter().find(|vma| vma.name == b"[vdso]").ok_or(io::ErrorKind::NotFound)?;
+    let len = usize::try_from(vdso.range.bytes()).map_err(io::Error::other)?;
+    let mut image = vec![0; len];
+    File::open("/proc/self/mem")?.read_exact_at(&mut image, vdso.range.start().as_raw())?;
+    UnwindTable::parse(&image[..]).map_err(io::Error::other)
+}
