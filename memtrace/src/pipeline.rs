@@ -15,10 +15,11 @@ use crate::{
         Record, Seen, TaskAction, TaskEvent, Tid,
     },
     order::{Event, Reorder},
-    timeline::{Row, RowSet, Summary},
+    timeline::{MapRow, Row, RowSet, Summary},
     units::{Nanos, Timestamp},
 };
 
+mod arrived;
 mod join;
 mod plan;
 mod slots;
@@ -26,11 +27,13 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
+pub use arrived::{Arrived, Code};
 use join::{
     intervals::Intervals,
     maps,
     pages::{Happening, PageLedger},
     readings::{Due, Reading, Readings},
+    stacks::Stacks,
     tasks::Tasks,
     totals::Totals,
 };
@@ -154,6 +157,14 @@ impl Pipeline {
                 }
                 self.hold_back(Event::Map(map));
             }
+            // Without rows and sums nobody asks for stacks.
+            Record::Stack(_) | Record::BuildId(_) if self.intervals.is_none() => {}
+            // Where user space had to find out a stack, that may take a while; faults wait longer for their rows.
+            Record::Stack(stack) if self.order.late(stack.time).is_some() => {
+                self.apply(Event::Stack(stack), rows);
+            }
+            Record::Stack(stack) => self.hold_back(Event::Stack(stack)),
+            Record::BuildId(file) => self.hold_back(Event::BuildId(file)),
             Record::Heat(reading) => self.heat(&reading, requests),
             Record::Reclaim(reading) => self.hold_back(Event::Reclaim(reading)),
             Record::Observation(observation) => self.observe(observation),
@@ -190,13 +201,18 @@ impl Pipeline {
         while let Some(reading) = self.readings.left(end) {
             self.compare(reading, rows);
         }
+        let mut stacks = Stacks::default();
         if let Some(mut intervals) = self.intervals {
             intervals.close_all(end, &mut self.tasks, (&mut self.totals, &mut self.pages), rows);
             let purged = self.tasks.purge(END_OF_TIME);
-            rows.extend(self.totals.purge(purged, &mut self.pages).map(Row::Region));
-            rows.extend(self.totals.live(&self.tasks, &mut self.pages).into_iter().map(Row::Region));
+            let gone = self.totals.purge(purged, &mut self.pages);
+            rows.extend(gone.map(|region| self.tasks.region_row(region)));
+            let live = self.totals.live(&self.tasks, &mut self.pages);
+            rows.extend(live.into_iter().map(|region| self.tasks.region_row(region)));
+            stacks = intervals.stacks;
         }
-        self.totals.summary(&self.tasks)
+        let (stacks, without_stack) = stacks.into_totals();
+        Summary { stacks, without_stack, ..self.totals.summary(&self.tasks) }
     }
 
     /// Lets a task event wait for its turn. One that reports a task which was there before acts at once:
@@ -300,7 +316,12 @@ impl Pipeline {
                     if let Some((space, what)) = done.happening(&map) {
                         pages.happened(map.time, (space, tasks.regions(space)), what);
                     }
-                    rows.extend(done.row.filter(|_| has_map_rows).map(Row::Map));
+                    if let Some((_, space, _)) = done.place {
+                        intervals.stacks.changed(space, map.time, tasks);
+                    }
+                    let stack = map.stack().and_then(|id| intervals.stacks.number(id, map.time));
+                    let row = done.row.filter(|_| has_map_rows).map(|row| MapRow { stack, ..row });
+                    rows.extend(row.map(Row::Map));
                 }
             }
             Event::Uncounted(uncounted) => {
@@ -310,6 +331,12 @@ impl Pipeline {
                     intervals.uncounted(&uncounted, process);
                 }
             }
+            Event::Stack(stack) => {
+                let frames = intervals.as_mut().map(|intervals| intervals.stacks.add(*stack, tasks));
+                let frames = frames.into_iter().flatten().filter(|_| wants.contains(RowSet::FRAMES));
+                rows.extend(frames.map(Row::Frame));
+            }
+            Event::BuildId(file) => tasks.learn_build_id(*file),
             Event::Reclaim(reading) => pages.reclaim(reading),
             Event::Observation(observation) => self.apply_observation(*observation, rows),
         }

@@ -161,6 +161,8 @@ pub struct AddressSpace {
     turnover: Turnover,
     /// Memory in its heap or first stack may have been given names, which do not show there.
     hides_names: bool,
+    /// How often executable pages of files went.
+    code_changes: u64,
 }
 
 impl AddressSpace {
@@ -184,6 +186,7 @@ impl AddressSpace {
             loaded: None,
             turnover: Turnover::default(),
             hides_names: doubtful,
+            code_changes: 0,
         }
     }
 
@@ -253,6 +256,20 @@ impl AddressSpace {
         }
     }
 
+    /// How often executable pages of files went, or others came in their place.
+    #[must_use]
+    pub const fn code_changes(&self) -> u64 {
+        self.code_changes
+    }
+
+    /// Whether code lay at `addr` that went after `since`, among the retired regions that have not been taken.
+    #[must_use]
+    pub fn lost_code(&self, addr: VirtAddr, since: Timestamp) -> bool {
+        let retired = self.retired.iter().filter(|retired| retired.died >= since);
+        let mut retired = retired.map(|retired| &retired.region);
+        retired.any(|region| region.traits.is_code() && region.range.contains(addr))
+    }
+
     /// The live region that holds `addr`.
     #[must_use]
     pub fn find(&self, addr: VirtAddr) -> Option<&Region> {
@@ -319,6 +336,7 @@ impl AddressSpace {
     ) {
         let mut window = self.take_window(range);
         self.count(range, &window, &pieces);
+        self.code_changes += u64::from(lose_code(&window, range, &pieces));
         let before = window.iter().filter_map(|region| clip(region, VirtAddr::default(), range.start()));
         let after =
             window.iter().filter_map(|region| clip(region, range.end(), VirtAddr::from_raw(u64::MAX)));
@@ -451,6 +469,16 @@ impl AddressSpace {
         let end = VirtAddr::from_raw(addr.as_raw().checked_add(length)?);
         VirtRange::new(addr, self.page_up(end))
     }
+}
+
+/// Whether executable pages of files in `range` are not the same in `pieces`, which take the place of what `regions` have there.
+fn lose_code(regions: &[Region], range: VirtRange, pieces: &[Piece]) -> bool {
+    let code = regions.iter().filter(|region| region.traits.is_code());
+    code.filter_map(|region| Some((region, region.range.intersection(range)?))).any(|(region, part)| {
+        let is_kept = |piece: &&Piece| piece.traits.is_code() && piece.traits.has_content_of(&region.traits);
+        let kept = pieces.iter().filter(is_kept).filter_map(|piece| piece.range.intersection(part));
+        kept.map(VirtRange::bytes).sum::<u64>() < part.bytes()
+    })
 }
 
 /// The addresses of `pieces`, which are in order.

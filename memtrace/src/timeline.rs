@@ -9,7 +9,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     event::{
-        Access, Account, Comm, Fault, FaultCounts, HostFacts, Loss, ScanReason, SpaceId, Tgid, UncountedCause,
+        Access, Account, Comm, Device, Fault, FaultCounts, HostFacts, Loss, ScanReason, SpaceId, Tgid,
+        UncountedCause,
     },
     units::{Nanos, PageCount, Timestamp, VirtRange},
 };
@@ -20,15 +21,17 @@ mod pages;
 mod properties;
 mod rows;
 mod scans;
+mod stacks;
 
 pub use maps::{Advised, Churn, MapFlags, MapIdentity, MapRow, MapSummary, MapTally, MappingProcess};
-pub use modules::{Module, ModuleTotals};
+pub use modules::{CodeTotals, Module};
 pub use pages::{
     CopyTotals, FaultOutcome, ForkTax, OutcomeKind, OutcomeTotals, PageCause, PageKind, PageRow,
 };
 pub use properties::{Known, PAGE_PROPERTIES, PageCounts, PageProperty, PropertySet};
 pub use rows::{Row, RowSet};
 pub use scans::{PageState, ScanCount, ScanSummary, UnseenRegions};
+pub use stacks::{CodePlace, CodePosition, FrameRow, StackTotals};
 
 /// The number of a region, unique in a recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -263,6 +266,10 @@ pub struct FaultRow {
     pub place: Option<FaultPlace>,
     /// Where the instruction lay; `None` if no known region held it.
     pub module: Option<Module>,
+    /// Name of the system call in which the kernel faulted; `None` if it is not known.
+    pub syscall: Option<&'static str>,
+    /// Number of its stack; `None` if that is not known.
+    pub stack: Option<u64>,
     /// What it brought; `None` if no scan came in time.
     pub outcome: Option<FaultOutcome>,
 }
@@ -327,7 +334,13 @@ pub struct Summary {
     /// followed one by one.
     pub outcome: BTreeMap<(OutcomeKind, Option<PageCount>), OutcomeTotals>,
     /// Completed faults by where the instruction lay, if that is known. Empty where faults are not followed one by one.
-    pub modules: BTreeMap<Option<Module>, ModuleTotals>,
+    pub modules: BTreeMap<Option<Module>, CodeTotals>,
+    /// Completed faults in kernel mode by the number of the system call on the traced architecture, if that is known.
+    pub syscalls: BTreeMap<Option<u32>, CodeTotals>,
+    /// Completed faults by stack.
+    pub stacks: Vec<StackTotals>,
+    /// Completed faults whose stack is not known.
+    pub without_stack: CodeTotals,
 }
 
 /// Faults by how they ended.
@@ -412,6 +425,10 @@ pub struct RegionSummary {
     pub space: SpaceId,
     /// The region as last known.
     pub label: RegionLabel,
+    /// Device and inode of its file; `None` if there is none, or it is not known which.
+    pub file: Option<(Device, u64)>,
+    /// What tells the file from others of its name; `None` if it has nothing, or was not read.
+    pub build_id: Option<Arc<[u8]>>,
     /// When it came to be, or was first known.
     pub born: Timestamp,
     /// When it went; `None` if it was there when recording ended.

@@ -7,5 +7,6 @@ pub(super) mod pages;
 pub(super) mod processes;
 pub(super) mod readings;
 pub(super) mod reclaims;
+pub(super) mod stacks;
 pub(super) mod tasks;
 pub(super) mod totals;

@@ -18,6 +18,7 @@ mod occupancy;
 mod outcome;
 mod processes;
 mod scans;
+mod stacks;
 
 const MS: u64 = 1_000_000;
 const SPACE: SpaceId = SpaceId(7);
@@ -98,6 +99,8 @@ fn fault(millis: u64, addr: u64) -> Record {
         mode: Mode::User,
         kind: FaultKind::Minor,
         latency: Some(Nanos::new(addr / 0x1000)),
+        syscall: None,
+        stack: None,
     })
 }
 

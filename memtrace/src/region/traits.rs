@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Name;
 use crate::{
     event::{
-        FileKind, Landmarks, ReportedVma, Vma,
+        Device, FileKind, Landmarks, ReportedVma, Vma,
         flags::{MAP_GROWSDOWN, MAP_STACK},
     },
     timeline::Backing,
@@ -201,6 +201,21 @@ impl Traits {
             Content::Unread { distance } => Content::Unread { distance: distance.wrapping_add(by) },
         };
         Self { content, ..self.clone() }
+    }
+
+    /// Whether it is executable memory of a file.
+    #[must_use]
+    pub fn is_code(&self) -> bool {
+        self.perms[2] == b'x' && self.content != Content::Plain
+    }
+
+    /// Device and inode of its file; `None` if there is none, or it is not known which.
+    #[must_use]
+    pub const fn file(&self) -> Option<(Device, u64)> {
+        match self.content {
+            Content::File { device, inode, .. } => Some((device, inode)),
+            Content::Plain | Content::Unread { .. } => None,
+        }
     }
 
     /// Offset in the file of the page at `addr`, in bytes; `None` if there is no file.

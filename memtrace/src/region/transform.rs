@@ -16,7 +16,7 @@ const BAD_FILE: i32 = 9;
 impl AddressSpace {
     /// Applies a call that the thread `tid` made.
     pub fn call(&mut self, time: Timestamp, tid: Tid, call: &MapCall, ids: &mut RegionIds) {
-        let MapCall { request, result, may_have_resized, file } = call;
+        let MapCall { request, result, may_have_resized, file, stack: _ } = call;
         match *result {
             Ok(result) => {
                 self.succeed(time, tid, (request, *file), VirtAddr::from_raw(result), ids);

@@ -36,6 +36,8 @@ pub struct MapRow {
     pub result: Option<Result<u64, i32>>,
     /// Whether a result that is no error is an address.
     pub gives_address: bool,
+    /// Number of the caller's stack; `None` if that is not known.
+    pub stack: Option<u64>,
 }
 
 impl MapRow {
@@ -55,6 +57,7 @@ impl MapRow {
             region: None,
             result: None,
             gives_address: false,
+            stack: None,
         }
     }
 

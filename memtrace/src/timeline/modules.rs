@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::{event::FaultCounts, units::Nanos};
+use crate::{
+    event::{Fault, FaultCounts, FaultKind},
+    units::Nanos,
+};
 
 /// Where an instruction lies.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Module {
     /// In the kernel, which a system call or an exception had entered.
     Kernel,
@@ -16,6 +19,12 @@ pub enum Module {
 }
 
 impl Module {
+    /// That of a region with this path or bracketed name; empty if it has none.
+    #[must_use]
+    pub fn of(name: Arc<[u8]>) -> Self {
+        if name.is_empty() { Self::Anonymous } else { Self::Named(name) }
+    }
+
     /// In the words of maps, and bracketed where these have none.
     #[must_use]
     pub fn name(&self) -> &[u8] {
@@ -27,11 +36,30 @@ impl Module {
     }
 }
 
-/// Completed faults that instructions of one module took.
+/// Completed faults that some code took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ModuleTotals {
+pub struct CodeTotals {
     /// How many.
     pub faults: FaultCounts,
     /// Sum of their known latencies.
     pub latency_sum: Nanos,
+}
+
+impl CodeTotals {
+    /// Adds `fault`, if it completed.
+    pub fn add(&mut self, fault: &Fault) {
+        match fault.kind {
+            FaultKind::Minor => self.faults += FaultCounts { minor: 1, major: 0 },
+            FaultKind::Major => self.faults += FaultCounts { minor: 0, major: 1 },
+            _ => return,
+        }
+        self.latency_sum += fault.latency.unwrap_or_default();
+    }
+}
+
+impl std::ops::AddAssign for CodeTotals {
+    fn add_assign(&mut self, other: Self) {
+        self.faults += other.faults;
+        self.latency_sum += other.latency_sum;
+    }
 }

@@ -1,6 +1,6 @@
 //! What the pipeline puts out, and what of it is wanted.
 
-use super::{FaultRow, MapRow, PageRow, RegionSummary, TimelineRow};
+use super::{FaultRow, FrameRow, MapRow, PageRow, RegionSummary, TimelineRow};
 use crate::event::Loss;
 
 /// What the pipeline puts out, in order.
@@ -16,6 +16,8 @@ pub enum Row {
     Region(RegionSummary),
     /// Pages changed between two scans, in the order of the scans.
     Pages(PageRow),
+    /// A frame of a stack that rows name from now on, innermost first.
+    Frame(FrameRow),
     /// Records are missing.
     Loss(Loss),
 }
@@ -38,5 +40,7 @@ bitflags::bitflags! {
         const LOSSES = 1 << 5;
         /// No rows: the sums by process, also of those that ended, and by outcome of faults, in the [`Summary`](super::Summary).
         const SUMS = 1 << 6;
+        /// [`Row::Frame`].
+        const FRAMES = 1 << 7;
     }
 }

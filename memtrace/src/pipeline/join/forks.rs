@@ -118,6 +118,8 @@ mod tests {
             mode: Mode::User,
             kind: FaultKind::Minor,
             latency: Some(Nanos::new(700)),
+            syscall: None,
+            stack: None,
         };
         forks.fault(&fault, process(tgid));
     }

@@ -11,11 +11,12 @@ use interval::{CellKey, Interval, Place, Scan, add_fault};
 use super::{
     maps::Done,
     pages::{FaultId, Findings, PageLedger},
+    stacks::Stacks,
     tasks::{Position, Task, Tasks},
     totals::Totals,
 };
 use crate::{
-    event::{Fault, HeatReading, HostFacts, Loss, MapEvent, SpaceId, Uncounted},
+    event::{Fault, HeatReading, HostFacts, Loss, MapEvent, SpaceId, Uncounted, syscall_name},
     pipeline::{Detail, END_OF_TIME, Options},
     timeline::{FaultRow, FaultTally, PageTally, ProcessId, Row, RowSet},
     units::{Nanos, Timestamp},
@@ -25,6 +26,8 @@ use crate::{
 #[derive(Debug)]
 pub(in crate::pipeline) struct Intervals {
     detail: Detail,
+    /// Architecture of the host, by which system calls have their names.
+    arch: String,
     wants: RowSet,
     /// Whether each fault is followed until its outcome is known.
     follows_faults: bool,
@@ -46,6 +49,7 @@ pub(in crate::pipeline) struct Intervals {
     /// Rows of the faults in open intervals, if each gives one.
     held: HeldFaults,
     losses: Vec<Loss>,
+    pub(in crate::pipeline) stacks: Stacks,
 }
 
 /// A reading of the heat counters.
@@ -84,6 +88,7 @@ impl Intervals {
         };
         Self {
             detail,
+            arch: host.arch.clone(),
             wants,
             follows_faults: wants.intersects(RowSet::FAULTS | RowSet::SUMS),
             origin,
@@ -96,6 +101,7 @@ impl Intervals {
             run: None,
             held: HeldFaults::new(),
             losses: Vec::new(),
+            stacks: Stacks::default(),
         }
     }
 
@@ -141,7 +147,17 @@ impl Intervals {
         let place = task.and_then(|task| tasks.place(task.space, fault.addr, position?));
         let module = tasks.module(task.map(|task| task.space), fault);
         self.at(fault.time).fault_rows += 1;
-        self.held.push(FaultRow { fault: *fault, tgid, comm, place, module, outcome: None })
+        let syscall = fault.syscall.and_then(|number| syscall_name(number, &self.arch));
+        self.held.push(FaultRow {
+            fault: *fault,
+            tgid,
+            comm,
+            place,
+            module,
+            syscall,
+            stack: None,
+            outcome: None,
+        })
     }
 
     /// Puts the faults of a run where they belong.
@@ -305,7 +321,14 @@ impl Intervals {
         let Some(mut interval) = self.open.pop_front() else { return };
         interval.place_all(tasks, &mut self.held);
         let (start, end) = (interval.start, interval.end);
-        let faults = self.held.take(interval.fault_rows).inspect(|row| totals.fault_row(row));
+        let stacks = &mut self.stacks;
+        let frames = stacks.settle(tasks);
+        rows.extend(frames.into_iter().filter(|_| self.wants.contains(RowSet::FRAMES)).map(Row::Frame));
+        let faults = self.held.take(interval.fault_rows).map(|mut row| {
+            stacks.count(&mut row);
+            totals.fault_row(&row);
+            row
+        });
         let has_rows = self.wants.contains(RowSet::FAULTS);
         rows.extend(faults.filter(|_| has_rows).map(Row::Fault));
         pages.forget_before(self.held.first());
@@ -320,7 +343,9 @@ impl Intervals {
                 rows.push(Row::Timeline(row));
             }
         }
-        rows.extend(totals.purge(tasks.purge(start), pages).map(Row::Region));
+        let purged = tasks.purge(start);
+        self.stacks.forget(&purged.spaces);
+        rows.extend(totals.purge(purged, pages).map(|region| tasks.region_row(region)));
         pages.retain(|space| tasks.regions(space).is_some());
         self.closed = end;
         self.losses.retain(|loss| loss.end.is_none_or(|until| until >= end));

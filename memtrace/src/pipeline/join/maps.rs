@@ -109,7 +109,7 @@ fn apply_reported(event: &MapEvent, shown: &ReportedVma, tasks: &mut Tasks) -> O
 
 fn apply_call(event: &MapEvent, space: SpaceId, call: &MapCall, tasks: &mut Tasks) -> Done {
     let MapEvent { time, tgid, tid, .. } = *event;
-    let MapCall { request, result, may_have_resized: _, file: _ } = call;
+    let MapCall { request, result, may_have_resized: _, file: _, stack: _ } = call;
     let kind = request.kind();
     let (mut range, mut label, mut turnover, mut advised) = (None, None, None, None);
     if let Some((regions, ids)) = tasks.regions_mut(space) {

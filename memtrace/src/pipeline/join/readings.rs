@@ -82,6 +82,8 @@ fn ending(event: &Event) -> Option<Tgid> {
         }
         Event::Map(map) => matches!(map.action, MapAction::Renewed { .. }).then_some(map.tgid),
         Event::Observation(seen) => matches!(seen.seen, Seen::Nothing).then_some(seen.tgid),
-        Event::Fault(_) | Event::Uncounted(_) | Event::Reclaim(_) => None,
+        Event::Fault(_) | Event::Uncounted(_) | Event::Reclaim(_) | Event::Stack(_) | Event::BuildId(_) => {
+            None
+        }
     }
 }

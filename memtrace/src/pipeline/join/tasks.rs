@@ -2,16 +2,21 @@
 
 mod faults;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+};
 
 pub(in crate::pipeline) use self::faults::Position;
 use self::faults::{LastFault, RECENT};
 use super::processes::Processes;
 use crate::{
-    event::{Comm, Device, FileKind, HostFacts, MapsReading, SpaceId, TaskAction, TaskEvent, Tgid, Tid},
+    event::{
+        BuildId, Comm, Device, FileKind, HostFacts, MapsReading, SpaceId, TaskAction, TaskEvent, Tgid, Tid,
+    },
     pipeline::END_OF_TIME,
     region::{AddressSpace, Comparison, RegionIds, Retired},
-    timeline::ProcessId,
+    timeline::{ProcessId, RegionSummary, Row},
     units::{PageCount, PageSize, Timestamp, VirtAddr},
 };
 
@@ -49,6 +54,8 @@ pub(in crate::pipeline) struct Tasks {
     follows_maps: bool,
     /// What lies on devices, as they were seen last.
     devices: BTreeMap<Device, FileKind>,
+    /// Build IDs of files, as they were read.
+    build_ids: HashMap<(Device, u64), Arc<[u8]>>,
     /// Looked up for each fault, never iterated.
     by_tid: HashMap<Tid, Task>,
     processes: Processes,
@@ -102,6 +109,7 @@ impl Tasks {
             page: host.page,
             follows_maps,
             devices: host.devices.iter().copied().collect(),
+            build_ids: HashMap::new(),
             by_tid: HashMap::new(),
             processes: Processes::default(),
             spaces: BTreeMap::new(),
@@ -142,6 +150,22 @@ impl Tasks {
     /// What lies on `device`, as it was seen last.
     pub(in crate::pipeline) fn kind_on(&self, device: Device) -> Option<FileKind> {
         self.devices.get(&device).copied()
+    }
+
+    /// A file has a build ID.
+    pub(in crate::pipeline) fn learn_build_id(&mut self, file: BuildId) {
+        let _before = self.build_ids.insert(file.file, file.id.into());
+    }
+
+    /// The build ID of a file, if one was read.
+    pub(in crate::pipeline) fn build_id(&self, file: (Device, u64)) -> Option<Arc<[u8]>> {
+        self.build_ids.get(&file).cloned()
+    }
+
+    /// The row of a region, with the build ID of its file.
+    pub(in crate::pipeline) fn region_row(&self, region: RegionSummary) -> Row {
+        let build_id = region.file.and_then(|file| self.build_id(file));
+        Row::Region(RegionSummary { build_id, ..region })
     }
 
     /// The regions of `space`.

@@ -20,7 +20,7 @@ use crate::{
     pipeline::{END_OF_TIME, Options, plan::accounting::ScanTotals},
     region::{Comparison, Region, Retired},
     timeline::{
-        CompletedTotals, FaultRow, FaultTotals, MapRow, Module, ModuleTotals, OutcomeKind, OutcomeTotals,
+        CodeTotals, CompletedTotals, FaultRow, FaultTotals, MapRow, Module, OutcomeKind, OutcomeTotals,
         PageState, ProcessId, ProcessSummary, RegionId, RegionLabel, RegionSummary, RowSet, Summary,
         TaskTotals, TimelineRow,
     },
@@ -64,7 +64,9 @@ pub(in crate::pipeline) struct Totals {
     /// By the outcomes of faults, and by how many pages where all faults of that kind bring as many.
     outcome: BTreeMap<(OutcomeKind, Option<PageCount>), OutcomeTotals>,
     /// By where the instruction lay.
-    modules: BTreeMap<Option<Module>, ModuleTotals>,
+    modules: BTreeMap<Option<Module>, CodeTotals>,
+    /// Completed faults in kernel mode, by the system call.
+    syscalls: BTreeMap<Option<u32>, CodeTotals>,
 }
 
 /// Regions that have gone and are remembered.
@@ -118,6 +120,7 @@ impl Totals {
             forks: Forks::default(),
             outcome: BTreeMap::new(),
             modules: BTreeMap::new(),
+            syscalls: BTreeMap::new(),
             host,
             faults: FaultTotals::default(),
             completed: CompletedTotals::default(),
@@ -250,17 +253,17 @@ impl Totals {
     /// Adds a completed fault to the code that took it.
     fn module(&mut self, row: &FaultRow) {
         let FaultRow { fault, module, .. } = row;
-        let faults = match fault.kind {
-            FaultKind::Minor => FaultCounts { minor: 1, major: 0 },
-            FaultKind::Major => FaultCounts { minor: 0, major: 1 },
-            _ => return,
-        };
+        if !fault.kind.is_completed() {
+            return;
+        }
+        if fault.mode == Mode::Kernel {
+            self.syscalls.entry(fault.syscall).or_default().add(fault);
+        }
         if !self.modules.contains_key(module) {
-            let _ = self.modules.insert(module.clone(), ModuleTotals::default());
+            let _ = self.modules.insert(module.clone(), CodeTotals::default());
         }
         if let Some(totals) = self.modules.get_mut(module) {
-            totals.faults += faults;
-            totals.latency_sum += fault.latency.unwrap_or_default();
+            totals.add(fault);
         }
     }
 
@@ -430,6 +433,8 @@ impl Totals {
             process,
             space,
             label,
+            file: region.traits.file(),
+            build_id: None,
             born,
             died,
             parent,
@@ -484,6 +489,9 @@ impl Totals {
             fork_tax: self.forks.into_tax(),
             outcome: self.outcome,
             modules: self.modules,
+            syscalls: self.syscalls,
+            stacks: Vec::new(),
+            without_stack: CodeTotals::default(),
         }
     }
 }

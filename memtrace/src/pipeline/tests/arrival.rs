@@ -54,7 +54,7 @@ fn events(time: Timestamp, number: u64, step: &Step) -> Vec<Record> {
     let call = |request, result| {
         map(MapAction::Call {
             space: SPACE,
-            call: MapCall { request, result, may_have_resized: true, file: None },
+            call: MapCall { request, result, may_have_resized: true, file: None, stack: None },
         })
     };
     let (space, parent_space) = (SpaceId(100 + number), SPACE);

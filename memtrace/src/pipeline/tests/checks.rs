@@ -69,7 +69,7 @@ fn loss_makes_a_known_space_asked_for_soon() {
 #[test]
 fn process_whose_birth_is_missing_is_asked_for_when_it_calls() {
     let request = MapRequest::Munmap { addr: VirtAddr::from_raw(0x1000), length: 0x1000 };
-    let call = MapCall { request, result: Ok(0), may_have_resized: false, file: None };
+    let call = MapCall { request, result: Ok(0), may_have_resized: false, file: None, stack: None };
     let call = map(5, MapAction::Call { space: SPACE, call });
 
     assert_eq!(asked(&[(5, call)], 120), [10]);

@@ -23,7 +23,7 @@ fn shown(millis: u64, vma: Vma) -> Record {
 }
 
 fn call(millis: u64, request: MapRequest, result: Result<u64, i32>) -> Record {
-    let call = MapCall { request, result, may_have_resized: true, file: None };
+    let call = MapCall { request, result, may_have_resized: true, file: None, stack: None };
     map(millis, MapAction::Call { space: SPACE, call })
 }
 

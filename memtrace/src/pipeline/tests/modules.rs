@@ -1,7 +1,7 @@
 //! Which code faulted, by where its instructions lie.
 
 use super::*;
-use crate::timeline::{Module, ModuleTotals};
+use crate::timeline::{CodeTotals, Module};
 
 /// A process with a program at 0x400000, memory without a name at 0x500000, and memory to fault in.
 fn begin() -> Vec<Record> {
@@ -47,7 +47,7 @@ fn fault_belongs_to_the_code_that_took_it() {
     let (kernel, anonymous) = (Some(Module::Kernel), Some(Module::Anonymous));
     let each = [program.clone(), anonymous.clone(), kernel.clone(), None, program.clone(), program.clone()];
     assert_eq!(modules, each);
-    let totals = |minor, major| ModuleTotals {
+    let totals = |minor, major| CodeTotals {
         faults: FaultCounts { minor, major },
         latency_sum: Nanos::new((minor + major) * 1_000),
     };

@@ -38,7 +38,7 @@ const PROCESS: (Tgid, SpaceId) = (TGID, SPACE);
 const CHILD: (Tgid, SpaceId) = (Tgid(20), SpaceId(8));
 
 fn call(millis: u64, request: MapRequest, result: u64) -> Record {
-    let call = MapCall { request, result: Ok(result), may_have_resized: true, file: None };
+    let call = MapCall { request, result: Ok(result), may_have_resized: true, file: None, stack: None };
     map(millis, MapAction::Call { space: SPACE, call })
 }
 

@@ -272,8 +272,13 @@ fn advice_that_fails_since_not_all_is_mapped_takes_away_what_is() {
     let gone_after = |advice, result| {
         let request =
             crate::event::MapRequest::Madvise { addr: VirtAddr::from_raw(PAGE), length: 1000 * PAGE, advice };
-        let call =
-            crate::event::MapCall { request, result: Err(result), may_have_resized: false, file: None };
+        let call = crate::event::MapCall {
+            request,
+            result: Err(result),
+            may_have_resized: false,
+            file: None,
+            stack: None,
+        };
         let call = map(20, MapAction::Call { space: SPACE, call });
         let changes = changed(&[scan(10, PROCESS, vec![there(1, 1, 100)]), call, scan(30, PROCESS, vec![])]);
         changes.iter().map(|row| row.cause).collect::<Vec<_>>()
@@ -304,7 +309,13 @@ fn guard_is_not_in_swap() {
     let guard = run_of(1, 1, EntryFlags::SWAPPED.bits() | EntryFlags::GUARD.bits(), None);
     let advice =
         crate::event::MapRequest::Madvise { addr: VirtAddr::from_raw(PAGE), length: PAGE, advice: 102 };
-    let call = crate::event::MapCall { request: advice, result: Ok(0), may_have_resized: false, file: None };
+    let call = crate::event::MapCall {
+        request: advice,
+        result: Ok(0),
+        may_have_resized: false,
+        file: None,
+        stack: None,
+    };
     let changes = changed(&[
         scan(10, PROCESS, vec![there(1, 1, 100)]),
         map(20, MapAction::Call { space: SPACE, call }),

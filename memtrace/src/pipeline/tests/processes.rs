@@ -27,7 +27,7 @@ fn named(millis: u64, name: &str) -> Record {
 
 fn mapped(millis: u64, space: u64, length: u64) -> Record {
     let request = MapRequest::Mmap { addr: VirtAddr::from_raw(0), length, prot: 3, flags: 0x22, offset: 0 };
-    let call = MapCall { request, result: Ok(0x10_0000), may_have_resized: true, file: None };
+    let call = MapCall { request, result: Ok(0x10_0000), may_have_resized: true, file: None, stack: None };
     by_child(map(millis, MapAction::Call { space: SpaceId(space), call }))
 }
 

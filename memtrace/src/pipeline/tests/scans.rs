@@ -178,7 +178,7 @@ fn scan_is_waited_for_when_ticks_are_far_apart() {
 #[test]
 fn scan_takes_its_turn_among_events() {
     let munmap = MapRequest::Munmap { addr: VirtAddr::from_raw(0x1000), length: 0x8000 };
-    let call = MapCall { request: munmap, result: Ok(0), may_have_resized: true, file: None };
+    let call = MapCall { request: munmap, result: Ok(0), may_have_resized: true, file: None, stack: None };
     let records = [
         join(1),
         maps(20, SPACE, &[(0x1000, 0x9000)]),
@@ -303,7 +303,7 @@ fn scans_are_counted_by_reason_and_what_they_left_out_is_too() {
     let cells = vec![hot(SPACE.0, 0), hot(SPACE.0, 9), hot(SPACE.0, 10), hot(99, 0)];
     let regions = [(0x1000, 0x9000), (0x100_0000, 0x110_0000), (0x200_0000, 0x220_0000)];
     let unmapped = MapRequest::Munmap { addr: VirtAddr::from_raw(0x200_0000), length: 0x20_0000 };
-    let call = MapCall { request: unmapped, result: Ok(0), may_have_resized: true, file: None };
+    let call = MapCall { request: unmapped, result: Ok(0), may_have_resized: true, file: None, stack: None };
     let records = [
         join(1),
         maps(2, SPACE, &regions),
@@ -330,7 +330,7 @@ fn scans_are_counted_by_reason_and_what_they_left_out_is_too() {
 fn pages_of_a_process_are_those_of_the_regions_that_it_had_last() {
     let regions = [(0x1000, 0x9000), (0x10_0000, 0x18_0000)];
     let unmapped = MapRequest::Munmap { addr: VirtAddr::from_raw(0x1000), length: 0x8000 };
-    let call = MapCall { request: unmapped, result: Ok(0), may_have_resized: true, file: None };
+    let call = MapCall { request: unmapped, result: Ok(0), may_have_resized: true, file: None, stack: None };
     let records = [
         join(1),
         maps(2, SPACE, &regions),
@@ -368,7 +368,7 @@ fn scan_at_a_process_whose_address_space_was_not_known_is_of_the_one_it_lives_in
 #[test]
 fn pages_that_a_region_no_longer_has_are_not_its_last() {
     let unmapped = MapRequest::Munmap { addr: VirtAddr::from_raw(0x20_0000), length: 0x40_0000 };
-    let call = MapCall { request: unmapped, result: Ok(0), may_have_resized: true, file: None };
+    let call = MapCall { request: unmapped, result: Ok(0), may_have_resized: true, file: None, stack: None };
     let records = [
         join(1),
         maps(2, SPACE, &[(0, 0x60_0000)]),

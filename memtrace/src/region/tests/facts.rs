@@ -88,7 +88,7 @@ impl Space {
     }
 
     pub(super) fn call_by(&mut self, tid: Tid, time: u64, request: MapRequest, result: Result<u64, i32>) {
-        let call = MapCall { request, result, may_have_resized: false, file: None };
+        let call = MapCall { request, result, may_have_resized: false, file: None, stack: None };
         self.space.call(at(time), tid, &call, &mut self.ids);
     }
 
@@ -281,7 +281,7 @@ fn only_failures_that_may_have_unmapped_something_leave_doubt() {
         space.call(
             at(20),
             TID,
-            &MapCall { request, result: Err(ENOMEM), may_have_resized, file: None },
+            &MapCall { request, result: Err(ENOMEM), may_have_resized, file: None, stack: None },
             &mut ids,
         );
         space.is_doubtful()

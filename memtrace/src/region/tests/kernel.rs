@@ -165,7 +165,7 @@ impl Kernel {
 
     fn call(&mut self, request: MapRequest, result: Result<VirtAddr, i32>) {
         let result = result.map(VirtAddr::as_raw);
-        let call = MapCall { request, result, may_have_resized: true, file: None };
+        let call = MapCall { request, result, may_have_resized: true, file: None, stack: None };
         self.space.call(Timestamp::from_nanos(self.time), TID, &call, &mut self.ids);
     }
 

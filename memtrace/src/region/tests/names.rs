@@ -88,7 +88,13 @@ fn call_tells_what_it_mapped_if_it_read_the_same_file() {
         let mut space = Space::with(&[]);
         space.show(10, file(16, 4, 0));
         let file = Some(MappedFile { device, kind: FileKind::Tmpfs });
-        let call = MapCall { request: mmap(16, 4, 0), result: Ok(16 * PAGE), may_have_resized: true, file };
+        let call = MapCall {
+            request: mmap(16, 4, 0),
+            result: Ok(16 * PAGE),
+            may_have_resized: true,
+            file,
+            stack: None,
+        };
         space.space.call(at(10), TID, &call, &mut space.ids);
         space.label_at(16).0
     };

@@ -62,8 +62,19 @@ mod tests {
             mode: Mode::User,
             kind: FaultKind::Minor,
             latency: None,
+            syscall: None,
+            stack: None,
         };
-        FaultRow { fault, tgid: None, comm: None, place: None, module: None, outcome: None }
+        FaultRow {
+            fault,
+            tgid: None,
+            comm: None,
+            place: None,
+            module: None,
+            syscall: None,
+            stack: None,
+            outcome: None,
+        }
     }
 
     #[test]

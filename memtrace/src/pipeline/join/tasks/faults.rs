@@ -2,9 +2,9 @@
 
 use super::{Space, Task, Tasks};
 use crate::{
-    event::{Fault, Mode, SpaceId, Tid, Uncounted, UncountedCause},
-    region::AddressSpace,
-    timeline::{FaultPlace, Module, RegionId},
+    event::{Fault, Mode, SpaceId, StackFrame, Tid, Uncounted, UncountedCause},
+    region::{AddressSpace, Region},
+    timeline::{CodePlace, CodePosition, FaultPlace, Module, RegionId},
     units::{Timestamp, VirtAddr, VirtRange},
 };
 
@@ -70,8 +70,7 @@ impl Tasks {
     ) -> Option<FaultPlace> {
         let (region, offset) = position;
         let regions = self.regions(space)?;
-        let retired = || regions.retired().iter().rev().map(|retired| &retired.region);
-        let held = regions.find(addr).into_iter().chain(retired()).find(|held| held.id == region)?;
+        let held = held(regions, addr, region)?;
         let file_offset = held.traits.file_offset(addr);
         Some(FaultPlace { region, offset, name: regions.label(held).name, file_offset })
     }
@@ -84,7 +83,33 @@ impl Tasks {
         let space = space?;
         let FaultPlace { name, .. } =
             self.place(space, fault.ip, self.position(space, fault.ip, fault.time)?)?;
-        Some(if name.is_empty() { Module::Anonymous } else { Module::Named(name) })
+        Some(Module::of(name))
+    }
+
+    /// Where `frame` of a stack in `space` lay at `time`.
+    pub(in crate::pipeline) fn code(&self, space: SpaceId, frame: StackFrame, time: Timestamp) -> CodePlace {
+        let addr = frame.instruction();
+        let Some((regions, held)) = self.region_at(space, addr, time) else {
+            return CodePlace { module: None, position: CodePosition::At(addr), build_id: None };
+        };
+        let file_offset = held.traits.file_offset(addr);
+        CodePlace {
+            module: Some(Module::of(regions.label(held).name)),
+            position: file_offset.map_or(CodePosition::At(addr), CodePosition::InFile),
+            build_id: held.traits.file().and_then(|file| self.build_id(file)),
+        }
+    }
+
+    /// The region of `space` that held `addr` at `time`, among all that there are.
+    pub(in crate::pipeline) fn region_at(
+        &self,
+        space: SpaceId,
+        addr: VirtAddr,
+        time: Timestamp,
+    ) -> Option<(&AddressSpace, &Region)> {
+        let regions = self.regions(space)?;
+        let (id, _) = position(regions, addr, time)?;
+        Some((regions, held(regions, addr, id)?))
     }
 
     /// Completions on some CPU were not seen from `start` to `end`.
@@ -101,6 +126,12 @@ impl Tasks {
         let is_unseen = self.unseen.iter().any(|(start, end)| before < *end && *start <= time);
         if is_unseen { UncountedCause::Unseen } else { cause }
     }
+}
+
+/// The region `id`, which holds or held `addr`.
+fn held(regions: &AddressSpace, addr: VirtAddr, id: RegionId) -> Option<&Region> {
+    let retired = || regions.retired().iter().rev().map(|retired| &retired.region);
+    regions.find(addr).into_iter().chain(retired()).find(|held| held.id == id)
 }
 
 /// Where `addr` lay at `time`: a thread that ends still faults after its address space has passed for dead.

@@ -163,7 +163,8 @@ fn memory_that_a_call_populates_is_scanned() {
     world.count(38);
     let request =
         MapRequest::Mmap { addr: VirtAddr::from_raw(0), length: 3 * SLOT, prot: 3, flags: 0x8022, offset: 0 };
-    let call = MapCall { request, result: Ok(20 * SLOT + 4096), may_have_resized: false, file: None };
+    let call =
+        MapCall { request, result: Ok(20 * SLOT + 4096), may_have_resized: false, file: None, stack: None };
     world.focus.called(SPACE, &call);
     let failed = MapCall { result: Err(12), ..call };
     world.focus.called(SPACE, &failed);
@@ -245,7 +246,7 @@ fn long_range_that_a_call_changed_is_scanned_in_parts() {
     while !world.round(20, 1).is_empty() {}
     world.count(4);
     let request = MapRequest::Madvise { addr: VirtAddr::from_raw(0), length: 1000 * SLOT, advice: 4 };
-    let call = MapCall { request, result: Ok(0), may_have_resized: false, file: None };
+    let call = MapCall { request, result: Ok(0), may_have_resized: false, file: None, stack: None };
     // Once more is nothing more.
     (0..5).for_each(|_| world.focus.called(SPACE, &call));
 

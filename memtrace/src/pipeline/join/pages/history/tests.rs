@@ -92,6 +92,8 @@ impl World {
             mode: Mode::User,
             kind: FaultKind::Minor,
             latency: Some(Nanos::new(latency)),
+            syscall: None,
+            stack: None,
         };
         self.0.fault(space, &fault)
     }

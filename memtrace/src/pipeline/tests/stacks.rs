@@ -1,0 +1,135 @@
+//! Which stack each fault has, and where its frames lie.
+
+use super::*;
+use crate::{
+    event::{BuildId, MapCall, MapRequest, ReportedVma, Stack, StackEnd, StackFrame, StackId},
+    timeline::{CodePlace, CodePosition, CodeTotals, FrameRow, Module},
+};
+
+const CODE: (u64, u64) = (0x40_0000, 0x41_0000);
+
+fn code(name: &[u8], inode: u64) -> Vma {
+    Vma { perms: *b"r-xp", offset: 0x1000, device: (8, 1), inode, name: name.to_vec(), ..anon(CODE) }
+}
+
+/// A process with a program at 0x400000, which begins 0x1000 bytes into its file, and memory to fault in.
+fn begin() -> Vec<Record> {
+    let seen = Seen::Maps(MapsReading {
+        began: at(2).before(Nanos::new(MS / 2)),
+        vmas: vec![anon((0x1000, 0x9000)), code(b"/bin/prog", 5)],
+        landmarks: Landmarks::default(),
+        devices: Vec::new(),
+        at_exit: false,
+    });
+    vec![join(1), Record::Observation(Observation { time: at(2), tgid: TGID, space: SPACE, seen })]
+}
+
+fn id(raw: u64) -> Option<StackId> {
+    StackId::from_raw(raw)
+}
+
+/// The stack `raw`: code at the first address, called from before the others.
+fn stack(millis: u64, raw: u64, addrs: &[u64]) -> Record {
+    let frame = |(depth, addr): (usize, &u64)| StackFrame {
+        addr: VirtAddr::from_raw(*addr),
+        is_return: depth > 0,
+        by_frame_pointer: false,
+    };
+    let frames = addrs.iter().enumerate().map(frame).collect();
+    let id = id(raw).expect("not zero");
+    Record::Stack(Box::new(Stack { time: at(millis), space: SPACE, id, frames, end: StackEnd::Root }))
+}
+
+fn with_stack(millis: u64, raw: u64) -> Record {
+    let Record::Fault(fault) = fault(millis, 0x1000) else { panic!("a fault") };
+    Record::Fault(Fault { stack: id(raw), latency: Some(Nanos::new(1_000)), ..fault })
+}
+
+/// The other file is mapped in the place of the program.
+fn replaced(millis: u64) -> Vec<Record> {
+    let (addr, length) = (VirtAddr::from_raw(CODE.0), CODE.1 - CODE.0);
+    let call = |request| MapCall { request, result: Ok(0), may_have_resized: true, file: None, stack: None };
+    let munmap = call(MapRequest::Munmap { addr, length });
+    let mmap = call(MapRequest::Mmap { addr, length, prot: 5, flags: 0x12, offset: 0x1000 });
+    let mmap = MapCall { result: Ok(CODE.0), ..mmap };
+    vec![
+        map(millis, MapAction::Call { space: SPACE, call: munmap }),
+        map(millis + 1, MapAction::Shown(ReportedVma { vma: code(b"/bin/other", 6), kind: None })),
+        map(millis + 2, MapAction::Call { space: SPACE, call: mmap }),
+    ]
+}
+
+/// The numbers that faults have, frames, and totals.
+fn run_all(records: &[Record]) -> (Vec<Option<u64>>, Vec<FrameRow>, Summary) {
+    let (rows, _, summary) = run_with(Options { wants: RowSet::all(), ..options(Detail::Full) }, records);
+    let (mut numbers, mut frames) = (Vec::new(), Vec::new());
+    for row in rows {
+        match row {
+            Row::Fault(row) => numbers.push(row.stack),
+            Row::Frame(row) => frames.push(row),
+            _ => {}
+        }
+    }
+    (numbers, frames, summary)
+}
+
+fn totals(faults: u64) -> CodeTotals {
+    CodeTotals { faults: FaultCounts { minor: faults, major: 0 }, latency_sum: Nanos::new(faults * 1_000) }
+}
+
+#[test]
+fn stacks_have_numbers_and_frames_lie_in_files() {
+    let file = BuildId { time: at(9), file: ((8, 1), 5), id: Box::from([0xab, 0xcd]) };
+    let told = [
+        Record::BuildId(Box::new(file)),
+        stack(10, 77, &[0x40_0010, 0x40_0100]),
+        with_stack(10, 77),
+        with_stack(11, 77),
+        // The same frames under another name, as user space found them out.
+        stack(12, 1 << 63 | 5, &[0x40_0010, 0x40_0100]),
+        with_stack(12, 1 << 63 | 5),
+        with_stack(13, 99),
+    ];
+
+    let (numbers, frames, summary) = run_all(&[begin(), told.to_vec()].concat());
+
+    assert_eq!(numbers, [Some(1), Some(1), Some(1), None]);
+    let place = |offset| CodePlace {
+        module: Some(Module::Named((&b"/bin/prog"[..]).into())),
+        position: CodePosition::InFile(offset),
+        build_id: Some([0xab, 0xcd].into()),
+    };
+    let expected = [(0, 0x40_0010, place(0x1010), None), (1, 0x40_0100, place(0x10ff), Some(StackEnd::Root))];
+    let found = frames.iter().map(|row| (row.depth, row.frame.addr.as_raw(), row.place.clone(), row.end));
+    assert_eq!(found.collect::<Vec<_>>(), expected);
+    let [one] = &summary.stacks[..] else { panic!("{:?}", summary.stacks) };
+    assert_eq!((one.stack, one.totals), (1, totals(3)));
+    assert_eq!(one.places[..], [place(0x1010), place(0x10ff)]);
+    assert_eq!(summary.without_stack, totals(1));
+}
+
+#[test]
+fn stack_that_was_told_late_is_known_to_faults_that_wait_for_their_rows() {
+    let late = [with_stack(10, 77), tick(300), stack(10, 77, &[0x40_0010])];
+
+    let (numbers, _, summary) = run_all(&[begin(), late.to_vec()].concat());
+
+    assert_eq!((numbers, &summary.losses[..]), (vec![Some(1)], &[][..]));
+}
+
+#[test]
+fn stack_with_code_that_went_is_unknown_until_it_is_told_again() {
+    let before = [stack(10, 77, &[0x40_0010]), with_stack(10, 77)];
+    // Walked by a rule for code that is not there any more: the frames may be anything.
+    let stale = [with_stack(25, 77), stack(26, 78, &[0x40_0020]), with_stack(26, 78)];
+    // By then nobody remembers what was there.
+    let again = [stack(2000, 77, &[0x40_0010]), with_stack(2000, 77), tick(2600)];
+    let story = [begin(), before.to_vec(), replaced(20), stale.to_vec(), vec![tick(1500)], again.to_vec()];
+
+    let (numbers, frames, _) = run_all(&story.concat());
+
+    assert_eq!(numbers, [Some(1), None, None, Some(2)]);
+    let modules: Vec<_> = frames.iter().map(|row| row.place.module.clone()).collect();
+    let named = |name: &[u8]| Some(Module::Named(name.into()));
+    assert_eq!(modules, [named(b"/bin/prog"), named(b"/bin/other")]);
+}
