@@ -10,7 +10,7 @@ use std::io;
 
 use crate::{
     event::{HostFacts, Loss},
-    timeline::{FaultRow, MapRow, PageRow, RegionSummary, Row, RowSet, Summary, TimelineRow},
+    timeline::{FaultRow, FrameRow, MapRow, PageRow, RegionSummary, Row, RowSet, Summary, TimelineRow},
     units::Timestamp,
 };
 
@@ -32,6 +32,7 @@ pub const TABLES: &[&Table] = &[
     table::<MapRow>(),
     table::<RegionSummary>(),
     table::<PageRow>(),
+    table::<FrameRow>(),
     table::<Loss>(),
 ];
 

@@ -59,6 +59,8 @@ pub(super) enum Get<R> {
     /// Words too: names of what is in a number.
     Flags(fn(&R) -> Option<MapFlags>),
     Text(fn(&R) -> Option<&[u8]>),
+    /// Text too: bytes in hexadecimal digits.
+    Hex(fn(&R) -> Option<&[u8]>),
     Flag(fn(&R) -> bool),
     Result(fn(&R) -> Value<'static>),
 }
@@ -73,7 +75,7 @@ pub(super) const fn column<R>(name: &'static str, doc: &'static str, get: Get<R>
         Get::Address(_) => Kind::Address,
         Get::Bits(_) => Kind::Bits,
         Get::Word(_) | Get::Flags(_) => Kind::Word,
-        Get::Text(_) => Kind::Text,
+        Get::Text(_) | Get::Hex(_) => Kind::Text,
         Get::Flag(_) => Kind::Flag,
         Get::Result(_) => Kind::Result,
     };
@@ -99,6 +101,8 @@ pub enum Value<'a> {
     Flags(MapFlags),
     /// Text as the kernel has it: mostly UTF-8.
     Text(&'a [u8]),
+    /// Bytes that are no text.
+    Hex(&'a [u8]),
 }
 
 impl<R> Column<R> {
@@ -113,6 +117,7 @@ impl<R> Column<R> {
             Get::Word(get) => get(row).map(Value::Word),
             Get::Flags(get) => get(row).map(Value::Flags),
             Get::Text(get) => get(row).map(Value::Text),
+            Get::Hex(get) => get(row).map(Value::Hex),
             Get::Flag(get) => Some(Value::Number(get(row).into())),
             Get::Result(get) => Some(get(row)),
         };

@@ -88,6 +88,7 @@ impl<W: io::Write> Fields<W> {
             Value::Bits(bits) => write!(self.number, "{bits:#x}")?,
             Value::Error(error) => write!(self.number, "-{error}")?,
             Value::Flags(flags) => write!(self.number, "{flags}")?,
+            Value::Hex(bytes) => bytes.iter().try_for_each(|byte| write!(self.number, "{byte:02x}"))?,
             Value::Word(word) => return self.writer.write_field(word),
             Value::Text(text) => {
                 return self.writer.write_field(String::from_utf8_lossy(text).as_bytes());
@@ -179,6 +180,8 @@ mod tests {
                 mode: Mode::User,
                 kind: FaultKind::Minor,
                 latency: Some(Nanos::new(900)),
+                syscall: None,
+                stack: None,
             },
             tgid: Some(Tgid(42)),
             comm: Some(Comm::from_text("cc1")),
@@ -189,6 +192,8 @@ mod tests {
                 file_offset: Some(0x3010),
             }),
             module: Some(Module::Named(Arc::from(&b"/usr/bin/cc1"[..]))),
+            syscall: Some("read"),
+            stack: Some(3),
             outcome: Some(FaultOutcome {
                 kind: OutcomeKind::File,
                 pages: Some(PageCount::new(16)),
@@ -208,7 +213,7 @@ mod tests {
             migrated_pages,lower_bound,incomplete_faults\n";
         let faults = "time_ns,tgid,tid,comm,cpu,addr,ip,access,mode,kind,latency_ns,region,\
             offset_bytes,outcome,stack,name,file_offset_bytes,outcome_pages,outcome_lag_ns,\
-            ip_module\n";
+            ip_module,syscall\n";
         let pages = "time_ns,tgid,region,addr,pages,pfn,prev_pfn,state,prev_state,flags,order,node,cause\n";
 
         assert_eq!(csv("timeline", &[]), timeline);
@@ -296,13 +301,15 @@ mod tests {
             comm: None,
             place: None,
             module: None,
+            syscall: None,
+            stack: None,
             outcome: None,
         };
 
         let text = csv("faults", &[Row::Fault(fault_row()), Row::Fault(bare)]);
         let expected = [
-            "1234,42,43,cc1,1,0x7f0000001010,0x401000,write,user,minor,900,7,4112,file,,/lib/x.so,12304,16,5000,/usr/bin/cc1",
-            "1234,,43,,1,0x7f0000001010,0x401000,,user,failed,,,,,,,,,,",
+            "1234,42,43,cc1,1,0x7f0000001010,0x401000,write,user,minor,900,7,4112,file,3,/lib/x.so,12304,16,5000,/usr/bin/cc1,read",
+            "1234,,43,,1,0x7f0000001010,0x401000,,user,failed,,,,,,,,,,,",
         ];
         assert_eq!(text.lines().skip(1).collect::<Vec<_>>(), expected);
     }
@@ -318,6 +325,7 @@ mod tests {
             region: Some(RegionId(7)),
             result: Some(Ok(0x7000)),
             gives_address: true,
+            stack: Some(3),
             ..MapRow::new(at(1_234), (Tgid(42), Tid(43)), "mmap")
         };
         let refused = MapRow {
@@ -329,10 +337,10 @@ mod tests {
 
         let text = csv("maps", &[Row::Map(mapped), Row::Map(refused), Row::Map(exit)]);
         let expected = [
-            "time_ns,tgid,tid,action,start_addr,end_addr,perms,flags,backing,name,region,result",
-            "1234,42,43,mmap,0x7000,0xb000,rw-p,MAP_PRIVATE|MAP_ANONYMOUS,anon,,7,0x7000",
-            "2000,42,43,munmap,0x7000,0x8000,,,,,,-22",
-            "3000,42,42,exit,,,,,,,,",
+            "time_ns,tgid,tid,action,start_addr,end_addr,perms,flags,backing,name,region,result,stack",
+            "1234,42,43,mmap,0x7000,0xb000,rw-p,MAP_PRIVATE|MAP_ANONYMOUS,anon,,7,0x7000,3",
+            "2000,42,43,munmap,0x7000,0x8000,,,,,,-22,",
+            "3000,42,42,exit,,,,,,,,,",
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), expected);
     }
@@ -350,6 +358,8 @@ mod tests {
                 name: Arc::from(&b"/bin/cc1"[..]),
                 file_offset: Some(0x2000),
             },
+            file: Some(((8, 1), 5)),
+            build_id: Some(Arc::from([0x0a, 0xbc])),
             born: at(10),
             died: Some(at(90)),
             parent: Some(RegionId(3)),
@@ -361,6 +371,7 @@ mod tests {
             lower_bound: true,
         };
         let lives = RegionSummary {
+            build_id: None,
             died: None,
             parent: None,
             peak_present: None,
@@ -371,9 +382,9 @@ mod tests {
         let text = csv("regions", &[Row::Region(died), Row::Region(lives)]);
         let expected = [
             "region,tgid,birth_ns,death_ns,start_addr,end_addr,perms,backing,name,parent_region,\
-             peak_present_pages,minor_faults,major_faults,latency_sum_ns,lower_bound,file_offset_bytes",
-            "7,42,10,90,0x1000,0x9000,r-xp,file,/bin/cc1,3,8,5,2,900,1,8192",
-            "7,42,10,,0x1000,0x9000,r-xp,file,/bin/cc1,,,5,2,900,0,8192",
+             peak_present_pages,minor_faults,major_faults,latency_sum_ns,lower_bound,file_offset_bytes,build_id",
+            "7,42,10,90,0x1000,0x9000,r-xp,file,/bin/cc1,3,8,5,2,900,1,8192,0abc",
+            "7,42,10,,0x1000,0x9000,r-xp,file,/bin/cc1,,,5,2,900,0,8192,",
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), expected);
     }

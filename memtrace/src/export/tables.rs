@@ -4,6 +4,7 @@
 //! Keeps: names and order are a contract with the scripts of users.
 //! Not here: how a value is written (`csv`).
 
+mod frames;
 mod maps;
 mod pages;
 
@@ -236,7 +237,11 @@ impl TableRow for FaultRow {
             "what the fault brought: anon, zero, file, swap, copy, reuse or hugetlb",
             Word(|row| row.outcome.map(|outcome| outcome.kind.name())),
         ),
-        column("stack", "call stack", Id(not_yet)),
+        column(
+            "stack",
+            "number of the stack in the table frames, of the thread in user mode (record -g)",
+            Id(|row| row.stack),
+        ),
         column(
             "name",
             "path or bracketed name of the region, as in maps",
@@ -261,6 +266,11 @@ impl TableRow for FaultRow {
             "ip_module",
             "where the instruction lay: path or bracketed name as in maps, [anon] or [kernel]; empty if no known region held it",
             Text(|row| row.module.as_ref().map(Module::name)),
+        ),
+        column(
+            "syscall",
+            "of a fault in kernel mode that completed, the system call that was in flight",
+            Word(|row| row.syscall),
         ),
     ];
 

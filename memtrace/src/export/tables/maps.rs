@@ -5,7 +5,7 @@ use crate::{
         TableRow,
         column::{
             Column,
-            Get::{Address, Count, Duration, Flag, Flags, Id, Result, Text, Time, Word},
+            Get::{Address, Count, Duration, Flag, Flags, Hex, Id, Result, Text, Time, Word},
             Value, column,
         },
     },
@@ -59,6 +59,7 @@ impl TableRow for MapRow {
                 Some(Ok(number)) => Value::Number(number),
             }),
         ),
+        column("stack", "number of the caller's stack in the table frames (record -g)", Id(|row| row.stack)),
     ];
 
     fn of(row: &Row) -> Option<&Self> {
@@ -102,6 +103,11 @@ impl TableRow for RegionSummary {
             "file_offset_bytes",
             "offset in the file at which it begins, as in maps; empty if there is no file",
             Count(|row| row.label.file_offset),
+        ),
+        column(
+            "build_id",
+            "of the file; empty if it has none, or it was not read (record -g)",
+            Hex(|row| row.build_id.as_deref()),
         ),
     ];
 
