@@ -5,18 +5,19 @@
 //! Not here: tables for further work (`export`).
 #![forbid(unsafe_code)]
 
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::collections::BTreeMap;
 
 use crate::{
     event::{FaultCounts, Loss, LossCause},
     export::{ExportError, Sink},
     pipeline::Detail,
     record::{self, End, Header, Recording, Recovery, ReplayError},
-    timeline::{Module, ModuleTotals, Row, RowSet, Summary},
+    timeline::{Row, RowSet, Summary},
     units::{Nanos, Timestamp},
 };
 
 mod calls;
+mod code;
 mod findings;
 mod json;
 mod numbers;
@@ -124,14 +125,6 @@ impl Report {
         // The histogram answers with the upper end of a bucket.
         let max = self.summary.completed.latency_max?.get();
         Some(self.summary.latencies.value_at_quantile(quantile).min(max))
-    }
-
-    /// Modules and what their faults cost, most stall first.
-    fn modules(&self) -> Vec<(Option<&Module>, &ModuleTotals)> {
-        let mut modules: Vec<_> =
-            self.summary.modules.iter().map(|(module, totals)| (module.as_ref(), totals)).collect();
-        modules.sort_by_key(|(_, totals)| Reverse((totals.latency_sum, totals.faults.total())));
-        modules
     }
 
     /// Records lost by `cause`; `None` if the number cannot be known.

@@ -18,8 +18,8 @@ use crate::{
     record::{Availability, ExitReason},
     timeline::{
         AccessCounts, Advised, Churn, CompletedTotals, CopyTotals, FaultTotals, ForkTax, MapFlags,
-        MappingProcess, Module, ModuleTotals, OutcomeKind, OutcomeTotals, PageState, ProcessId,
-        ProcessSummary, RegionId, RegionSummary, ScanCount, ScanSummary,
+        MappingProcess, OutcomeKind, OutcomeTotals, PageState, ProcessId, ProcessSummary, RegionId,
+        RegionSummary, ScanCount, ScanSummary,
     },
     units::{Nanos, PageCount, Timestamp},
 };
@@ -77,7 +77,11 @@ impl Report {
             "findings": self.findings().iter().map(finding).collect::<Vec<_>>(),
             "fork_tax": self.summary.fork_tax.iter().map(fork_tax).collect::<Vec<_>>(),
             "outcome": self.summary.outcome.iter().map(outcome).collect::<Vec<_>>(),
-            "modules": self.modules().into_iter().map(module).collect::<Vec<_>>(),
+            "modules": self.modules_json(),
+            "syscalls": self.syscalls_json(),
+            "code": self.code_json(),
+            "stack_ends": self.stack_ends_json(),
+            "stacks": self.stacks_json(),
             "scans": self.scans_json(),
             "cost": self.cost_json(),
             "features": self.features_json(),
@@ -196,16 +200,6 @@ fn counts(FaultCounts { minor, major }: FaultCounts) -> Value {
     json!({ "minor": minor, "major": major })
 }
 
-fn module((module, totals): (Option<&Module>, &ModuleTotals)) -> Value {
-    let ModuleTotals { faults: FaultCounts { minor, major }, latency_sum } = totals;
-    json!({
-        "module": module.map(|module| String::from_utf8_lossy(module.name())),
-        "minor": minor,
-        "major": major,
-        "stall_ns": latency_sum.get(),
-    })
-}
-
 /// Calls by name.
 fn calls(by_kind: &BTreeMap<CallKind, u64>) -> Map<String, Value> {
     by_kind.iter().map(|(kind, count)| (kind.name().to_owned(), (*count).into())).collect()
@@ -297,6 +291,8 @@ fn region(region: &RegionSummary, start: Timestamp) -> Value {
         process,
         space,
         label,
+        file: _,
+        build_id: _,
         born: _,
         died: _,
         parent,

@@ -11,13 +11,14 @@ use crate::{
     pipeline::FocusOptions,
     record::{Availability, Capture, Cost, Ending, ExitReason, Feature, Totals},
     timeline::{
-        AccessCounts, Backing, CompletedTotals, FaultTotals, MapIdentity, MapSummary, PageCounts, PageState,
-        ProcessId, ProcessSummary, RegionId, RegionLabel, RegionSummary, ScanCount, ScanSummary, TaskTotals,
-        UnseenRegions,
+        AccessCounts, Backing, CodeTotals, CompletedTotals, FaultTotals, MapIdentity, MapSummary, Module,
+        PageCounts, PageState, ProcessId, ProcessSummary, RegionId, RegionLabel, RegionSummary, ScanCount,
+        ScanSummary, TaskTotals, UnseenRegions,
     },
     units::{PageCount, VirtAddr, VirtRange},
 };
 
+mod code;
 mod maps;
 
 const fn faults(minor: u64, major: u64) -> FaultCounts {
@@ -86,16 +87,33 @@ fn latencies() -> Histogram<u64> {
 }
 
 /// The program took most faults, and the kernel those that cost most.
-fn modules() -> BTreeMap<Option<Module>, ModuleTotals> {
-    let totals =
-        |minor, major, stall| ModuleTotals { faults: faults(minor, major), latency_sum: Nanos::new(stall) };
-    let sort = Module::Named(Arc::from(&b"/usr/bin/sort"[..]));
-    [
-        (Some(sort), totals(90, 0, 12_000)),
-        (Some(Module::Kernel), totals(8, 2, 36_000)),
-        (None, totals(2, 0, 0)),
-    ]
-    .into()
+fn totals(minor: u64, major: u64, stall: u64) -> CodeTotals {
+    CodeTotals { faults: faults(minor, major), latency_sum: Nanos::new(stall) }
+}
+
+fn capture() -> Capture {
+    Capture {
+        command: vec!["sort".to_owned(), "big".to_owned()],
+        targets: "sort big".to_owned(),
+        detail: Detail::Full,
+        interval: Nanos::new(100_000_000),
+        ring_bytes: 16 << 20,
+        follow_forks: true,
+        follows_maps: true,
+        verify: false,
+        focus: FocusOptions::default(),
+        gate: Some(faults(90, 1)),
+        stacks: true,
+    }
+}
+
+fn tasks() -> TaskTotals {
+    TaskTotals { execs: 1, exits: 1, ..TaskTotals::default() }
+}
+
+fn pagemap_scan() -> Feature {
+    let state = Availability::Missing { since: "Linux 6.7".to_owned() };
+    Feature { name: "pagemap_scan".to_owned(), state }
 }
 
 fn report() -> Report {
@@ -113,29 +131,18 @@ fn report() -> Report {
         header: Header {
             memtrace_version: "0.1.0".to_owned(),
             host: host.clone(),
-            capture: Capture {
-                command: vec!["sort".to_owned(), "big".to_owned()],
-                targets: "sort big".to_owned(),
-                detail: Detail::Full,
-                interval: Nanos::new(100_000_000),
-                ring_bytes: 16 << 20,
-                follow_forks: true,
-                follows_maps: true,
-                verify: false,
-                focus: FocusOptions::default(),
-                gate: Some(faults(90, 1)),
-            },
-            features: vec![Feature {
-                name: "pagemap_scan".to_owned(),
-                state: Availability::Missing { since: "Linux 6.7".to_owned() },
-            }],
+            capture: capture(),
+            features: vec![pagemap_scan()],
             page_era: None,
         },
         summary: Summary {
             without_region: FaultCounts::default(),
             fork_tax: BTreeMap::new(),
             outcome: BTreeMap::new(),
-            modules: modules(),
+            modules: code::modules(),
+            syscalls: BTreeMap::from([(Some(0), totals(3, 2, 30_000)), (None, totals(5, 0, 6_000))]),
+            stacks: code::stacks(),
+            without_stack: totals(1, 0, 2_000),
             host,
             end: at(400),
             processes: vec![ProcessSummary {
@@ -158,11 +165,13 @@ fn report() -> Report {
             heat_overflow: faults(0, 0),
             losses: Vec::new(),
             latencies: latencies(),
-            tasks: TaskTotals { execs: 1, exits: 1, ..TaskTotals::default() },
+            tasks: tasks(),
             regions: vec![RegionSummary {
                 process: process(42),
                 space: SpaceId(1),
                 label,
+                file: None,
+                build_id: None,
                 born: at(0),
                 died: None,
                 parent: Some(RegionId(2)),
@@ -385,22 +394,4 @@ fn pages_of_a_process_are_those_last_seen() {
     let row = "  42 sort                       32 KiB       8 KiB     unknown      300 ns";
     let text = report.to_string();
     assert!(text.contains(row), "{text}");
-}
-
-#[test]
-fn modules_stand_by_stall_with_their_share_of_it() {
-    let text = report().to_string();
-
-    let (_, section) = text.split_once("By module").expect("a section");
-    let rows: Vec<Vec<_>> =
-        section.lines().skip(1).take(3).map(|row| row.split_whitespace().collect()).collect();
-    assert_eq!(rows[0], ["[kernel]", "10", "2", "36.0", "µs", "75.0%"]);
-    assert_eq!(rows[1], ["sort", "90", "0", "12.0", "µs", "25.0%", "/usr/bin/sort"]);
-    assert_eq!(rows[2], ["in", "no", "known", "region", "2", "0", "0.0%"]);
-    let json = json!([
-        { "module": "[kernel]", "minor": 8, "major": 2, "stall_ns": 36_000 },
-        { "module": "/usr/bin/sort", "minor": 90, "major": 0, "stall_ns": 12_000 },
-        { "module": null, "minor": 2, "major": 0, "stall_ns": 0 },
-    ]);
-    assert_eq!(report().to_json()["modules"], json);
 }

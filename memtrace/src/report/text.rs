@@ -17,12 +17,13 @@ use crate::{
     pipeline::Detail,
     record::Availability,
     timeline::{
-        AccessCounts, CompletedTotals, FaultTotals, ForkTax, Module, ModuleTotals, OutcomeTotals, PageState,
-        ProcessId, ProcessSummary, RegionSummary, ScanCount, ScanSummary, UnseenRegions,
+        AccessCounts, CompletedTotals, FaultTotals, ForkTax, OutcomeTotals, PageState, ProcessId,
+        ProcessSummary, RegionSummary, ScanCount, ScanSummary, UnseenRegions,
     },
     units::{ByteSize, PageCount, Printable},
 };
 
+mod code;
 mod maps;
 
 const HEADING: Style = Style::new().bold();
@@ -39,6 +40,9 @@ impl Display for Report {
         self.kinds(f)?;
         self.latency(f)?;
         self.by_module(f)?;
+        self.by_syscall(f)?;
+        self.by_code(f)?;
+        self.stacks(f)?;
         self.found(f)?;
         self.processes(f)?;
         self.regions(f)?;
@@ -222,31 +226,6 @@ impl Report {
             write!(f, "{:>12}", Time(nanos))?;
         }
         writeln!(f)
-    }
-
-    /// Which code faulted, by where it lies.
-    fn by_module(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let modules = self.modules();
-        if modules.is_empty() {
-            return Ok(());
-        }
-        heading(f, "By module", ["faults", "major", "stall", "share"])?;
-        let all =
-            modules.iter().fold(0, |sum: u64, (_, totals)| sum.saturating_add(totals.latency_sum.get()));
-        for (module, ModuleTotals { faults, latency_sum }) in modules.iter().take(SHOWN) {
-            let stall = Some(latency_sum.get()).filter(|stall| *stall > 0);
-            let stall = stall.map_or(String::new(), |stall| Time(stall).to_string());
-            let share = Share(latency_sum.get(), all);
-            let path = module.map_or(&b"in no known region"[..], Module::name);
-            let file = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
-            let file = Printable::from_bytes(file).to_string();
-            write!(f, "  {file:<24.24}{:>12}{:>12}{stall:>12}{share:>12}", faults.total(), faults.major)?;
-            match path {
-                [b'/', ..] => writeln!(f, "  {}", Printable::from_bytes(path))?,
-                _ => writeln!(f)?,
-            }
-        }
-        more(f, modules.len(), "report --json")
     }
 
     fn processes(&self, f: &mut Formatter<'_>) -> fmt::Result {
