@@ -461,6 +461,8 @@ fn areas_of_a_ledger_need_all_their_faults() {
         outcome_pages: None,
         outcome_lag_ns: None,
         ip_module: None,
+        syscall: None,
+        stack: None,
     };
 
     assert_eq!(area.found_in(&[row(7, 0x1fff), row(8, 0x1000), row(7, 0x3000)]), area);

@@ -117,6 +117,7 @@ fn header() -> Header {
             verify: false,
             focus: FocusOptions::default(),
             gate: Some(FaultCounts { minor: 100, major: 0 }),
+            stacks: false,
         },
         features: Vec::new(),
         page_era: None,

@@ -40,6 +40,76 @@ pub struct Turnover {
     pub grown: i64,
 }
 
+/// What `stacks` did in one round, and from where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Walks {
+    /// Memory that was touched for the first time.
+    pub touches: Vec<Touch>,
+    /// Calls that changed the address space.
+    pub calls: Vec<Call>,
+}
+
+/// Memory that was touched from one place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Touch {
+    /// What is special about it.
+    pub name: String,
+    /// Where, and how many faults that were.
+    pub area: Area,
+    /// The system call in which the kernel touched it.
+    pub syscall: Option<String>,
+    /// Whether some frame of the stack is more than 16 KiB from the next one.
+    pub is_far: bool,
+    /// The stack.
+    pub stack: Callers,
+}
+
+/// A system call that changed the address space.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// Its name.
+    pub name: String,
+    /// The thread.
+    pub tid: u32,
+    /// What it changed.
+    pub stretch: Stretch,
+    /// The stack.
+    pub stack: Callers,
+}
+
+/// What a stack consists of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Callers {
+    /// Innermost first.
+    pub steps: Vec<Step>,
+    /// What is beyond.
+    pub base: Base,
+}
+
+/// A frame, or some.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
+    /// A function of the program.
+    Function(String),
+    /// One frame in the C library, of which no symbol tells.
+    Inside,
+    /// One frame in the C library or several; the outermost one is in a function with one of these names.
+    Library(Vec<String>),
+    /// The code that returns from a signal, at this address.
+    Restorer(u64),
+}
+
+/// The outer end of a stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Base {
+    /// Function `main` of the program somewhere, then the C library, then `_start`.
+    Main,
+    /// The C library's start of threads.
+    Thread,
+    /// More frames of the outermost function than are recorded.
+    TooDeep,
+}
+
 /// What `vanish` lets go.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vanishing {

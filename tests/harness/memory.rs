@@ -171,6 +171,12 @@ impl Mapping {
         self.len / page_bytes()
     }
 
+    /// Its first byte.
+    #[must_use]
+    pub const fn start(&self) -> *mut u8 {
+        self.start
+    }
+
     /// Its addresses, as an area of `tid` in which nothing happened yet.
     #[must_use]
     pub fn area(&self, tid: u32) -> Area {

@@ -19,7 +19,7 @@ use crate::{
     follow::Frames,
     ledger::{Area, Ready},
     memory::page_bytes,
-    rows::{FaultRow, LossRow, MapRow, PageRow, RegionRow, TimelineRow},
+    rows::{FaultRow, FrameRow, LossRow, MapRow, PageRow, RegionRow, TimelineRow},
     run::{Finished, Run, Running},
     task::Usage,
 };
@@ -167,6 +167,20 @@ impl InProgress {
         rows(self.memtrace, &self.path, "pages")
     }
 
+    /// The rows of the table `faults` of what is in the file by now.
+    #[must_use]
+    #[track_caller]
+    pub fn faults_so_far(&self) -> Vec<FaultRow> {
+        rows(self.memtrace, &self.path, "faults")
+    }
+
+    /// The rows of the table `regions` of what is in the file by now.
+    #[must_use]
+    #[track_caller]
+    pub fn regions_so_far(&self) -> Vec<RegionRow> {
+        rows(self.memtrace, &self.path, "regions")
+    }
+
     /// The rows of the table `timeline` of what is in the file by now.
     #[must_use]
     #[track_caller]
@@ -307,6 +321,13 @@ impl Recording {
     #[track_caller]
     pub fn faults(&self) -> Vec<FaultRow> {
         self.rows("faults")
+    }
+
+    /// The table `frames`.
+    #[must_use]
+    #[track_caller]
+    pub fn frames(&self) -> Vec<FrameRow> {
+        self.rows("frames")
     }
 
     /// The table `timeline`.

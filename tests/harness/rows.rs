@@ -37,6 +37,30 @@ pub struct FaultRow {
     pub outcome_lag_ns: Option<u64>,
     /// Where the instruction lay.
     pub ip_module: Option<String>,
+    /// The system call that it happened in.
+    pub syscall: Option<String>,
+    /// Number of the stack in the table `frames`.
+    pub stack: Option<u64>,
+}
+
+/// Some columns of the table `frames`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct FrameRow {
+    /// Number of the stack.
+    pub stack: u64,
+    /// Frames below it.
+    pub depth: u64,
+    /// Program counter.
+    #[serde(deserialize_with = "hexadecimal")]
+    pub address: u64,
+    /// Where that lies.
+    pub module: Option<String>,
+    /// Where the instruction is in that file.
+    pub file_offset_bytes: Option<u64>,
+    /// Of the outermost frame, why there are no more.
+    pub end: Option<String>,
+    /// 1 if it was found by the frame pointer.
+    pub by_frame_pointer: u8,
 }
 
 /// Some columns of the table `pages`.
@@ -135,6 +159,8 @@ pub struct MapRow {
     pub region: Option<u64>,
     /// What the system call returned; empty where there was none.
     pub result: String,
+    /// Number of the stack in the table `frames`.
+    pub stack: Option<u64>,
 }
 
 impl MapRow {

@@ -1,0 +1,561 @@
+//! Stacks of faults and calls, against programs that know from where they touched memory, and have no frame pointers.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write as _,
+    fs,
+    path::Path,
+    process::Command,
+};
+
+use memtrace_tests::{
+    directory,
+    ledger::{Area, Base, Callers, Ready, Step, Walks},
+    made, memtrace, program,
+    recording::{InProgress, Recording},
+    require,
+    requirement::since,
+    rows::{FaultRow, FrameRow},
+    run::{Run, Running},
+    wait_until,
+};
+use object::{
+    Endianness, Object as _, ObjectSection as _, ObjectSegment as _, ObjectSymbol as _, read::elf::ElfFile64,
+};
+
+/// Rounds of the workload: in the first one user space has to find out what the programs need to know in the later ones.
+const ROUNDS: usize = 3;
+
+/// Names of functions of a file.
+#[derive(Debug, Default)]
+struct Symbols {
+    /// In the file: first byte, length, and the address of the first byte.
+    segments: Vec<(u64, u64, u64)>,
+    /// Address, length and name.
+    functions: Vec<(u64, u64, String)>,
+}
+
+impl Symbols {
+    fn of(path: &str) -> Self {
+        let data = fs::read(path).unwrap_or_else(|cause| panic!("{path}: {cause}"));
+        let file = ElfFile64::<Endianness>::parse(&*data).expect("an ELF file");
+        let segments = file.segments().map(|segment| {
+            let (offset, len) = segment.file_range();
+            (offset, len, segment.address())
+        });
+        let functions = file
+            .symbols()
+            .chain(file.dynamic_symbols())
+            .filter_map(|symbol| Some((symbol.address(), symbol.size(), symbol.name().ok()?.to_owned())));
+        Self { segments: segments.collect(), functions: functions.filter(|(_, size, _)| *size > 0).collect() }
+    }
+
+    /// The functions that hold the byte at `offset` in the file: aliases are several.
+    fn at(&self, offset: u64) -> Vec<&str> {
+        let holds =
+            |(start, len): (u64, u64), place: u64| place.checked_sub(start).is_some_and(|at| at < len);
+        let segment = self.segments.iter().find(|(start, len, _)| holds((*start, *len), offset));
+        let Some((start, _, addr)) = segment else { return Vec::new() };
+        let addr = offset - start + addr;
+        let here = self.functions.iter().filter(|(start, len, _)| holds((*start, *len), addr));
+        here.map(|(_, _, name)| name.as_str()).collect()
+    }
+}
+
+/// The stacks of a recording.
+struct Stacks {
+    program: String,
+    frames: HashMap<u64, Vec<FrameRow>>,
+    symbols: BTreeMap<String, Symbols>,
+}
+
+impl Stacks {
+    /// Those of a recording of `program`.
+    #[track_caller]
+    fn of(recording: &Recording, program: &str) -> Self {
+        let mut frames: HashMap<u64, Vec<FrameRow>> = HashMap::new();
+        for frame in recording.frames() {
+            frames.entry(frame.stack).or_default().push(frame);
+        }
+        let program = fs::canonicalize(program).expect("it was run").display().to_string();
+        let mut stacks = Self { program, frames, symbols: BTreeMap::new() };
+        for frames in stacks.frames.values() {
+            let depths: Vec<_> = frames.iter().map(|frame| frame.depth).collect();
+            assert_eq!(depths, (0..frames.len() as u64).collect::<Vec<_>>(), "innermost first: {frames:?}");
+            let ends = frames.iter().map(|frame| frame.end.is_some());
+            assert_eq!(ends.rev().collect::<Vec<_>>()[..1], [true], "{frames:?}");
+            for module in frames.iter().filter_map(|frame| frame.module.as_ref()) {
+                if stacks.is_known(module) && !stacks.symbols.contains_key(module) {
+                    stacks.symbols.insert(module.clone(), Symbols::of(module));
+                }
+            }
+        }
+        stacks
+    }
+
+    /// Whether tests know what functions of the file mean.
+    fn is_known(&self, module: &str) -> bool {
+        module == self.program || is_libc(module)
+    }
+
+    fn names(&self, frame: &FrameRow) -> Vec<&str> {
+        let symbols = frame.module.as_ref().and_then(|module| self.symbols.get(module));
+        let found = symbols.zip(frame.file_offset_bytes).map(|(symbols, offset)| symbols.at(offset));
+        found.unwrap_or_default()
+    }
+
+    /// Whether `frame` is in the function `name` of the program.
+    fn is_in(&self, frame: &FrameRow, name: &str) -> bool {
+        frame.module.as_ref() == Some(&self.program) && self.names(frame).contains(&name)
+    }
+
+    /// What is wrong with the stack `number`, which should be `expected`; nothing if it is that, or, if it `may_end` early, its
+    /// beginning.
+    fn flaw(&self, number: Option<u64>, expected: &Callers, may_end: bool) -> Option<String> {
+        let Some(frames) = number.map(|number| self.frames.get(&number).map_or(&[][..], Vec::as_slice))
+        else {
+            return Some("no stack".to_owned());
+        };
+        self.mismatch(frames, expected, may_end).map(|what| format!("{what}\n{}", self.text(frames)))
+    }
+
+    fn mismatch(&self, frames: &[FrameRow], expected: &Callers, may_end: bool) -> Option<String> {
+        let Some(last) = frames.last() else { return Some("no frames".to_owned()) };
+        if let Some(frame) = frames.iter().find(|frame| frame.by_frame_pointer != 0) {
+            return Some(format!("frame {} by frame pointer", frame.depth));
+        }
+        let may_end = may_end && last.end.as_deref() == Some("beyond_dump");
+        let mut rest = frames;
+        for (place, step) in expected.steps.iter().enumerate() {
+            if rest.is_empty() && may_end {
+                return None;
+            }
+            let len = self.len(rest, step);
+            if len == 0 {
+                return Some(format!("step {place} should be {step:?}"));
+            }
+            rest = &rest[len..];
+        }
+        if may_end { None } else { self.mismatch_of_base(rest, last, expected.base) }
+    }
+
+    /// How many of the first of `frames` are `step`; 0 if the first one is something else.
+    fn len(&self, frames: &[FrameRow], step: &Step) -> usize {
+        let Some(first) = frames.first() else { return 0 };
+        let in_libc = |frame: &FrameRow| frame.module.as_deref().is_some_and(is_libc);
+        match step {
+            Step::Function(name) => usize::from(self.is_in(first, name)),
+            Step::Inside => usize::from(in_libc(first)),
+            Step::Library(exports) => {
+                let len = frames.iter().take_while(|frame| in_libc(frame)).count();
+                let names = frames[..len].last().map(|frame| self.names(frame)).unwrap_or_default();
+                if names.iter().any(|name| exports.iter().any(|one| one == name)) { len } else { 0 }
+            }
+            Step::Restorer(addr) => usize::from(first.address == *addr),
+        }
+    }
+
+    /// What is wrong with the outer end of a stack.
+    fn mismatch_of_base(&self, rest: &[FrameRow], last: &FrameRow, base: Base) -> Option<String> {
+        let is_libc = |frame: &FrameRow| frame.module.as_deref().is_some_and(is_libc);
+        let end = if base == Base::TooDeep { "too_deep" } else { "root" };
+        if last.end.as_deref() != Some(end) {
+            return Some(format!("should end with {end}"));
+        }
+        let is_right = match (base, rest) {
+            (Base::Main, [.., library, start]) => {
+                is_libc(library)
+                    && self.is_in(start, "_start")
+                    && rest.iter().any(|frame| self.is_in(frame, "main"))
+            }
+            (Base::Thread, [.., last]) => is_libc(last),
+            (Base::TooDeep, _) => {
+                let outermost = last.module.as_ref() == Some(&self.program);
+                let names = self.names(last);
+                outermost && !names.is_empty() && rest.iter().all(|frame| self.names(frame) == names)
+            }
+            _ => false,
+        };
+        (!is_right).then(|| format!("should go on to {base:?}"))
+    }
+
+    /// The frames of a stack, for people.
+    fn text(&self, frames: &[FrameRow]) -> String {
+        let mut text = String::new();
+        for frame in frames {
+            let module = frame.module.as_deref().unwrap_or("?");
+            let (names, end) = (self.names(frame), frame.end.as_deref().unwrap_or(""));
+            let offset = frame.file_offset_bytes.unwrap_or(0);
+            let _infallible = writeln!(text, "    {:#x} {module}+{offset:#x} {names:?} {end}", frame.address);
+        }
+        text
+    }
+}
+
+/// Whether the file is the C library.
+fn is_libc(module: &str) -> bool {
+    Path::new(module).file_name().is_some_and(|name| name.to_string_lossy().starts_with("libc"))
+}
+
+/// Checks that all faults of `walks` are there, and have the stacks that the program says. A stack of which parts lie far from each
+/// other may end early in the first round.
+#[track_caller]
+fn expect_touches(recording: &Recording, walks: &[Walks], is_ours: impl Fn(&FaultRow) -> bool) {
+    let stacks = Stacks::of(recording, program!("stacks"));
+    let mut faults = recording.faults();
+    faults.retain(is_ours);
+    let mut flaws = String::new();
+    for (round, walks) in walks.iter().enumerate() {
+        for touch in &walks.touches {
+            let area = touch.area;
+            assert_eq!(area.found_in(&faults), area, "{}", touch.name);
+            let mut wrong: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+            for (place, fault) in area.rows_of(&faults).enumerate() {
+                let is_kernel = touch.syscall.is_some();
+                let syscall = touch.syscall.clone().filter(|_| since("5.15"));
+                assert_eq!((&fault.syscall, fault.mode == "kernel"), (&syscall, is_kernel), "{fault:?}");
+                let flaw = stacks.flaw(fault.stack, &touch.stack, touch.is_far && round == 0);
+                // Otherwise only the registers at the fault itself are known, not the caller's of the kernel (`bpf_task_pt_regs`).
+                let takes_caller = fault.mode == "kernel" || fault.kind == "failed";
+                if let Some(flaw) = flaw.filter(|_| !takes_caller || since("5.15")) {
+                    wrong.entry(flaw).or_default().push(place);
+                }
+            }
+            for (flaw, places) in wrong {
+                let all = area.rows_of(&faults).count();
+                let name = &touch.name;
+                let _infallible =
+                    writeln!(flaws, "round {round}, {name}, faults {places:?} of {all}: {flaw}");
+            }
+        }
+    }
+    assert!(flaws.is_empty(), "{flaws}");
+}
+
+/// Checks that all calls of `walks` are there, and have the stacks that the program says.
+#[track_caller]
+fn expect_calls(recording: &Recording, walks: &[Walks]) {
+    let stacks = Stacks::of(recording, program!("stacks"));
+    let maps = recording.maps();
+    for call in walks.iter().flat_map(|walks| &walks.calls) {
+        let place = (Some(call.tid), Some(call.stretch.start), Some(call.stretch.end));
+        let rows = maps
+            .iter()
+            .filter(|row| row.action == call.name && (row.tid, row.start_addr, row.end_addr) == place);
+        let flaws: Vec<_> = rows.map(|row| stacks.flaw(row.stack, &call.stack, false)).collect();
+        // Another round may have had the same place.
+        let rounds = walks.iter().flat_map(|walks| &walks.calls);
+        let same = rounds.filter(|other| (&other.name, other.stretch) == (&call.name, call.stretch)).count();
+        assert_eq!(flaws.len(), same, "{call:?}");
+        assert!(flaws.iter().all(Option::is_none), "{}: {flaws:#?}", call.name);
+    }
+}
+
+/// What the workload says of a round, which stands in the line before which there are `index` others.
+fn round(running: &mut Running, index: usize) -> Walks {
+    serde_json::from_str(&running.line(index)).expect("a ledger")
+}
+
+/// Records `rounds` of the workload, each of which begins when what was found out in the one before is in the file.
+#[track_caller]
+fn record(rounds: usize) -> (Recording, Vec<Walks>) {
+    let mut recording = memtrace!().start(&["-g"], &[program!("stacks"), "--rounds", &rounds.to_string()]);
+    let mut walks: Vec<Walks> = Vec::new();
+    for index in 0..rounds {
+        if index > 0 {
+            wait_for_stacks(&recording, &walks[index - 1]);
+            recording.running.send("\n");
+        }
+        walks.push(round(&mut recording.running, index));
+    }
+    (recording.finish().expect_code(0), walks)
+}
+
+/// Waits until the stack of the last fault of `walks` is in the file.
+#[track_caller]
+fn wait_for_stacks(recording: &InProgress, walks: &Walks) {
+    let last = walks.touches.last().expect("much is touched").area;
+    let is_there = || {
+        let faults = recording.faults_so_far();
+        last.rows_of(&faults).filter(|fault| fault.stack.is_some()).count() as u64 >= last.minor
+    };
+    assert!(wait_until(is_there), "no stacks in {}", recording.directory().display());
+}
+
+#[test]
+fn workload_has_no_frame_pointers() {
+    // push %rbp; mov %rsp,%rbp
+    const PROLOGUE: [u8; 4] = [0x55, 0x48, 0x89, 0xe5];
+    let path = program!("stacks");
+    let data = fs::read(path).expect("it was built");
+    let file = ElfFile64::<Endianness>::parse(&*data).expect("an ELF file");
+    let symbols = file.symbols().filter(|symbol| symbol.name().is_ok_and(|name| name.starts_with("ledger_")));
+    let text = file.section_by_name(".text").expect("it has code");
+    let mut count = 0;
+    for symbol in symbols {
+        let code = text.data_range(symbol.address(), symbol.size()).expect("a section").expect("in it");
+        assert!(!code.windows(4).any(|bytes| bytes == PROLOGUE), "{:?}", symbol.name());
+        count += 1;
+    }
+    assert!(count >= 20, "{count} functions");
+}
+
+#[test]
+fn faults_have_the_stacks_of_the_ledger() {
+    require!(root);
+    require!(bpf);
+    // Without type information it is learnt from maps, a moment later, where code lies.
+    require!(btf);
+
+    let (recording, walks) = record(ROUNDS);
+
+    expect_touches(&recording, &walks, |_| true);
+}
+
+#[test]
+fn calls_have_the_stacks_of_the_ledger() {
+    require!(root);
+    require!(bpf);
+    require!(btf);
+
+    let (recording, walks) = record(ROUNDS);
+
+    expect_calls(&recording, &walks);
+}
+
+#[test]
+fn two_recordings_of_one_program_have_the_same_stacks() {
+    require!(root);
+    require!(bpf);
+    require!(btf);
+    let mut workload = Run::new(program!("stacks")).args(["--rounds", "2", "--wait"]).with_stdin().start();
+    let pid = Ready::of(&mut workload).pid.to_string();
+    let start = || {
+        let mut recording = memtrace!().start(&["-g", "-p", &pid], &[]);
+        recording.wait_until_armed();
+        // Of a process that was there before, it is read where its code lies.
+        let is_read = || recording.regions_so_far().iter().any(|region| region.name == program!("stacks"));
+        assert!(wait_until(is_read), "the maps of {pid} are not read");
+        recording
+    };
+    let recordings = [start(), start()];
+
+    workload.send("\n");
+    let first = round(&mut workload, 1);
+    for recording in &recordings {
+        wait_for_stacks(recording, &first);
+    }
+    workload.send("\n");
+    let walks = [first, round(&mut workload, 2)];
+    let _end = workload.finish().expect_code(0);
+
+    for recording in recordings {
+        let recording = recording.finish().expect_code(0);
+        // When one of them reads beyond the stack of a thread, the kernel tries that where it may not fault: so the other one says.
+        expect_touches(&recording, &walks, |fault| fault.kind != "refused");
+        expect_calls(&recording, &walks);
+    }
+}
+
+/// A program of C that touches 16 pages in `touch`, called by `middle`, called by `outer`, called by `main`, and says where.
+const WITH_LIBC: &str = r#"
+#include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#define OWN __attribute__((noipa))
+#define NO_TAIL __asm__ volatile ("" ::: "memory")
+OWN void touch(char *memory) { for (int page = 0; page < 16; page++) memory[page * 4096L] = 1; NO_TAIL; }
+OWN void middle(char *memory) { touch(memory); NO_TAIL; }
+OWN void outer(char *memory) { middle(memory); NO_TAIL; }
+int main(void) {
+    char *memory = mmap(0, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    madvise(memory, 65536, MADV_NOHUGEPAGE);
+    outer(memory);
+    printf("{\"tid\":%d,\"start\":%lu,\"end\":%lu,\"minor\":16,\"major\":0,\"failed\":0,\"refused\":0,\"emulated\":0,"
+           "\"retried\":0,\"unfinished\":0}\n", getpid(), (long)memory, (long)memory + 65536);
+    return 0;
+}
+"#;
+
+/// As above, but without a library: at a fixed place, and `main` is called by the code at the entry. gcc lets a function without
+/// anything on the stack go without a frame pointer, whatever it is told.
+const ALONE: &str = r#"
+#define OWN __attribute__((noipa))
+#define NO_TAIL __asm__ volatile ("" ::: "memory")
+static long call(long number, long a, long b, long c, long d, long e, long f) {
+    register long r10 __asm__("r10") = d, r8 __asm__("r8") = e, r9 __asm__("r9") = f;
+    __asm__ volatile ("syscall" : "+a"(number) : "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+                      : "rcx", "r11", "memory");
+    return number;
+}
+OWN void touch(char *memory) { for (volatile long page = 0; page < 16; page++) memory[page * 4096] = 1; }
+OWN void middle(char *memory) { touch(memory); NO_TAIL; }
+OWN void outer(char *memory) { middle(memory); NO_TAIL; }
+OWN int main(void) {
+    char *memory = (char *)call(9, 0x10000000, 65536, 3, 0x32, -1, 0);
+    call(28, (long)memory, 65536, 15, 0, 0, 0);
+    outer(memory);
+    return 0;
+}
+__attribute__((used)) void leave(long code) { call(231, code, 0, 0, 0, 0, 0); }
+__asm__ (".globl _start\n.type _start,@function\n_start: xor %ebp,%ebp\n and $-16,%rsp\n call main\n mov %rax,%rdi\n call leave\n hlt\n"
+         ".size _start,.-_start");
+"#;
+
+/// Where [`ALONE`] touches memory.
+const PLACE: Area = Area {
+    tid: 0,
+    start: 0x1000_0000,
+    end: 0x1001_0000,
+    minor: 16,
+    major: 0,
+    failed: 0,
+    refused: 0,
+    emulated: 0,
+    retried: 0,
+    unfinished: 0,
+};
+
+/// Makes a program of `source`, or says what is missing.
+fn compile(directory: &Path, source: &str, options: &str) -> Result<String, String> {
+    let file = directory.join("source.c");
+    fs::write(&file, source).expect("a file");
+    let program = directory.join("program");
+    let options = options.split(' ');
+    let gcc = Command::new("gcc").arg("-O2").args(options).arg("-o").arg(&program).arg(&file).output();
+    match gcc {
+        Ok(gcc) if gcc.status.success() => Ok(program.to_str().expect("a temporary path is text").to_owned()),
+        Ok(gcc) if String::from_utf8_lossy(&gcc.stderr).contains("stdio.h") => {
+            Err("needs the headers of the C library: apt-get install libc6-dev".to_owned())
+        }
+        Ok(gcc) => panic!("gcc: {}", String::from_utf8_lossy(&gcc.stderr)),
+        Err(_) => Err("needs gcc: apt-get install gcc".to_owned()),
+    }
+}
+
+/// Whether a program has a table by which stacks are walked.
+fn has_unwind_table(program: &str) -> bool {
+    let data = fs::read(program).expect("it was built");
+    let file = ElfFile64::<Endianness>::parse(&*data).expect("an ELF file");
+    file.section_by_name(".eh_frame").is_some_and(|section| section.size() > 4)
+}
+
+/// The stacks of the faults in the memory of a C program, and the names of the functions of their frames.
+#[track_caller]
+fn stacks_of(recording: &Recording, program: &str, area: Option<Area>) -> Vec<(Vec<FrameRow>, Vec<String>)> {
+    let stacks = Stacks::of(recording, program);
+    let faults = recording.faults();
+    let area = area.unwrap_or_else(|| {
+        let tid =
+            faults.iter().find(|fault| (PLACE.start..PLACE.end).contains(&fault.addr)).expect("faults").tid;
+        Area { tid, ..PLACE }
+    });
+    assert_eq!(area.found_in(&faults), area);
+    let of_fault = |stack: Option<u64>| {
+        let frames = stacks.frames[&stack.expect("a stack")].clone();
+        let names = frames.iter().map(|frame| stacks.names(frame).join("="));
+        let names = names.collect();
+        (frames, names)
+    };
+    area.rows_of(&faults).map(|fault| of_fault(fault.stack)).collect()
+}
+
+/// Records a program of C that has unwind tables and no frame pointers, however it is linked.
+#[track_caller]
+fn expect_stacks_of_c(linking: &str) {
+    require!(root);
+    require!(bpf);
+    require!(btf);
+    let scratch = directory();
+    let options = format!("-fomit-frame-pointer {linking}");
+    let program = made!(compile(scratch.path(), WITH_LIBC, &options));
+    assert!(has_unwind_table(&program));
+
+    let recording = memtrace!().record(&["-g"], &[&program]).expect_code(0);
+
+    let area = recording.run.last_line();
+    for (frames, names) in stacks_of(&recording, &program, Some(area)) {
+        assert_eq!(names[..4], ["touch", "middle", "outer", "main"]);
+        assert_eq!(names.last().map(String::as_str), Some("_start"), "{frames:#?}");
+        assert_eq!(frames.last().and_then(|frame| frame.end.as_deref()), Some("root"), "{frames:#?}");
+        assert!(frames.iter().all(|frame| frame.by_frame_pointer == 0), "{frames:#?}");
+    }
+}
+
+#[test]
+fn program_at_a_fixed_address() {
+    expect_stacks_of_c("-no-pie");
+}
+
+#[test]
+fn program_with_its_libc_in_it() {
+    expect_stacks_of_c("-static");
+}
+
+#[test]
+fn program_with_its_libc_in_it_at_any_address() {
+    expect_stacks_of_c("-static-pie");
+}
+
+#[test]
+fn program_whose_calls_go_through_a_table() {
+    expect_stacks_of_c("-Wl,-z,lazy");
+}
+
+/// How programs are built that have no unwind tables and no library.
+const NO_TABLES: &str =
+    "-fno-asynchronous-unwind-tables -fno-unwind-tables -static -nostdlib -nostartfiles -fno-stack-protector";
+
+#[test]
+fn stack_without_unwind_information_ends_and_says_so() {
+    require!(root);
+    require!(bpf);
+    require!(btf);
+    let scratch = directory();
+    let program = made!(compile(scratch.path(), ALONE, &format!("-fomit-frame-pointer {NO_TABLES}")));
+    assert!(!has_unwind_table(&program));
+
+    let recording = memtrace!().record(&["-g"], &[&program]).expect_code(0);
+
+    for (frames, names) in stacks_of(&recording, &program, None) {
+        assert_eq!(names, ["touch"], "{frames:#?}");
+        assert_eq!(frames[0].end.as_deref(), Some("no_unwind_information"));
+    }
+}
+
+#[test]
+fn stack_without_unwind_information_goes_on_by_frame_pointers() {
+    require!(root);
+    require!(bpf);
+    require!(btf);
+    let scratch = directory();
+    let program = made!(compile(scratch.path(), ALONE, &format!("-fno-omit-frame-pointer {NO_TABLES}")));
+    assert!(!has_unwind_table(&program));
+
+    let recording = memtrace!().record(&["-g"], &[&program]).expect_code(0);
+
+    for (frames, names) in stacks_of(&recording, &program, None) {
+        assert_eq!(names, ["touch", "middle", "outer", "main", "_start"], "{frames:#?}");
+        let by_frame_pointer: Vec<_> = frames.iter().map(|frame| frame.by_frame_pointer).collect();
+        assert_eq!(by_frame_pointer, [0, 1, 1, 1, 1]);
+        assert_eq!(frames[4].end.as_deref(), Some("no_unwind_information"));
+    }
+}
+
+#[test]
+fn code_without_unwind_information_that_a_library_calls_ends_the_stack() {
+    require!(root);
+    require!(bpf);
+    require!(btf);
+    let scratch = directory();
+    let options = "-fomit-frame-pointer -fno-asynchronous-unwind-tables -fno-unwind-tables";
+    let program = made!(compile(scratch.path(), WITH_LIBC, options));
+
+    let recording = memtrace!().record(&["-g"], &[&program]).expect_code(0);
+
+    let area = recording.run.last_line();
+    for (frames, names) in stacks_of(&recording, &program, Some(area)) {
+        assert_eq!(names, ["touch"], "{frames:#?}");
+        assert_eq!(frames[0].end.as_deref(), Some("no_unwind_information"));
+    }
+}
