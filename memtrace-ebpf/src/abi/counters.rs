@@ -24,10 +24,8 @@ pub enum Counter {
     Duplicates = 8,
     /// Address spaces numbered so far; gives each a number of its own.
     Spaces = 9,
-    /// Stacks that found no room in `STACKS`, not even without a dump.
-    LostStacks = 10,
     /// Dumps of stacks sent so far; gives each a number of its own.
-    Dumps = 11,
+    Dumps = 10,
 }
 
 impl Counter {

@@ -253,13 +253,13 @@ record! {
     pub struct StackedCallEvent = 104 {
         /// The call.
         pub call: CallEvent,
-        /// The stack of the caller, of which a [`StackEvent`](crate::StackEvent) tells; 0 if it is unknown.
+        /// The stack of the caller, as a [`StackEvent`](crate::StackEvent) names it; 0 if it is unknown.
         pub stack: u64,
     }
 }
 
 record! {
-    /// What tells a mapped file from others of its name.
+    /// What distinguishes a mapped file from others of its name.
     pub struct BuildIdEvent = 72 {
         /// Common fields.
         pub header: EventHeader,

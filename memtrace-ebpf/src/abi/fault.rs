@@ -73,7 +73,7 @@ record! {
         pub kind: FaultKind,
         /// High 24 bits of [`Self::latency_bits`], the lowest byte first.
         pub latency_high: [u8; 3],
-        /// The stack of the thread in user mode, of which a [`StackEvent`](crate::StackEvent) tells; 0 if it is unknown.
+        /// The stack of the thread in user mode, as a [`StackEvent`](crate::StackEvent) names it; 0 if it is unknown.
         pub stack: u64,
     }
 }

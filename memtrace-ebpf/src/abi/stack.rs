@@ -1,8 +1,8 @@
 //! User stacks: the rules by which programs walk them, and what they write into the ring `STACKS`.
 //!
 //! A rule says how one frame leads to the next, for one exact program counter of one address space. User space makes rules of
-//! the unwind tables of files, when a program met a counter that had none and sent what there is of the stack; so a walk by rules is what an
-//! unwinder would do. Addresses of user space have 57 bits at most; the bits above tell more of a frame.
+//! the unwind tables of files, when a program met a counter that had none and sent what there is of the stack; so a walk by rules
+//! is what an unwinder would do. Addresses of user space have 57 bits at most; the bits above say more of a frame.
 
 use super::event::EventHeader;
 
@@ -93,7 +93,8 @@ impl FrameWord {
     pub const ADDRESS: u64 = (1 << 57) - 1;
 }
 
-/// Bit of [`StackEvent::stack`] that distinguishes a stack that was sent to user space, which has a number, from one known by the hash of its frames.
+/// Bit of [`StackEvent::stack`] that distinguishes a stack that was sent to user space, which has a number, from one known by the
+/// hash of its frames.
 pub const DUMPED: u64 = 1 << 63;
 
 /// How one frame leads to the next: to its canonical frame address (CFA), which is the stack pointer of the next frame, below which

@@ -133,7 +133,7 @@ impl Request {
 }
 
 /// The registers by which a stack is walked: of 64-bit code in user mode, none of any other.
-pub(crate) use arch::{registers_at, registers_in};
+pub(crate) use arch::{is_64_bit, registers_at, registers_in};
 
 /// Where an architecture keeps the arguments of a system call.
 #[cfg(bpf_target_arch = "x86_64")]
@@ -168,6 +168,12 @@ mod arch {
         offset_of!(pt_regs, rbp),
     ];
 
+    /// Whether the `pt_regs` at `regs` are those of 64-bit code in user mode.
+    #[inline(always)]
+    pub(crate) fn is_64_bit(regs: u64) -> bool {
+        read_kernel::<u64>(regs, offset_of!(pt_regs, cs) as u64) == USER_CS
+    }
+
     #[inline(always)]
     pub(crate) fn registers_in(regs: &pt_regs) -> Registers {
         if regs.cs == USER_CS {
@@ -179,7 +185,7 @@ mod arch {
 
     #[inline(always)]
     pub(crate) fn registers_at(regs: u64) -> Registers {
-        if read_kernel::<u64>(regs, offset_of!(pt_regs, cs) as u64) != USER_CS {
+        if !is_64_bit(regs) {
             return Registers::NONE;
         }
         Registers {
@@ -212,6 +218,12 @@ mod arch {
     use memtrace_ebpf::Registers;
 
     use super::read_kernel;
+
+    /// There is no other code, but for the kernel's.
+    #[inline(always)]
+    pub(crate) fn is_64_bit(_regs: u64) -> bool {
+        true
+    }
 
     /// There are no rules for this architecture.
     #[inline(always)]

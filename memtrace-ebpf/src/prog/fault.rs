@@ -163,13 +163,16 @@ fn complete(ctx: &PerfEventContext, addr: u64, ip: u64, kind: FaultKind) -> i32 
     // Before it is counted: a scan that the count gives rise to begins after the fault then.
     let now = emit::now();
     heat::count(space, addr, kind);
-    let (syscall, registers) = if mode & FaultFlags::USER != 0 {
+    let is_user = mode & FaultFlags::USER != 0;
+    let syscall = if is_user { 0 } else { syscall_in_flight() };
+    let stack = if config!(rule_buckets) == 0 {
+        0
+    } else if is_user {
         // SAFETY: the kernel passes a valid `bpf_perf_event_data`.
-        (0, unsafe { call::registers_in(&(*ctx.ctx).regs) })
+        stack::of(state, now, unsafe { call::registers_in(&(*ctx.ctx).regs) })
     } else {
-        caller()
+        stack::of(state, now, caller())
     };
-    let stack = stack::of(state, now, registers);
     let event = FaultEvent {
         time_ns: now,
         addr,
@@ -191,18 +194,20 @@ fn complete(ctx: &PerfEventContext, addr: u64, ip: u64, kind: FaultKind) -> i32 
     0
 }
 
-/// The system call in which the kernel faults, as flags of the fault have it, and the registers of its caller.
+/// The system call in which the kernel faults, as flags of the fault have it.
 #[inline(always)]
-fn caller() -> (u16, Registers) {
+fn syscall_in_flight() -> u16 {
     match call::registers() {
-        Some(regs) => {
-            // The number is of another table for a 32-bit program, whose registers are not told.
-            let registers = call::registers_at(regs);
-            let number = if registers.ip != 0 { call::number(regs) } else { u64::MAX };
-            (FaultFlags::syscall(number), registers)
-        }
-        None => (0, Registers::NONE),
+        // The number is of another table for a 32-bit program.
+        Some(regs) if call::is_64_bit(regs) => FaultFlags::syscall(call::number(regs)),
+        _ => 0,
     }
+}
+
+/// The registers with which the current task entered the kernel.
+#[inline(always)]
+fn caller() -> Registers {
+    call::registers().map_or(Registers::NONE, call::registers_at)
 }
 
 /// The `si_code` in the `kernel_siginfo` at `info`, which begins as `include/uapi/asm-generic/siginfo.h` has it. 0 where the kernel
@@ -224,10 +229,7 @@ fn signalled(signal: i32, is_current: impl FnOnce() -> bool, code: impl FnOnce()
         return 0;
     }
     if let Some(state) = filter::traced() {
-        pending::fail(state, || {
-            let registers = call::registers().map_or(Registers::NONE, call::registers_at);
-            stack::of(state, emit::now(), registers)
-        });
+        pending::fail(state, || stack::of(state, emit::now(), caller()));
     }
     0
 }

@@ -32,12 +32,15 @@ pub(crate) struct Walk {
 /// Bytes of [`Walk`] that do not depend on how much of the stack there is.
 const DUMP_HEAD: usize = StackEvent::LEN + 8 * STACK_FRAMES + Registers::LEN;
 
-/// The stack of the current task, whose registers in user mode are `registers`; 0 if it cannot be told.
+/// The stack of the current task, whose registers in user mode are `registers`; 0 if it is unknown.
 #[inline(always)]
 pub(crate) fn of(state: *mut TaskState, time_ns: u64, registers: Registers) -> u64 {
     // While a program is being executed, the registers are still those of the one before, whose stack is gone.
     // SAFETY: `state` is the current task's own element.
-    if config!(rule_buckets) == 0 || unsafe { (*state).flags } & TaskState::SPACE_TOLD != 0 {
+    if config!(rule_buckets) == 0
+        || registers.ip == 0
+        || unsafe { (*state).flags } & TaskState::SPACE_TOLD != 0
+    {
         return 0;
     }
     let Some(walk) = WALKS.get_ptr_mut(0) else {
@@ -48,9 +51,10 @@ pub(crate) fn of(state: *mut TaskState, time_ns: u64, registers: Registers) -> u
     // SAFETY: `state` is the current task's own element. The map returned a pointer to this CPU's element, which nothing else uses:
     // programs that walk cannot be preempted, and a fault of the walk walks no stack.
     unsafe {
-        (*walk).stack = StackEvent { header, space: (*state).space, ..StackEvent::default() };
-        // Through memory: the compiler would call the walk for each way in which registers are had, and the verifier walk it as
-        // often.
+        (*walk).stack.header = header;
+        (*walk).stack.space = (*state).space;
+        // Through memory: of registers that it knows the compiler calls the walk once for each way to them, and the verifier walks it
+        // as often.
         (&raw mut (*walk).registers).write_volatile(registers);
         if (&raw const (*walk).registers.ip).read_volatile() == 0 {
             return 0;
@@ -101,13 +105,14 @@ fn walk_all() -> u64 {
         }
         (sp, is_return, bits) = (cfa, rule.is_return(), rule.frame_bits());
     }
-    // The verifier would walk what follows for each number of frames and each end that it can tell.
+    // The verifier would walk what follows for each number of frames and each end that it knows.
     // SAFETY: as in `of`.
     let (count, end) = unsafe {
         (*walk).stack.count = count;
         (*walk).stack.end = end;
         ((&raw const (*walk).stack.count).read_volatile(), (&raw const (*walk).stack.end).read_volatile())
     };
+    // Before it is known whether they are needed, for the same reason: it costs less than a frame.
     let pages = pages_to_dump();
     if end == StackEnd::NO_RULE && pages > 0 {
         // SAFETY: as in `of`.
@@ -223,7 +228,6 @@ fn send(walk: *mut Walk, sum: u64, count: u32) -> u64 {
         (*walk).stack.header.len = len as u16;
     }
     if !output(walk, len) {
-        emit::count(Counter::LostStacks, 1);
         return 0;
     }
     // SAFETY: as above.
