@@ -40,7 +40,7 @@ struct Segment {
     addr: u64,
 }
 
-/// The unwind table of an ELF image, and what tells the image from others.
+/// The unwind table of an ELF image, and what distinguishes the image from others.
 #[derive(Debug)]
 pub struct UnwindTable {
     segments: Vec<Segment>,
@@ -110,10 +110,16 @@ impl UnwindTable {
         Ok(table)
     }
 
-    /// What tells the image from others.
+    /// What distinguishes the image from others.
     #[must_use]
     pub fn build_id(&self) -> Option<&[u8]> {
         self.build_id.as_deref()
+    }
+
+    /// Bytes that it takes in memory.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.frames.len() + self.index.len() * size_of::<(u64, usize)>()
     }
 
     /// Whether there is no information on any code.

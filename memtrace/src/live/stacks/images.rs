@@ -29,7 +29,7 @@ pub(super) enum Image {
     Known { table: Arc<UnwindTable>, is_new: bool },
 }
 
-/// What tells an image from others: its file; of one that events do not tell, its name.
+/// What distinguishes an image from others: its file; of one that is not known, its name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Key {
     File(Device, u64),
@@ -40,10 +40,13 @@ enum Key {
 #[derive(Debug, Default)]
 pub(super) struct Images {
     tables: HashMap<Key, Option<Arc<UnwindTable>>>,
+    /// Bytes of their tables.
+    bytes: usize,
 }
 
-/// Images that are kept; beyond that all are read anew.
+/// Images, and bytes of their tables, that are kept; beyond that all are read anew. A browser's table has 25 MiB.
 const KEPT: usize = 1 << 10;
+const KEPT_BYTES: usize = 512 << 20;
 
 impl Images {
     /// The image behind `code`, which is mapped by `process`.
@@ -58,7 +61,7 @@ impl Images {
         if let Some(known) = self.tables.get(&key) {
             return known.clone().map_or(Image::Unreadable, |table| Image::Known { table, is_new: false });
         }
-        let read = if is_vdso { read_vdso(code) } else { read_file(code, process) };
+        let read = if is_vdso { read_vdso() } else { read_file(code, process) };
         let table = match read {
             Ok(table) => Some(Arc::new(table)),
             Err(error) => {
@@ -66,15 +69,16 @@ impl Images {
                 None
             }
         };
-        if self.tables.len() >= KEPT {
-            self.tables.clear();
+        if self.tables.len() >= KEPT || self.bytes >= KEPT_BYTES {
+            *self = Self::default();
         }
+        self.bytes += table.as_ref().map_or(0, |table| table.bytes());
         self.tables.insert(key, table.clone());
         table.map_or(Image::Unreadable, |table| Image::Known { table, is_new: true })
     }
 }
 
-/// The record that tells the build ID of the file behind `code`.
+/// The record of the build ID of the file behind `code`.
 pub(super) fn build_id(header: &EventHeader, code: &Code, table: &UnwindTable) -> Option<BuildIdEvent> {
     let ((major, minor), inode) = code.file?;
     let id = table.build_id()?;
@@ -99,28 +103,26 @@ fn read_file(code: &Code, process: Option<Tgid>) -> io::Result<UnwindTable> {
     UnwindTable::parse(&cache).map_err(io::Error::other)
 }
 
-/// Opens the file behind `code`: as it is mapped, so that it may be deleted or in another mount namespace; where the process is
-/// gone, by its path, if that is still the same file.
+/// Opens the file behind `code`: as it is mapped, so that it may be deleted or in another mount namespace; where that is gone, by
+/// its path. Either may be another file by now.
 fn open(code: &Code, process: Option<Tgid>) -> io::Result<File> {
-    if let Some(Tgid(process)) = process {
-        let (start, end) = (code.range.start().as_raw(), code.range.end().as_raw());
-        if let Ok(file) = File::open(format!("/proc/{process}/map_files/{start:x}-{end:x}")) {
-            return Ok(file);
-        }
-    }
     let path = Path::new(std::ffi::OsStr::from_bytes(&code.name));
-    let of_process = process.and_then(|Tgid(process)| {
-        Some(PathBuf::from(format!("/proc/{process}/root")).join(path.strip_prefix("/").ok()?))
+    let of_process = process.into_iter().flat_map(|Tgid(process)| {
+        let (start, end) = (code.range.start().as_raw(), code.range.end().as_raw());
+        let mapped = PathBuf::from(format!("/proc/{process}/map_files/{start:x}-{end:x}"));
+        let below_root = path.strip_prefix("/").ok();
+        let named = below_root.map(|path| PathBuf::from(format!("/proc/{process}/root")).join(path));
+        [Some(mapped), named]
     });
     let mut last = io::Error::from(io::ErrorKind::NotFound);
-    for path in of_process.into_iter().chain([path.to_owned()]) {
+    for path in of_process.flatten().chain([path.to_owned()]) {
         match File::open(path).and_then(|file| Ok((file.metadata()?, file))) {
             Ok((metadata, file))
                 if metadata.is_file() && code.file.is_none_or(|(_, inode)| inode == metadata.ino()) =>
             {
                 return Ok(file);
             }
-            Ok(_) => last = io::Error::other("another file has its name now"),
+            Ok(_) => last = io::Error::other("another file is there now"),
             Err(error) => last = error,
         }
     }
@@ -128,7 +130,7 @@ fn open(code: &Code, process: Option<Tgid>) -> io::Result<File> {
 }
 
 /// The vDSO is the same for every 64-bit process: it is read from this one.
-fn read_vdso(_code: &Code) -> io::Result<UnwindTable> {
+fn read_vdso() -> io::Result<UnwindTable> {
     let own = probe::maps_of(Tgid(std::process::id())).ok_or(io::ErrorKind::NotFound)?;
     let vdso = own.vmas.iter().find(|vma| vma.name == b"[vdso]").ok_or(io::ErrorKind::NotFound)?;
     let len = usize::try_from(vdso.range.bytes()).map_err(io::Error::other)?;
