@@ -22,7 +22,7 @@ use rangemap::RangeSet;
 use crate::{
     event::{Landmarks, ReportedVma, Tid},
     timeline::{RegionId, RegionLabel},
-    units::{PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
+    units::{Nanos, PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
 };
 
 mod compare;
@@ -110,6 +110,10 @@ impl Region {
     }
 }
 
+/// Time for which it is remembered where code lay that went: a hundred times that between two drains, in which its rules are taken
+/// away.
+pub const CODE_REMEMBERED: Nanos = Nanos::new(1_000_000_000);
+
 /// Changes that are remembered for comparisons with readings that took some time.
 const REMEMBERED: usize = 1 << 16;
 
@@ -163,6 +167,8 @@ pub struct AddressSpace {
     hides_names: bool,
     /// How often executable pages of files went.
     code_changes: u64,
+    /// Where they lay, and when they went: of the last [`CODE_REMEMBERED`] before the latest.
+    lost_code: Vec<(Timestamp, VirtRange)>,
 }
 
 impl AddressSpace {
@@ -187,6 +193,7 @@ impl AddressSpace {
             turnover: Turnover::default(),
             hides_names: doubtful,
             code_changes: 0,
+            lost_code: Vec::new(),
         }
     }
 
@@ -262,12 +269,26 @@ impl AddressSpace {
         self.code_changes
     }
 
-    /// Whether code lay at `addr` that went after `since`, among the retired regions that have not been taken.
+    /// Whether code lay at `addr` that went within [`CODE_REMEMBERED`] before `time`.
     #[must_use]
-    pub fn lost_code(&self, addr: VirtAddr, since: Timestamp) -> bool {
-        let retired = self.retired.iter().filter(|retired| retired.died >= since);
-        let mut retired = retired.map(|retired| &retired.region);
-        retired.any(|region| region.traits.is_code() && region.range.contains(addr))
+    pub fn has_lost_code(&self, addr: VirtAddr, time: Timestamp) -> bool {
+        let since = time.before(CODE_REMEMBERED);
+        self.lost_code.iter().any(|(went, range)| since <= *went && *went <= time && range.contains(addr))
+    }
+
+    /// Notes where executable pages of files in `range` went: `pieces` take the place of what `regions` have there.
+    fn lose_code(&mut self, time: Timestamp, regions: &[Region], range: VirtRange, pieces: &[Piece]) {
+        for region in regions.iter().filter(|region| region.traits.is_code()) {
+            let Some(part) = region.range.intersection(range) else { continue };
+            let is_kept =
+                |piece: &&Piece| piece.traits.is_code() && piece.traits.has_content_of(&region.traits);
+            let kept = pieces.iter().filter(is_kept).filter_map(|piece| piece.range.intersection(part));
+            if kept.map(VirtRange::bytes).sum::<u64>() < part.bytes() {
+                self.code_changes += 1;
+                self.lost_code.retain(|(went, _)| time.before(CODE_REMEMBERED) <= *went);
+                self.lost_code.push((time, part));
+            }
+        }
     }
 
     /// The live region that holds `addr`.
@@ -336,7 +357,7 @@ impl AddressSpace {
     ) {
         let mut window = self.take_window(range);
         self.count(range, &window, &pieces);
-        self.code_changes += u64::from(lose_code(&window, range, &pieces));
+        self.lose_code(time, &window, range, &pieces);
         let before = window.iter().filter_map(|region| clip(region, VirtAddr::default(), range.start()));
         let after =
             window.iter().filter_map(|region| clip(region, range.end(), VirtAddr::from_raw(u64::MAX)));
@@ -469,16 +490,6 @@ impl AddressSpace {
         let end = VirtAddr::from_raw(addr.as_raw().checked_add(length)?);
         VirtRange::new(addr, self.page_up(end))
     }
-}
-
-/// Whether executable pages of files in `range` are not the same in `pieces`, which take the place of what `regions` have there.
-fn lose_code(regions: &[Region], range: VirtRange, pieces: &[Piece]) -> bool {
-    let code = regions.iter().filter(|region| region.traits.is_code());
-    code.filter_map(|region| Some((region, region.range.intersection(range)?))).any(|(region, part)| {
-        let is_kept = |piece: &&Piece| piece.traits.is_code() && piece.traits.has_content_of(&region.traits);
-        let kept = pieces.iter().filter(is_kept).filter_map(|piece| piece.range.intersection(part));
-        kept.map(VirtRange::bytes).sum::<u64>() < part.bytes()
-    })
 }
 
 /// The addresses of `pieces`, which are in order.

@@ -20,6 +20,7 @@ use crate::{
     event::{Device, HostFacts, SpaceId},
     pipeline::{Arrived, Code},
     probe,
+    region::CODE_REMEMBERED,
     sys::clock,
     units::{Nanos, Timestamp, VirtAddr},
     unwind::{self, StackBytes, UnwindTable},
@@ -28,11 +29,8 @@ use crate::{
 /// Bytes of the ring; three quarters of them may be dumps, 1,400 that are as large as can be.
 pub const RING_BYTES: u32 = 32 << 20;
 
-/// Time for which an address space is not read again to find code that no event has told of.
+/// Time for which an address space is not read again to find code that no event has reported.
 const READ_AGAIN: Nanos = Nanos::new(100_000_000);
-
-/// Time for which it is remembered where code lay in an address space that is no more.
-const REMEMBERED: Nanos = Nanos::new(1_000_000_000);
 
 /// Takes stacks out of their ring.
 pub struct Stacks {
@@ -43,7 +41,7 @@ pub struct Stacks {
 
 impl Stacks {
     /// Takes them out of `ring`, and puts rules into `table`; `follows_maps` if events report every change of an address space,
-    /// and `first` told of the tasks that there are.
+    /// and `first` reported the tasks that there are.
     #[must_use]
     pub fn new(
         ring: RingBuf<MapData>,
@@ -54,7 +52,7 @@ impl Stacks {
     ) -> Self {
         let mut arrived = Arrived::new(host, follows_maps);
         arrived.take(first);
-        // Their children have the same code, and may be gone before it is asked for.
+        // Their children have the same code, and may be gone before it is needed.
         for (space, process) in arrived.processes() {
             if let Some(maps) = probe::maps_of(process) {
                 arrived.read(clock::boottime(), process, space, &maps);
@@ -122,7 +120,7 @@ struct Space {
     code_changes: u64,
     /// When its maps were read last.
     read: Option<Timestamp>,
-    /// When it was last asked for.
+    /// When a rule of it was last needed.
     used: Timestamp,
 }
 
@@ -191,8 +189,10 @@ impl Unwinder {
             return Rule::ending(StackEnd::NO_CODE);
         };
         let rule = self.find(event, &code, at, above);
-        // The next dump may hold more.
-        if rule.end() != Some(StackEnd::BEYOND_DUMP) {
+        // The next dump may hold more; and of code that has gone meanwhile nobody would take the rule away.
+        let now = self.arrived.code(space, instruction(at.ip, at.is_return), clock::boottime());
+        let is_there = now.is_some_and(|now| file_place(&now) == file_place(&code));
+        if is_there && rule.end() != Some(StackEnd::BEYOND_DUMP) {
             let known = self.spaces.entry(space).or_default();
             known.rules.insert((at.ip, at.is_return), (rule, file_place(&code)));
             self.table.insert(key, rule);
@@ -221,7 +221,7 @@ impl Unwinder {
         }
     }
 
-    /// The rule of code that no table tells of: of the file of `table`, or of none.
+    /// The rule of code that is in no table: of the file of `table`, or of none.
     fn chain(
         &mut self,
         event: &StackEvent,
@@ -291,7 +291,7 @@ impl Unwinder {
 
     /// Forgets what is not needed any more.
     fn forget(&mut self) {
-        let horizon = clock::boottime().before(REMEMBERED);
+        let horizon = clock::boottime().before(CODE_REMEMBERED);
         if horizon < self.forgotten.after(READ_AGAIN) {
             return;
         }

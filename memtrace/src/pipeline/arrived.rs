@@ -1,5 +1,7 @@
 //! What code lies where, as far as events have arrived: for those who cannot wait until they have been put in order.
 
+use std::sync::Arc;
+
 use super::{
     join::{maps, tasks::Tasks},
     plan::directory::Directory,
@@ -25,7 +27,7 @@ pub struct Code {
     /// The region that it is part of.
     pub range: VirtRange,
     /// Path or bracketed name of that; empty if it has none.
-    pub name: std::sync::Arc<[u8]>,
+    pub name: Arc<[u8]>,
     /// Device and inode of the file; `None` if there is none, or it is not known which.
     pub file: Option<(Device, u64)>,
     /// Where it stands in the file, in bytes; `None` if there is none.

@@ -13,19 +13,16 @@ use crate::{
     event::{SpaceId, Stack, StackEnd, StackFrame, StackId},
     region::AddressSpace,
     timeline::{CodePlace, CodeTotals, FaultRow, FrameRow, StackTotals},
-    units::{Nanos, Timestamp},
+    units::Timestamp,
 };
 
 /// Stacks that are distinguished; of others it is not known which they are.
 const MOST: usize = 1 << 20;
 
-/// Time for which rules of code that went may still be followed: they are taken away in the next drain, a hundredth of it.
-const STALE: Nanos = Nanos::new(1_000_000_000);
-
-/// What tells stacks apart: the addresses of their frames, where these lie, and why there are no more.
+/// What distinguishes stacks: the addresses of their frames, where these lie, and why there are no more.
 type Key = (Arc<[StackFrame]>, Arc<[CodePlace]>, StackEnd);
 
-/// The stacks that events have told.
+/// The stacks that events have reported.
 #[derive(Debug, Default)]
 pub(in crate::pipeline) struct Stacks {
     /// What an identity means, and since when; `None` once that is not sure.
@@ -79,7 +76,7 @@ impl Stacks {
         // Where other code was a moment ago, the rules of that may have been followed.
         let regions = tasks.regions(space).filter(|regions| regions.live().next().is_some());
         let is_stale = |frame: &StackFrame| {
-            regions.is_some_and(|regions| regions.lost_code(frame.instruction(), time.before(STALE)))
+            regions.is_some_and(|regions| regions.has_lost_code(frame.instruction(), time))
         };
         if frames.iter().any(is_stale) {
             self.name(id, space, time, None);
@@ -132,12 +129,12 @@ impl Stacks {
     /// The number of a stack that an event at `time` names.
     pub(in crate::pipeline) fn number(&self, id: StackId, time: Timestamp) -> Option<u64> {
         let meanings = self.by_id.get(&id)?;
-        // Of a stack of which the first record was lost, a later one tells as well.
+        // Of a stack of which the first record was lost, a later one says as much.
         let meaning = meanings.iter().rev().find(|(since, _)| *since <= time).or_else(|| meanings.first())?;
         meaning.1
     }
 
-    /// Something changed in `space` at `time`. Stacks with code that went mean nothing from now on, until they are sent again.
+    /// Something changed in `space` at `time`. Stacks with code that went mean nothing from now on, until they are reported again.
     pub(in crate::pipeline) fn changed(&mut self, space: SpaceId, time: Timestamp, tasks: &Tasks) {
         let Some(ids) = self.of_space.get_mut(&space) else { return };
         let changes = tasks.regions(space).map_or(0, AddressSpace::code_changes);

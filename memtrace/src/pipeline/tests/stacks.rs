@@ -133,3 +133,28 @@ fn stack_with_code_that_went_is_unknown_until_it_is_told_again() {
     let named = |name: &[u8]| Some(Module::Named(name.into()));
     assert_eq!(modules, [named(b"/bin/prog"), named(b"/bin/other")]);
 }
+
+#[test]
+fn code_is_what_it_was_when_a_stack_was_sent() {
+    let mut tasks = Tasks::new(&host(), true);
+    let story = [begin(), replaced(20)].concat();
+    for record in story {
+        match record {
+            Record::Task(task) => drop(tasks.apply(&task)),
+            Record::Map(map) => drop(join::maps::apply(&map, &mut tasks)),
+            Record::Observation(Observation { time, tgid, space, seen: Seen::Maps(maps) }) => {
+                drop(tasks.compare(time, (tgid, space), &maps));
+            }
+            other => panic!("not in the story: {other:?}"),
+        }
+    }
+    let module_at = |millis| {
+        let frame =
+            StackFrame { addr: VirtAddr::from_raw(0x40_0010), is_return: false, by_frame_pointer: false };
+        tasks.code(SPACE, frame, at(millis)).module
+    };
+    let named = |name: &[u8]| Some(Module::Named(name.into()));
+
+    assert_eq!(module_at(10), named(b"/bin/prog"));
+    assert_eq!(module_at(25), named(b"/bin/other"));
+}

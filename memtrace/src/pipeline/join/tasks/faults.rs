@@ -100,7 +100,7 @@ impl Tasks {
         }
     }
 
-    /// The region of `space` that held `addr` at `time`, among all that there are.
+    /// The region of `space` that held `addr` at `time`; if none is known to have, the one that holds it now, or held it at the end.
     pub(in crate::pipeline) fn region_at(
         &self,
         space: SpaceId,
@@ -108,8 +108,16 @@ impl Tasks {
         time: Timestamp,
     ) -> Option<(&AddressSpace, &Region)> {
         let regions = self.regions(space)?;
-        let (id, _) = position(regions, addr, time)?;
-        Some((regions, held(regions, addr, id)?))
+        let lived = |region: &Region| region.born <= time && region.range.contains(addr);
+        let gone = || {
+            let then = regions.retired().iter().rev().filter(|retired| time <= retired.died);
+            then.map(|retired| &retired.region).find(|region| lived(region))
+        };
+        let region = regions.find(addr).filter(|region| lived(region)).or_else(gone).or_else(|| {
+            let (id, _) = position(regions, addr, time)?;
+            held(regions, addr, id)
+        })?;
+        Some((regions, region))
     }
 
     /// Completions on some CPU were not seen from `start` to `end`.
