@@ -8,20 +8,20 @@
 
 mod calls;
 mod sideband;
+mod stacks;
 mod sums;
 
 use memtrace_ebpf::{
-    BuildIdEvent, CallEvent, CommEvent, EventHeader, EventKind, ExecEvent, ExitEvent, FaultEvent, FaultFlags,
-    ForkEvent, FrameWord, JoinEvent, LeaveEvent, NameEvent, SectionEvent, SpaceEvent, StackEvent,
-    StackedCallEvent, TaskAccount, TrimEvent, UncountedEvent,
+    CallEvent, CommEvent, EventHeader, EventKind, ExecEvent, ExitEvent, FaultEvent, FaultFlags, ForkEvent,
+    JoinEvent, LeaveEvent, NameEvent, SectionEvent, SpaceEvent, StackedCallEvent, TaskAccount, TrimEvent,
+    UncountedEvent,
 };
 
 use crate::{
     event::{
-        Access, Account, BuildId, Comm, Cpu, Device, Fault, FaultCounts, FaultKind, HeatReading, Landmarks,
-        Loss, LossCause, MapAction, MapCall, MapEvent, Mode, Observation, ReclaimReading, Record, Seen,
-        SpaceId, Stack, StackEnd, StackFrame, StackId, TaskAction, TaskEvent, Tgid, Tid, Uncounted,
-        UncountedCause,
+        Access, Account, Comm, Cpu, Fault, FaultCounts, FaultKind, HeatReading, Landmarks, Loss, LossCause,
+        MapAction, MapCall, MapEvent, Mode, Observation, ReclaimReading, Record, Seen, SpaceId, StackId,
+        TaskAction, TaskEvent, Tgid, Tid, Uncounted, UncountedCause,
     },
     units::{Nanos, PageCount, Timestamp, VirtAddr},
 };
@@ -269,61 +269,14 @@ fn control(header: EventHeader, bytes: &[u8]) -> Option<Record> {
             let TrimEvent { header: _, space, pages } = TrimEvent::from_bytes(bytes)?;
             Some(map(MapAction::Trimmed { space: SpaceId(space), pages: PageCount::new(pages) }))
         }
-        EventKind::STACK => Some(Record::Stack(Box::new(stack(bytes)?))),
-        EventKind::BUILD_ID => {
-            let BuildIdEvent { header: _, device, inode, build_id_len, build_id } =
-                BuildIdEvent::from_bytes(bytes)?;
-            let id = build_id.get(..usize::try_from(build_id_len).ok()?)?;
-            let file = (device_of(device)?, inode);
-            Some(Record::BuildId(Box::new(BuildId { time, file, id: id.into() })))
-        }
+        EventKind::STACK => Some(Record::Stack(Box::new(stacks::stack(bytes)?))),
+        EventKind::BUILD_ID => Some(Record::BuildId(Box::new(stacks::build_id(bytes)?))),
         EventKind::SECTION => {
             let SectionEvent { header: _, space, syscall } = SectionEvent::from_bytes(bytes)?;
             Some(map(MapAction::Unexplained { space: SpaceId(space), syscall }))
         }
         _ => None,
     }
-}
-
-/// A stack and its frames.
-fn stack(bytes: &[u8]) -> Option<Stack> {
-    let StackEvent { header, space, stack, end, count } = StackEvent::from_bytes(bytes)?;
-    let (words, _) = bytes.get(StackEvent::LEN..)?.as_chunks::<8>();
-    let words = words.get(..usize::try_from(count).ok()?)?.iter().map(|word| u64::from_ne_bytes(*word));
-    let frame = |word: u64| StackFrame {
-        addr: VirtAddr::from_raw(word & FrameWord::ADDRESS),
-        is_return: word & FrameWord::IS_RETURN != 0,
-        by_frame_pointer: word & FrameWord::BY_FRAME_POINTER != 0,
-    };
-    Some(Stack {
-        time: Timestamp::from_nanos(header.time_ns),
-        space: SpaceId(space),
-        id: StackId::from_raw(stack)?,
-        frames: words.map(frame).collect(),
-        end: stack_end(end)?,
-    })
-}
-
-fn stack_end(end: memtrace_ebpf::StackEnd) -> Option<StackEnd> {
-    match end {
-        memtrace_ebpf::StackEnd::ROOT => Some(StackEnd::Root),
-        memtrace_ebpf::StackEnd::TOO_DEEP => Some(StackEnd::TooDeep),
-        memtrace_ebpf::StackEnd::UNREADABLE => Some(StackEnd::Unreadable),
-        memtrace_ebpf::StackEnd::NO_RULE => Some(StackEnd::NoRule),
-        memtrace_ebpf::StackEnd::NO_UNWIND_INFORMATION => Some(StackEnd::NoUnwindInformation),
-        memtrace_ebpf::StackEnd::UNSUPPORTED => Some(StackEnd::Unsupported),
-        memtrace_ebpf::StackEnd::BEYOND_DUMP => Some(StackEnd::BeyondDump),
-        memtrace_ebpf::StackEnd::NO_CODE => Some(StackEnd::NoCode),
-        memtrace_ebpf::StackEnd::NO_FRAME_POINTER => Some(StackEnd::NoFramePointer),
-        memtrace_ebpf::StackEnd::ASTRAY => Some(StackEnd::Astray),
-        memtrace_ebpf::StackEnd::NO_FILE => Some(StackEnd::NoFile),
-        _ => None,
-    }
-}
-
-/// A device as the kernel numbers it inside: the minor number is the low 20 bits.
-fn device_of(device: u64) -> Option<Device> {
-    Some((u32::try_from(device >> 20).ok()?, u32::try_from(device & 0xf_ffff).ok()?))
 }
 
 /// A program begins to be executed.

@@ -27,9 +27,13 @@ pub(super) fn name(cause: UncountedCause, arch: &str) -> String {
         }
         // Calls that lock, and so populate.
         Some("mlock" | "mlock2" | "mlockall") => "mlock".to_owned(),
-        Some(name) => name.to_owned(),
-        None => format!("syscall_{number}"),
+        _ => of_number(number, arch),
     }
+}
+
+/// The name of the system call `number` on the architecture `arch`; one that has no name keeps its number.
+pub(super) fn of_number(number: u32, arch: &str) -> String {
+    syscall_name(number, arch).map_or_else(|| format!("syscall_{number}"), str::to_owned)
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@ use std::{cmp::Reverse, collections::BTreeMap};
 
 use serde_json::{Value, json};
 
-use super::Report;
+use super::{Report, calls};
 use crate::{
-    event::{FaultCounts, StackEnd, syscall_name},
+    event::{FaultCounts, StackEnd},
     timeline::{CodePlace, CodePosition, CodeTotals, Module, StackTotals},
 };
 
@@ -77,10 +77,7 @@ impl Report {
     }
 
     pub(super) fn syscalls_json(&self) -> Value {
-        let name = |number| {
-            let name = syscall_name(number, &self.header.host.arch);
-            name.map_or_else(|| format!("syscall_{number}"), str::to_owned)
-        };
+        let name = |number| calls::of_number(number, &self.header.host.arch);
         let calls = self.syscalls().into_iter();
         calls.map(|(number, totals)| cost(json!({ "syscall": number.map(name) }), &totals)).collect()
     }

@@ -7,6 +7,7 @@ use hdrhistogram::Histogram;
 use memtrace_ebpf::FaultEvent;
 
 use super::{
+    code::CodeSums,
     forks::Forks,
     maps::{self, Done, MapTotals},
     pages::{Findings, PageLedger},
@@ -20,9 +21,9 @@ use crate::{
     pipeline::{END_OF_TIME, Options, plan::accounting::ScanTotals},
     region::{Comparison, Region, Retired},
     timeline::{
-        CodeTotals, CompletedTotals, FaultRow, FaultTotals, MapRow, Module, OutcomeKind, OutcomeTotals,
-        PageState, ProcessId, ProcessSummary, RegionId, RegionLabel, RegionSummary, RowSet, Summary,
-        TaskTotals, TimelineRow,
+        CodeTotals, CompletedTotals, FaultRow, FaultTotals, MapRow, OutcomeKind, OutcomeTotals, PageState,
+        ProcessId, ProcessSummary, RegionId, RegionLabel, RegionSummary, RowSet, Summary, TaskTotals,
+        TimelineRow,
     },
     units::{Nanos, PageCount, Timestamp},
 };
@@ -63,10 +64,7 @@ pub(in crate::pipeline) struct Totals {
     forks: Forks,
     /// By the outcomes of faults, and by how many pages where all faults of that kind bring as many.
     outcome: BTreeMap<(OutcomeKind, Option<PageCount>), OutcomeTotals>,
-    /// By where the instruction lay.
-    modules: BTreeMap<Option<Module>, CodeTotals>,
-    /// Completed faults in kernel mode, by the system call.
-    syscalls: BTreeMap<Option<u32>, CodeTotals>,
+    code: CodeSums,
 }
 
 /// Regions that have gone and are remembered.
@@ -119,8 +117,7 @@ impl Totals {
             scans: ScanTotals::new(host.page, options.interval),
             forks: Forks::default(),
             outcome: BTreeMap::new(),
-            modules: BTreeMap::new(),
-            syscalls: BTreeMap::new(),
+            code: CodeSums::default(),
             host,
             faults: FaultTotals::default(),
             completed: CompletedTotals::default(),
@@ -239,7 +236,7 @@ impl Totals {
 
     /// All that will ever be known of a fault is.
     pub(in crate::pipeline) fn fault_row(&mut self, row: &FaultRow) {
-        self.module(row);
+        self.code.add(row);
         let Some(outcome) = row.outcome else { return };
         let size = outcome.pages.filter(|_| outcome.kind != OutcomeKind::File);
         let nothing =
@@ -248,23 +245,6 @@ impl Totals {
         totals.faults += 1;
         totals.pages = totals.pages.zip(outcome.pages).map(|(sum, pages)| [sum, pages].into_iter().sum());
         totals.latency_sum += row.fault.latency.unwrap_or_default();
-    }
-
-    /// Adds a completed fault to the code that took it.
-    fn module(&mut self, row: &FaultRow) {
-        let FaultRow { fault, module, .. } = row;
-        if !fault.kind.is_completed() {
-            return;
-        }
-        if fault.mode == Mode::Kernel {
-            self.syscalls.entry(fault.syscall).or_default().add(fault);
-        }
-        if !self.modules.contains_key(module) {
-            let _ = self.modules.insert(module.clone(), CodeTotals::default());
-        }
-        if let Some(totals) = self.modules.get_mut(module) {
-            totals.add(fault);
-        }
     }
 
     /// The heat counters were read; `is_there` says which address spaces still have a process.
@@ -488,8 +468,8 @@ impl Totals {
             scans: self.scans.into_summary(),
             fork_tax: self.forks.into_tax(),
             outcome: self.outcome,
-            modules: self.modules,
-            syscalls: self.syscalls,
+            modules: self.code.modules,
+            syscalls: self.code.syscalls,
             stacks: Vec::new(),
             without_stack: CodeTotals::default(),
         }
