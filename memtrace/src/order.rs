@@ -68,7 +68,7 @@ impl Event {
     }
 
     /// Place in the order: by time, and by content where times are equal. An address space is copied before the task
-    /// is born that lives in it; a task is born before it faults, and faults before it ends. A stack is told before what has it.
+    /// is born that lives in it; a task is born before it faults, and faults before it ends. A stack is reported before what has it.
     #[must_use]
     pub fn key(&self) -> (Timestamp, u8, Tid, u64) {
         let (rank, tid, detail) = match self {

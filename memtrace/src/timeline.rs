@@ -427,7 +427,7 @@ pub struct RegionSummary {
     pub label: RegionLabel,
     /// Device and inode of its file; `None` if there is none, or it is not known which.
     pub file: Option<(Device, u64)>,
-    /// What tells the file from others of its name; `None` if it has nothing, or was not read.
+    /// What distinguishes the file from others of its name; `None` if it has nothing, or was not read.
     pub build_id: Option<Arc<[u8]>>,
     /// When it came to be, or was first known.
     pub born: Timestamp,

@@ -22,7 +22,7 @@ pub struct StackBytes<'a> {
 }
 
 impl StackBytes<'_> {
-    /// The word at `addr`; the error tells whether it lies beyond the bytes.
+    /// The word at `addr`; the error says whether it lies beyond the bytes.
     fn word(self, addr: u64) -> Result<u64, StackEnd> {
         let offset = addr.checked_sub(self.start).ok_or(StackEnd::ASTRAY)?;
         let offset = usize::try_from(offset).map_err(|_| StackEnd::ASTRAY)?;
@@ -32,7 +32,7 @@ impl StackBytes<'_> {
 }
 
 /// Unwinds from the frame of `registers`, which is the last one of `frames`: adds those that follow, and returns why there are no
-/// more. `rule` tells the rule of a frame, given its registers and the word in the stack that would follow by the frame pointer.
+/// more. `rule` gives the rule of a frame, from its registers and the word in the stack that would follow by the frame pointer.
 pub fn unwind(
     frames: &mut Vec<u64>,
     registers: Registers,

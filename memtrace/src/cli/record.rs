@@ -83,7 +83,7 @@ pub(super) struct RecordArgs {
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub(super) output: Option<PathBuf>,
 
-    /// Record the stack in user mode of each fault and of each call that changes an address space
+    /// Record the stack in user mode of each fault that completed or failed, and of each call that changes an address space
     #[arg(short = 'g', long = "stacks", help_heading = "Output")]
     stacks: bool,
 

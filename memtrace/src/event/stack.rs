@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use super::{Device, SpaceId};
 use crate::units::{Timestamp, VirtAddr};
 
-/// The stack of a thread in user mode, as events name it; [`Stack`] tells its frames.
+/// The stack of a thread in user mode, as events name it; [`Stack`] has its frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StackId(NonZeroU64);
 
@@ -101,7 +101,7 @@ impl StackEnd {
     }
 }
 
-/// The build ID of a file, by which others of its name are told from it.
+/// The build ID of a file, by which it is distinguished from others of its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BuildId {
     /// When it was read.

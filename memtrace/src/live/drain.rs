@@ -78,7 +78,8 @@ impl Drain {
         Self { side_band, control, events, stacks, capacity, losses, cpus, sender, stalls }
     }
 
-    /// Drains every 10 ms, or as long as stacks lack rules each millisecond, until `stop` is set, then once more; ends early if nobody takes batches any more.
+    /// Drains every 10 ms, or as long as stacks lack rules each millisecond, until `stop` is set, then once more; ends early if
+    /// nobody takes batches any more.
     pub fn run(mut self, stop: &AtomicBool) {
         loop {
             let last = stop.load(Ordering::Acquire);
@@ -119,7 +120,7 @@ impl Drain {
     /// What happened to tasks and address spaces.
     fn drain_changes(&mut self) -> Batch {
         let mut batch = Batch::new();
-        // Before all that may tell of the code that they are of.
+        // Before what may report the code that they are of.
         let stacks = self.stacks.as_mut().map(Stacks::drain);
         // Then, and handed over last: its records are of tasks whose birth is in `control`.
         let mut side_band = Vec::new();

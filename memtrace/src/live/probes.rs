@@ -6,7 +6,11 @@
 //! vanish on preemptible kernels); the object is the one that `build.rs` checked.
 //! Not here: which tasks to trace (`tasks`), reading what comes out (`drain`, `heat`).
 
-use std::{io::Read as _, os::fd::AsFd as _, sync::Arc};
+use std::{
+    io::{self, Read as _},
+    os::fd::{AsFd as _, BorrowedFd},
+    sync::Arc,
+};
 
 use aya::{
     Btf, Ebpf, EbpfLoader, include_bytes_aligned,
@@ -333,19 +337,23 @@ impl Probes {
     }
 
     fn writable(&mut self, name: &str, words: usize) -> Result<WritableWords, AttachError> {
-        let what = format!("map the array {name}");
-        let Map::Array(data) = self.map(name)? else {
-            return Err(missing(what));
-        };
-        WritableWords::map(data.fd().as_fd(), words).map_err(|error| failure(&what, error))
+        self.mapped(name, |array| WritableWords::map(array, words))
     }
 
     fn shared(&mut self, name: &str, words: usize) -> Result<SharedWords, AttachError> {
+        self.mapped(name, |array| SharedWords::map(array, words))
+    }
+
+    fn mapped<T>(
+        &mut self,
+        name: &str,
+        map: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
+    ) -> Result<T, AttachError> {
         let what = format!("map the array {name}");
         let Map::Array(data) = self.map(name)? else {
             return Err(missing(what));
         };
-        SharedWords::map(data.fd().as_fd(), words).map_err(|error| failure(&what, error))
+        map(data.fd().as_fd()).map_err(|error| failure(&what, error))
     }
 
     /// How often the kernel skips programs of which that is a loss. Before anything is attached.

@@ -1,5 +1,6 @@
 //! What happened, in order of time: events applied one after another, observations in their place among them.
 
+pub(super) mod code;
 pub(super) mod forks;
 pub(super) mod intervals;
 pub(super) mod maps;

@@ -15,7 +15,7 @@ pub struct CodePlace {
     pub module: Option<Module>,
     /// Where it is in the file, or its address where there is no file.
     pub position: CodePosition,
-    /// What tells the file from others of its name; `None` if it has nothing, or was not read.
+    /// What distinguishes the file from others of its name; `None` if it has nothing, or was not read.
     pub build_id: Option<Arc<[u8]>>,
 }
 

@@ -21,7 +21,7 @@ pub(super) struct Coverage {
     seen: u64,
     resident: u64,
     /// The least that was resident beyond what was seen, in pages, since that was settled: the kernel counts some that no table
-    /// has. Less than nothing where scans see what it does not count (devices; zero pages that are not told from others), or not
+    /// has. Less than nothing where scans see what it does not count (devices; zero pages that are not distinguished from others), or not
     /// yet (what threads have not added up, before Linux 6.2).
     missed: i128,
     /// What it was when the last visit ended: no more than this comes back to it when scans see what was freed.
