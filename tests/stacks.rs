@@ -1,12 +1,6 @@
 //! Stacks of faults and calls, against programs that know from where they touched memory, and have no frame pointers.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt::Write as _,
-    fs,
-    path::Path,
-    process::Command,
-};
+use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path, process::Command};
 
 use memtrace_tests::{
     directory,
@@ -17,184 +11,80 @@ use memtrace_tests::{
     requirement::since,
     rows::{FaultRow, FrameRow},
     run::{Run, Running},
+    stacks::Stacks,
     wait_until,
 };
-use object::{
-    Endianness, Object as _, ObjectSection as _, ObjectSegment as _, ObjectSymbol as _, read::elf::ElfFile64,
-};
+use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, read::elf::ElfFile64};
 
 /// Rounds of the workload: in the first one user space has to find out what the programs need to know in the later ones.
 const ROUNDS: usize = 3;
 
-/// Names of functions of a file.
-#[derive(Debug, Default)]
-struct Symbols {
-    /// In the file: first byte, length, and the address of the first byte.
-    segments: Vec<(u64, u64, u64)>,
-    /// Address, length and name.
-    functions: Vec<(u64, u64, String)>,
+/// What is wrong with the stack `number`, which should be `expected`; nothing if it is that, or, if it `may_end` early, its
+/// beginning.
+fn flaw(stacks: &Stacks, number: Option<u64>, expected: &Callers, may_end: bool) -> Option<String> {
+    let Some(frames) = number.map(|number| stacks.get(number).unwrap_or_default()) else {
+        return Some("no stack".to_owned());
+    };
+    mismatch(stacks, frames, expected, may_end).map(|what| format!("{what}\n{}", stacks.text(frames)))
 }
 
-impl Symbols {
-    fn of(path: &str) -> Self {
-        let data = fs::read(path).unwrap_or_else(|cause| panic!("{path}: {cause}"));
-        let file = ElfFile64::<Endianness>::parse(&*data).expect("an ELF file");
-        let segments = file.segments().map(|segment| {
-            let (offset, len) = segment.file_range();
-            (offset, len, segment.address())
-        });
-        let functions = file
-            .symbols()
-            .chain(file.dynamic_symbols())
-            .filter_map(|symbol| Some((symbol.address(), symbol.size(), symbol.name().ok()?.to_owned())));
-        Self { segments: segments.collect(), functions: functions.filter(|(_, size, _)| *size > 0).collect() }
+fn mismatch(stacks: &Stacks, frames: &[FrameRow], expected: &Callers, may_end: bool) -> Option<String> {
+    let Some(last) = frames.last() else { return Some("no frames".to_owned()) };
+    if let Some(frame) = frames.iter().find(|frame| frame.by_frame_pointer != 0) {
+        return Some(format!("frame {} by frame pointer", frame.depth));
     }
-
-    /// The functions that hold the byte at `offset` in the file: aliases are several.
-    fn at(&self, offset: u64) -> Vec<&str> {
-        let holds =
-            |(start, len): (u64, u64), place: u64| place.checked_sub(start).is_some_and(|at| at < len);
-        let segment = self.segments.iter().find(|(start, len, _)| holds((*start, *len), offset));
-        let Some((start, _, addr)) = segment else { return Vec::new() };
-        let addr = offset - start + addr;
-        let here = self.functions.iter().filter(|(start, len, _)| holds((*start, *len), addr));
-        here.map(|(_, _, name)| name.as_str()).collect()
+    let may_end = may_end && last.end.as_deref() == Some("beyond_dump");
+    let mut rest = frames;
+    for (place, step) in expected.steps.iter().enumerate() {
+        if rest.is_empty() && may_end {
+            return None;
+        }
+        let len = len(stacks, rest, step);
+        if len == 0 {
+            return Some(format!("step {place} should be {step:?}"));
+        }
+        rest = &rest[len..];
     }
+    if may_end { None } else { mismatch_of_base(stacks, rest, last, expected.base) }
 }
 
-/// The stacks of a recording.
-struct Stacks {
-    program: String,
-    frames: HashMap<u64, Vec<FrameRow>>,
-    symbols: BTreeMap<String, Symbols>,
-}
-
-impl Stacks {
-    /// Those of a recording of `program`.
-    #[track_caller]
-    fn of(recording: &Recording, program: &str) -> Self {
-        let mut frames: HashMap<u64, Vec<FrameRow>> = HashMap::new();
-        for frame in recording.frames() {
-            frames.entry(frame.stack).or_default().push(frame);
+/// How many of the first of `frames` are `step`; 0 if the first one is something else.
+fn len(stacks: &Stacks, frames: &[FrameRow], step: &Step) -> usize {
+    let Some(first) = frames.first() else { return 0 };
+    match step {
+        Step::Function(name) => usize::from(stacks.is_in(first, name)),
+        Step::Inside => usize::from(first.is_in_libc()),
+        Step::Library(exports) => {
+            let len = frames.iter().take_while(|frame| frame.is_in_libc()).count();
+            let names = frames[..len].last().map(|frame| stacks.names(frame)).unwrap_or_default();
+            if names.iter().any(|name| exports.iter().any(|one| one == name)) { len } else { 0 }
         }
-        let program = fs::canonicalize(program).expect("it was run").display().to_string();
-        let mut stacks = Self { program, frames, symbols: BTreeMap::new() };
-        for frames in stacks.frames.values() {
-            let depths: Vec<_> = frames.iter().map(|frame| frame.depth).collect();
-            assert_eq!(depths, (0..frames.len() as u64).collect::<Vec<_>>(), "innermost first: {frames:?}");
-            let ends = frames.iter().map(|frame| frame.end.is_some());
-            assert_eq!(ends.rev().collect::<Vec<_>>()[..1], [true], "{frames:?}");
-            for module in frames.iter().filter_map(|frame| frame.module.as_ref()) {
-                if stacks.is_known(module) && !stacks.symbols.contains_key(module) {
-                    stacks.symbols.insert(module.clone(), Symbols::of(module));
-                }
-            }
-        }
-        stacks
-    }
-
-    /// Whether tests know what functions of the file mean.
-    fn is_known(&self, module: &str) -> bool {
-        module == self.program || is_libc(module)
-    }
-
-    fn names(&self, frame: &FrameRow) -> Vec<&str> {
-        let symbols = frame.module.as_ref().and_then(|module| self.symbols.get(module));
-        let found = symbols.zip(frame.file_offset_bytes).map(|(symbols, offset)| symbols.at(offset));
-        found.unwrap_or_default()
-    }
-
-    /// Whether `frame` is in the function `name` of the program.
-    fn is_in(&self, frame: &FrameRow, name: &str) -> bool {
-        frame.module.as_ref() == Some(&self.program) && self.names(frame).contains(&name)
-    }
-
-    /// What is wrong with the stack `number`, which should be `expected`; nothing if it is that, or, if it `may_end` early, its
-    /// beginning.
-    fn flaw(&self, number: Option<u64>, expected: &Callers, may_end: bool) -> Option<String> {
-        let Some(frames) = number.map(|number| self.frames.get(&number).map_or(&[][..], Vec::as_slice))
-        else {
-            return Some("no stack".to_owned());
-        };
-        self.mismatch(frames, expected, may_end).map(|what| format!("{what}\n{}", self.text(frames)))
-    }
-
-    fn mismatch(&self, frames: &[FrameRow], expected: &Callers, may_end: bool) -> Option<String> {
-        let Some(last) = frames.last() else { return Some("no frames".to_owned()) };
-        if let Some(frame) = frames.iter().find(|frame| frame.by_frame_pointer != 0) {
-            return Some(format!("frame {} by frame pointer", frame.depth));
-        }
-        let may_end = may_end && last.end.as_deref() == Some("beyond_dump");
-        let mut rest = frames;
-        for (place, step) in expected.steps.iter().enumerate() {
-            if rest.is_empty() && may_end {
-                return None;
-            }
-            let len = self.len(rest, step);
-            if len == 0 {
-                return Some(format!("step {place} should be {step:?}"));
-            }
-            rest = &rest[len..];
-        }
-        if may_end { None } else { self.mismatch_of_base(rest, last, expected.base) }
-    }
-
-    /// How many of the first of `frames` are `step`; 0 if the first one is something else.
-    fn len(&self, frames: &[FrameRow], step: &Step) -> usize {
-        let Some(first) = frames.first() else { return 0 };
-        let in_libc = |frame: &FrameRow| frame.module.as_deref().is_some_and(is_libc);
-        match step {
-            Step::Function(name) => usize::from(self.is_in(first, name)),
-            Step::Inside => usize::from(in_libc(first)),
-            Step::Library(exports) => {
-                let len = frames.iter().take_while(|frame| in_libc(frame)).count();
-                let names = frames[..len].last().map(|frame| self.names(frame)).unwrap_or_default();
-                if names.iter().any(|name| exports.iter().any(|one| one == name)) { len } else { 0 }
-            }
-            Step::Restorer(addr) => usize::from(first.address == *addr),
-        }
-    }
-
-    /// What is wrong with the outer end of a stack.
-    fn mismatch_of_base(&self, rest: &[FrameRow], last: &FrameRow, base: Base) -> Option<String> {
-        let is_libc = |frame: &FrameRow| frame.module.as_deref().is_some_and(is_libc);
-        let end = if base == Base::TooDeep { "too_deep" } else { "root" };
-        if last.end.as_deref() != Some(end) {
-            return Some(format!("should end with {end}"));
-        }
-        let is_right = match (base, rest) {
-            (Base::Main, [.., library, start]) => {
-                is_libc(library)
-                    && self.is_in(start, "_start")
-                    && rest.iter().any(|frame| self.is_in(frame, "main"))
-            }
-            (Base::Thread, [.., last]) => is_libc(last),
-            (Base::TooDeep, _) => {
-                let outermost = last.module.as_ref() == Some(&self.program);
-                let names = self.names(last);
-                outermost && !names.is_empty() && rest.iter().all(|frame| self.names(frame) == names)
-            }
-            _ => false,
-        };
-        (!is_right).then(|| format!("should go on to {base:?}"))
-    }
-
-    /// The frames of a stack, for people.
-    fn text(&self, frames: &[FrameRow]) -> String {
-        let mut text = String::new();
-        for frame in frames {
-            let module = frame.module.as_deref().unwrap_or("?");
-            let (names, end) = (self.names(frame), frame.end.as_deref().unwrap_or(""));
-            let offset = frame.file_offset_bytes.unwrap_or(0);
-            let _infallible = writeln!(text, "    {:#x} {module}+{offset:#x} {names:?} {end}", frame.address);
-        }
-        text
+        Step::Restorer(addr) => usize::from(first.address == *addr),
     }
 }
 
-/// Whether the file is the C library.
-fn is_libc(module: &str) -> bool {
-    Path::new(module).file_name().is_some_and(|name| name.to_string_lossy().starts_with("libc"))
+/// What is wrong with the outer end of a stack.
+fn mismatch_of_base(stacks: &Stacks, rest: &[FrameRow], last: &FrameRow, base: Base) -> Option<String> {
+    let end = if base == Base::TooDeep { "too_deep" } else { "root" };
+    if last.end.as_deref() != Some(end) {
+        return Some(format!("should end with {end}"));
+    }
+    let is_right = match (base, rest) {
+        (Base::Main, [.., library, start]) => {
+            library.is_in_libc()
+                && stacks.is_in(start, "_start")
+                && rest.iter().any(|frame| stacks.is_in(frame, "main"))
+        }
+        (Base::Thread, [.., last]) => last.is_in_libc(),
+        (Base::TooDeep, _) => {
+            let names = stacks.names(last);
+            stacks.is_of_program(last)
+                && !names.is_empty()
+                && rest.iter().all(|frame| stacks.names(frame) == names)
+        }
+        _ => false,
+    };
+    (!is_right).then(|| format!("should go on to {base:?}"))
 }
 
 /// Checks that all faults of `walks` are there, and have the stacks that the program says. A stack of which parts lie far from each
@@ -214,7 +104,7 @@ fn expect_touches(recording: &Recording, walks: &[Walks], is_ours: impl Fn(&Faul
                 let is_kernel = touch.syscall.is_some();
                 let syscall = touch.syscall.clone().filter(|_| since("5.15"));
                 assert_eq!((&fault.syscall, fault.mode == "kernel"), (&syscall, is_kernel), "{fault:?}");
-                let flaw = stacks.flaw(fault.stack, &touch.stack, touch.is_far && round == 0);
+                let flaw = flaw(&stacks, fault.stack, &touch.stack, touch.is_far && round == 0);
                 // Otherwise only the registers at the fault itself are known, not the caller's of the kernel (`bpf_task_pt_regs`).
                 let takes_caller = fault.mode == "kernel" || fault.kind == "failed";
                 if let Some(flaw) = flaw.filter(|_| !takes_caller || since("5.15")) {
@@ -242,7 +132,7 @@ fn expect_calls(recording: &Recording, walks: &[Walks]) {
         let rows = maps
             .iter()
             .filter(|row| row.action == call.name && (row.tid, row.start_addr, row.end_addr) == place);
-        let flaws: Vec<_> = rows.map(|row| stacks.flaw(row.stack, &call.stack, false)).collect();
+        let flaws: Vec<_> = rows.map(|row| flaw(&stacks, row.stack, &call.stack, false)).collect();
         // Another round may have had the same place.
         let rounds = walks.iter().flat_map(|walks| &walks.calls);
         let same = rounds.filter(|other| (&other.name, other.stretch) == (&call.name, call.stretch)).count();
@@ -452,7 +342,7 @@ fn stacks_of(recording: &Recording, program: &str, area: Option<Area>) -> Vec<(V
     });
     assert_eq!(area.found_in(&faults), area);
     let of_fault = |stack: Option<u64>| {
-        let frames = stacks.frames[&stack.expect("a stack")].clone();
+        let frames = stacks.get(stack.expect("a stack")).expect("its frames").to_vec();
         let names = frames.iter().map(|frame| stacks.names(frame).join("="));
         let names = names.collect();
         (frames, names)
