@@ -1,0 +1,211 @@
+//! Stacks of faults of programs of C, with and without what says who called whom.
+
+use std::{fs, path::Path, process::Command};
+
+use memtrace_tests::{
+    directory, ledger::Area, made, memtrace, recording::Recording, require, rows::FrameRow, stacks::Stacks,
+};
+use object::{Endianness, Object as _, ObjectSection as _, read::elf::ElfFile64};
+
+/// A program of C that touches 16 pages in `touch`, called by `middle`, called by `outer`, called by `main`, and says where.
+const WITH_LIBC: &str = r#"
+#include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#define OWN __attribute__((noipa))
+#define NO_TAIL __asm__ volatile ("" ::: "memory")
+OWN void touch(char *memory) { for (int page = 0; page < 16; page++) memory[page * 4096L] = 1; NO_TAIL; }
+OWN void middle(char *memory) { touch(memory); NO_TAIL; }
+OWN void outer(char *memory) { middle(memory); NO_TAIL; }
+int main(void) {
+    char *memory = mmap(0, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    madvise(memory, 65536, MADV_NOHUGEPAGE);
+    outer(memory);
+    printf("{\"tid\":%d,\"start\":%lu,\"end\":%lu,\"minor\":16,\"major\":0,\"failed\":0,\"refused\":0,\"emulated\":0,"
+           "\"retried\":0,\"unfinished\":0}\n", getpid(), (long)memory, (long)memory + 65536);
+    return 0;
+}
+"#;
+
+/// As above, but without a library: at a fixed place, and `main` is called by the code at the entry. gcc lets a function without
+/// anything on the stack go without a frame pointer, whatever it is told.
+const ALONE: &str = r#"
+#define OWN __attribute__((noipa))
+#define NO_TAIL __asm__ volatile ("" ::: "memory")
+static long call(long number, long a, long b, long c, long d, long e, long f) {
+    register long r10 __asm__("r10") = d, r8 __asm__("r8") = e, r9 __asm__("r9") = f;
+    __asm__ volatile ("syscall" : "+a"(number) : "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+                      : "rcx", "r11", "memory");
+    return number;
+}
+OWN void touch(char *memory) { for (volatile long page = 0; page < 16; page++) memory[page * 4096] = 1; }
+OWN void middle(char *memory) { touch(memory); NO_TAIL; }
+OWN void outer(char *memory) { middle(memory); NO_TAIL; }
+OWN int main(void) {
+    char *memory = (char *)call(9, 0x10000000, 65536, 3, 0x32, -1, 0);
+    call(28, (long)memory, 65536, 15, 0, 0, 0);
+    outer(memory);
+    return 0;
+}
+__attribute__((used)) void leave(long code) { call(231, code, 0, 0, 0, 0, 0); }
+__asm__ (".globl _start\n.type _start,@function\n_start: xor %ebp,%ebp\n and $-16,%rsp\n call main\n mov %rax,%rdi\n call leave\n hlt\n"
+         ".size _start,.-_start");
+"#;
+
+/// Where [`ALONE`] touches memory.
+const PLACE: Area = Area {
+    tid: 0,
+    start: 0x1000_0000,
+    end: 0x1001_0000,
+    minor: 16,
+    major: 0,
+    failed: 0,
+    refused: 0,
+    emulated: 0,
+    retried: 0,
+    unfinished: 0,
+};
+
+/// Makes a program of `source`, or says what is missing.
+fn compile(directory: &Path, source: &str, options: &str) -> Result<String, String> {
+    let file = directory.join("source.c");
+    fs::write(&file, source).expect("a file");
+    let program = directory.join("program");
+    let options = options.split(' ');
+    let gcc = Command::new("gcc").arg("-O2").args(options).arg("-o").arg(&program).arg(&file).output();
+    match gcc {
+        Ok(gcc) if gcc.status.success() => Ok(program.to_str().expect("a temporary path is text").to_owned()),
+        Ok(gcc) if String::from_utf8_lossy(&gcc.stderr).contains("stdio.h") => {
+            Err("needs the headers of the C library: apt-get install libc6-dev".to_owned())
+        }
+        Ok(gcc) => panic!("gcc: {}", String::from_utf8_lossy(&gcc.stderr)),
+        Err(_) => Err("needs gcc: apt-get install gcc".to_owned()),
+    }
+}
+
+/// Whether a program has a table by which stacks are walked.
+fn has_unwind_table(program: &str) -> bool {
+    let data = fs::read(program).expect("it was built");
+    let file = ElfFile64::<Endianness>::parse(&*data).expect("an ELF file");
+    file.section_by_name(".eh_frame").is_some_and(|section| section.size() > 4)
+}
+
+/// The stacks of the faults in the memory of a C program, and the names of the functions of their frames.
+#[track_caller]
+fn stacks_of(recording: &Recording, program: &str, area: Option<Area>) -> Vec<(Vec<FrameRow>, Vec<String>)> {
+    let stacks = Stacks::of(recording, program);
+    let faults = recording.faults();
+    let area = area.unwrap_or_else(|| {
+        let tid =
+            faults.iter().find(|fault| (PLACE.start..PLACE.end).contains(&fault.addr)).expect("faults").tid;
+        Area { tid, ..PLACE }
+    });
+    assert_eq!(area.found_in(&faults), area);
+    let of_fault = |stack: Option<u64>| {
+        let frames = stacks.get(stack.expect("a stack")).expect("its frames").to_vec();
+        let names = frames.iter().map(|frame| stacks.names(frame).join("="));
+        let names = names.collect();
+        (frames, names)
+    };
+    area.rows_of(&faults).map(|fault| of_fault(fault.stack)).collect()
+}
+
+/// Records a program of C that has unwind tables and no frame pointers, however it is linked.
+#[track_caller]
+fn expect_stacks_of_c(linking: &str) {
+    require!(root);
+    require!(bpf);
+    require!(btf);
+    let scratch = directory();
+    let options = format!("-fomit-frame-pointer {linking}");
+    let program = made!(compile(scratch.path(), WITH_LIBC, &options));
+    assert!(has_unwind_table(&program));
+
+    let recording = memtrace!().record(&["-g"], &[&program]).expect_code(0);
+
+    let area = recording.run.last_line();
+    for (frames, names) in stacks_of(&recording, &program, Some(area)) {
+        assert_eq!(names[..4], ["touch", "middle", "outer", "main"]);
+        assert_eq!(names.last().map(String::as_str), Some("_start"), "{frames:#?}");
+        assert_eq!(frames.last().and_then(|frame| frame.end.as_deref()), Some("root"), "{frames:#?}");
+        assert!(frames.iter().all(|frame| frame.by_frame_pointer == 0), "{frames:#?}");
+    }
+}
+
+#[test]
+fn program_at_a_fixed_address() {
+    expect_stacks_of_c("-no-pie");
+}
+
+#[test]
+fn program_with_its_libc_in_it() {
+    expect_stacks_of_c("-static");
+}
+
+#[test]
+fn program_with_its_libc_in_it_at_any_address() {
+    expect_stacks_of_c("-static-pie");
+}
+
+#[test]
+fn program_whose_calls_go_through_a_table() {
+    expect_stacks_of_c("-Wl,-z,lazy");
+}
+
+/// How programs are built that have no unwind tables and no library.
+const NO_TABLES: &str =
+    "-fno-asynchronous-unwind-tables -fno-unwind-tables -static -nostdlib -nostartfiles -fno-stack-protector";
+
+#[test]
+fn stack_without_unwind_information_ends_and_says_so() {
+    require!(root);
+    require!(bpf);
+    require!(btf);
+    let scratch = directory();
+    let program = made!(compile(scratch.path(), ALONE, &format!("-fomit-frame-pointer {NO_TABLES}")));
+    assert!(!has_unwind_table(&program));
+
+    let recording = memtrace!().record(&["-g"], &[&program]).expect_code(0);
+
+    for (frames, names) in stacks_of(&recording, &program, None) {
+        assert_eq!(names, ["touch"], "{frames:#?}");
+        assert_eq!(frames[0].end.as_deref(), Some("no_unwind_information"));
+    }
+}
+
+#[test]
+fn stack_without_unwind_information_goes_on_by_frame_pointers() {
+    require!(root);
+    require!(bpf);
+    require!(btf);
+    let scratch = directory();
+    let program = made!(compile(scratch.path(), ALONE, &format!("-fno-omit-frame-pointer {NO_TABLES}")));
+    assert!(!has_unwind_table(&program));
+
+    let recording = memtrace!().record(&["-g"], &[&program]).expect_code(0);
+
+    for (frames, names) in stacks_of(&recording, &program, None) {
+        assert_eq!(names, ["touch", "middle", "outer", "main", "_start"], "{frames:#?}");
+        let by_frame_pointer: Vec<_> = frames.iter().map(|frame| frame.by_frame_pointer).collect();
+        assert_eq!(by_frame_pointer, [0, 1, 1, 1, 1]);
+        assert_eq!(frames[4].end.as_deref(), Some("no_unwind_information"));
+    }
+}
+
+#[test]
+fn code_without_unwind_information_that_a_library_calls_ends_the_stack() {
+    require!(root);
+    require!(bpf);
+    require!(btf);
+    let scratch = directory();
+    let options = "-fomit-frame-pointer -fno-asynchronous-unwind-tables -fno-unwind-tables";
+    let program = made!(compile(scratch.path(), WITH_LIBC, options));
+
+    let recording = memtrace!().record(&["-g"], &[&program]).expect_code(0);
+
+    let area = recording.run.last_line();
+    for (frames, names) in stacks_of(&recording, &program, Some(area)) {
+        assert_eq!(names, ["touch"], "{frames:#?}");
+        assert_eq!(frames[0].end.as_deref(), Some("no_unwind_information"));
+    }
+}
