@@ -90,9 +90,12 @@ fn has_unwind_table(program: &str) -> bool {
     file.section_by_name(".eh_frame").is_some_and(|section| section.size() > 4)
 }
 
-/// The stacks of the faults in the memory of a C program, and the names of the functions of their frames.
+/// A stack, and the names of the functions of its frames.
+type Named = (Vec<FrameRow>, Vec<String>);
+
+/// The stacks of the faults in the memory of a C program.
 #[track_caller]
-fn stacks_of(recording: &Recording, program: &str, area: Option<Area>) -> Vec<(Vec<FrameRow>, Vec<String>)> {
+fn stacks_of(recording: &Recording, program: &str, area: Option<Area>) -> Vec<Named> {
     let stacks = Stacks::of(recording, program);
     let faults = recording.faults();
     let area = area.unwrap_or_else(|| {
@@ -156,18 +159,23 @@ fn program_whose_calls_go_through_a_table() {
 const NO_TABLES: &str =
     "-fno-asynchronous-unwind-tables -fno-unwind-tables -static -nostdlib -nostartfiles -fno-stack-protector";
 
+/// Records [`ALONE`], made with `option` and without unwind tables; or says what is missing to make it.
+#[track_caller]
+fn stacks_without_tables(option: &str) -> Result<Vec<Named>, String> {
+    let scratch = directory();
+    let program = compile(scratch.path(), ALONE, &format!("{option} {NO_TABLES}"))?;
+    assert!(!has_unwind_table(&program));
+    let recording = memtrace!().record(&["-g"], &[&program]).expect_code(0);
+    Ok(stacks_of(&recording, &program, None))
+}
+
 #[test]
 fn stack_without_unwind_information_ends_and_says_so() {
     require!(root);
     require!(bpf);
     require!(btf);
-    let scratch = directory();
-    let program = made!(compile(scratch.path(), ALONE, &format!("-fomit-frame-pointer {NO_TABLES}")));
-    assert!(!has_unwind_table(&program));
 
-    let recording = memtrace!().record(&["-g"], &[&program]).expect_code(0);
-
-    for (frames, names) in stacks_of(&recording, &program, None) {
+    for (frames, names) in made!(stacks_without_tables("-fomit-frame-pointer")) {
         assert_eq!(names, ["touch"], "{frames:#?}");
         assert_eq!(frames[0].end.as_deref(), Some("no_unwind_information"));
     }
@@ -178,13 +186,8 @@ fn stack_without_unwind_information_goes_on_by_frame_pointers() {
     require!(root);
     require!(bpf);
     require!(btf);
-    let scratch = directory();
-    let program = made!(compile(scratch.path(), ALONE, &format!("-fno-omit-frame-pointer {NO_TABLES}")));
-    assert!(!has_unwind_table(&program));
 
-    let recording = memtrace!().record(&["-g"], &[&program]).expect_code(0);
-
-    for (frames, names) in stacks_of(&recording, &program, None) {
+    for (frames, names) in made!(stacks_without_tables("-fno-omit-frame-pointer")) {
         assert_eq!(names, ["touch", "middle", "outer", "main", "_start"], "{frames:#?}");
         let by_frame_pointer: Vec<_> = frames.iter().map(|frame| frame.by_frame_pointer).collect();
         assert_eq!(by_frame_pointer, [0, 1, 1, 1, 1]);
