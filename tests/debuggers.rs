@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use memtrace_tests::{
-    directory, made, memtrace,
+    directory, gcc, made, memtrace,
     recording::{Recording, Report},
     require,
     run::{Finished, Run, Running},
@@ -96,15 +96,8 @@ int main(int count, char **words) {
 
 /// Makes a program of `source`, or says what is missing.
 fn compile(directory: &Path, source: &str, options: &[&str]) -> Result<String, String> {
-    let file = directory.join("source.c");
-    fs::write(&file, source).expect("a file");
-    let program = directory.join("program");
-    let gcc = Run::new("gcc").args(options).args(["-w", "-o"]).arg(&program).arg(&file).finish();
-    if gcc.code() == Some(0) {
-        Ok(program.to_str().expect("a temporary path is text").to_owned())
-    } else {
-        Err(format!("needs gcc and libc for {options:?}: {}", gcc.stderr))
-    }
+    gcc::compile(directory, source, &[options, &["-w"]].concat())
+        .map_err(|gcc| format!("needs gcc and libc for {options:?}: {}", gcc.stderr))
 }
 
 /// Records `command` with processes held at their exit: it must end as it does alone.

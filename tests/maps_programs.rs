@@ -1,8 +1,6 @@
 //! The address space over time of real programs: after each check memtrace's map is the kernel's.
 
-use std::{fs, path::Path};
-
-use memtrace_tests::{directory, memtrace, recording::Recording, require, rows::MapRow, run::Run};
+use memtrace_tests::{directory, gcc, made, memtrace, recording::Recording, require, rows::MapRow, run::Run};
 
 /// Records `script` in a shell, with its maps compared at the end of every process; all comparisons must agree.
 #[track_caller]
@@ -17,18 +15,9 @@ fn expect_identity(script: &str) -> Recording {
 #[track_caller]
 fn expect_identity_of_c(options: &[&str]) {
     let scratch = directory();
-    let program = compile(scratch.path(), HELLO, options);
-    require!(@ program.is_none().then(|| format!("needs gcc and libc for {}", options.join(" "))));
-    let _recording = expect_identity(&program.unwrap_or_default());
-}
-
-/// A program built of `text` with `options`; `None` if what it takes is not all there.
-fn compile(directory: &Path, text: &str, options: &[&str]) -> Option<String> {
-    let source = directory.join("hello.c");
-    fs::write(&source, text).expect("a file");
-    let program = directory.join("hello");
-    let gcc = Run::new("gcc").args(options).arg("-o").arg(&program).arg(&source).finish();
-    (gcc.code() == Some(0)).then(|| program.to_str().expect("a temporary path is text").to_owned())
+    let missing = |_| format!("needs gcc and libc for {}", options.join(" "));
+    let program = made!(gcc::compile(scratch.path(), HELLO, options).map_err(missing));
+    let _recording = expect_identity(&program);
 }
 
 /// Needs no headers.
@@ -187,10 +176,10 @@ fn memory_that_is_mapped_into_a_hole_of_the_program() {
     require!(bpf);
     require!(program "gcc" of "gcc");
     let scratch = directory();
-    let program = compile(scratch.path(), HOLE, &["-pie", "-fPIE", FAR_APART]);
-    require!(@ program.is_none().then(|| "needs gcc and libc".to_owned()));
+    let program = gcc::compile(scratch.path(), HOLE, &["-pie", "-fPIE", FAR_APART]);
+    let program = made!(program.map_err(|_| "needs gcc and libc"));
 
-    let recording = expect_identity(&format!("exec {}", program.unwrap_or_default()));
+    let recording = expect_identity(&format!("exec {program}"));
 
     assert_eq!(recording.report().number("/tasks/forks"), 1);
 }

@@ -1,9 +1,10 @@
 //! Stacks of faults of programs of C, with and without what says who called whom.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, iter, path::Path};
 
 use memtrace_tests::{
-    directory, ledger::Area, made, memtrace, recording::Recording, require, rows::FrameRow, stacks::Stacks,
+    directory, gcc, ledger::Area, made, memtrace, recording::Recording, require, requirement, rows::FrameRow,
+    stacks::Stacks,
 };
 use object::{Endianness, Object as _, ObjectSection as _, read::elf::ElfFile64};
 
@@ -68,19 +69,14 @@ const PLACE: Area = Area {
 
 /// Makes a program of `source`, or says what is missing.
 fn compile(directory: &Path, source: &str, options: &str) -> Result<String, String> {
-    let file = directory.join("source.c");
-    fs::write(&file, source).expect("a file");
-    let program = directory.join("program");
-    let options = options.split(' ');
-    let gcc = Command::new("gcc").arg("-O2").args(options).arg("-o").arg(&program).arg(&file).output();
-    match gcc {
-        Ok(gcc) if gcc.status.success() => Ok(program.to_str().expect("a temporary path is text").to_owned()),
-        Ok(gcc) if String::from_utf8_lossy(&gcc.stderr).contains("stdio.h") => {
-            Err("needs the headers of the C library: apt-get install libc6-dev".to_owned())
-        }
-        Ok(gcc) => panic!("gcc: {}", String::from_utf8_lossy(&gcc.stderr)),
-        Err(_) => Err("needs gcc: apt-get install gcc".to_owned()),
+    if let Some(reason) = requirement::program("gcc", "gcc") {
+        return Err(reason);
     }
+    let options: Vec<_> = iter::once("-O2").chain(options.split(' ')).collect();
+    gcc::compile(directory, source, &options).map_err(|gcc| {
+        assert!(gcc.stderr.contains("stdio.h"), "{gcc:#?}");
+        "needs the headers of the C library: apt-get install libc6-dev".to_owned()
+    })
 }
 
 /// Whether a program has a table by which stacks are walked.

@@ -21,6 +21,7 @@ pub mod cgroup;
 pub mod fixture;
 pub mod follow;
 pub mod frozen;
+pub mod gcc;
 pub mod ledger;
 pub mod maps;
 pub mod memory;
