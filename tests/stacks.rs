@@ -1,6 +1,6 @@
 //! Stacks of faults and calls, against programs that know from where they touched memory, and have no frame pointers.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs};
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use memtrace_tests::{
     ledger::{Base, Callers, Ready, Step, Walks},
@@ -11,9 +11,10 @@ use memtrace_tests::{
     rows::{FaultRow, FrameRow},
     run::{Run, Running},
     stacks::Stacks,
+    symbols::in_elf,
     wait_until,
 };
-use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, read::elf::ElfFile64};
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
 /// Rounds of the workload: in the first one user space has to find out what the programs need to know in the later ones.
 const ROUNDS: usize = 3;
@@ -175,17 +176,18 @@ fn wait_for_stacks(recording: &InProgress, walks: &Walks) {
 fn workload_has_no_frame_pointers() {
     // push %rbp; mov %rsp,%rbp
     const PROLOGUE: [u8; 4] = [0x55, 0x48, 0x89, 0xe5];
-    let path = program!("stacks");
-    let data = fs::read(path).expect("it was built");
-    let file = ElfFile64::<Endianness>::parse(&*data).expect("an ELF file");
-    let symbols = file.symbols().filter(|symbol| symbol.name().is_ok_and(|name| name.starts_with("ledger_")));
-    let text = file.section_by_name(".text").expect("it has code");
-    let mut count = 0;
-    for symbol in symbols {
-        let code = text.data_range(symbol.address(), symbol.size()).expect("a section").expect("in it");
-        assert!(!code.windows(4).any(|bytes| bytes == PROLOGUE), "{:?}", symbol.name());
-        count += 1;
-    }
+    let count = in_elf(program!("stacks"), |file| {
+        let symbols =
+            file.symbols().filter(|symbol| symbol.name().is_ok_and(|name| name.starts_with("ledger_")));
+        let text = file.section_by_name(".text").expect("it has code");
+        let mut count = 0;
+        for symbol in symbols {
+            let code = text.data_range(symbol.address(), symbol.size()).expect("a section").expect("in it");
+            assert!(!code.windows(4).any(|bytes| bytes == PROLOGUE), "{:?}", symbol.name());
+            count += 1;
+        }
+        count
+    });
     assert!(count >= 20, "{count} functions");
 }
 

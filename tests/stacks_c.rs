@@ -1,12 +1,12 @@
 //! Stacks of faults of programs of C, with and without what says who called whom.
 
-use std::{fs, iter, path::Path};
+use std::{iter, path::Path};
 
 use memtrace_tests::{
     directory, gcc, ledger::Area, made, memtrace, recording::Recording, require, requirement, rows::FrameRow,
-    stacks::Stacks,
+    stacks::Stacks, symbols::in_elf,
 };
-use object::{Endianness, Object as _, ObjectSection as _, read::elf::ElfFile64};
+use object::{Object as _, ObjectSection as _};
 
 /// A program of C that touches 16 pages in `touch`, called by `middle`, called by `outer`, called by `main`, and says where.
 const WITH_LIBC: &str = r#"
@@ -81,9 +81,8 @@ fn compile(directory: &Path, source: &str, options: &str) -> Result<String, Stri
 
 /// Whether a program has a table by which stacks are walked.
 fn has_unwind_table(program: &str) -> bool {
-    let data = fs::read(program).expect("it was built");
-    let file = ElfFile64::<Endianness>::parse(&*data).expect("an ELF file");
-    file.section_by_name(".eh_frame").is_some_and(|section| section.size() > 4)
+    let bytes = in_elf(program, |file| file.section_by_name(".eh_frame").map(|table| table.size()));
+    bytes.is_some_and(|bytes| bytes > 4)
 }
 
 /// A stack, and the names of the functions of its frames.

@@ -1,10 +1,17 @@
 //! Names of functions of programs and libraries.
 //!
-//! Input: an ELF file. Output: which of its functions hold a byte of it.
+//! Input: an ELF file. Output: which of its functions hold a byte of it; what else a test reads there.
 
 use std::fs;
 
 use object::{Endianness, Object as _, ObjectSegment as _, ObjectSymbol as _, read::elf::ElfFile64};
+
+/// What `read` makes of the ELF file at `path`.
+#[track_caller]
+pub fn in_elf<T>(path: &str, read: impl FnOnce(&ElfFile64<'_, Endianness>) -> T) -> T {
+    let data = fs::read(path).unwrap_or_else(|cause| panic!("{path}: {cause}"));
+    read(&ElfFile64::parse(&*data).expect("an ELF file"))
+}
 
 /// Names of functions of a file.
 #[derive(Debug, Default)]
@@ -20,8 +27,10 @@ impl Symbols {
     #[must_use]
     #[track_caller]
     pub fn of(path: &str) -> Self {
-        let data = fs::read(path).unwrap_or_else(|cause| panic!("{path}: {cause}"));
-        let file = ElfFile64::<Endianness>::parse(&*data).expect("an ELF file");
+        in_elf(path, Self::of_file)
+    }
+
+    fn of_file(file: &ElfFile64<'_, Endianness>) -> Self {
         let segments = file.segments().map(|segment| {
             let (offset, len) = segment.file_range();
             (offset, len, segment.address())
