@@ -195,7 +195,7 @@ fn workload_has_no_frame_pointers() {
 fn faults_have_the_stacks_of_the_ledger() {
     require!(root);
     require!(bpf);
-    // Without type information it is learnt from maps, a moment later, where code lies.
+    // Without type information it is known from maps, a moment later, where code lies.
     require!(btf);
 
     let (recording, walks) = record(ROUNDS);

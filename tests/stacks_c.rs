@@ -29,7 +29,7 @@ int main(void) {
 "#;
 
 /// As above, but without a library: at a fixed place, and `main` is called by the code at the entry. gcc lets a function without
-/// anything on the stack go without a frame pointer, whatever it is told.
+/// anything on the stack go without a frame pointer, whatever its options.
 const ALONE: &str = r#"
 #define OWN __attribute__((noipa))
 #define NO_TAIL __asm__ volatile ("" ::: "memory")

@@ -91,7 +91,7 @@ pub struct Callers {
 pub enum Step {
     /// A function of the program.
     Function(String),
-    /// One frame in the C library, of which no symbol tells.
+    /// One frame in the C library, that no symbol names.
     Inside,
     /// One frame in the C library or several; the outermost one is in a function with one of these names.
     Library(Vec<String>),
