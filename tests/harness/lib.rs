@@ -37,6 +37,7 @@ pub mod setting;
 pub mod stacks;
 pub mod swap;
 pub mod symbols;
+pub mod tables;
 pub mod task;
 pub mod trap;
 pub mod uffd;

@@ -2,7 +2,7 @@
 //!
 //! Input: a command to trace. Output: [`Recording`]: exported tables, and the report.
 //! Keeps: everything lies in a directory of its own that goes with the recording.
-//! Not here: ground truth (`ledger`), running programs (`run`).
+//! Not here: tables (`tables`), ground truth (`ledger`), running programs (`run`).
 
 use std::{
     cell::RefCell,
@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -19,7 +19,7 @@ use crate::{
     follow::Frames,
     ledger::{Area, Ready},
     memory::page_bytes,
-    rows::{FaultRow, FrameRow, LossRow, MapRow, PageRow, RegionRow, TimelineRow},
+    rows::{FaultRow, LossRow},
     run::{Finished, Run, Running},
     task::Usage,
 };
@@ -127,7 +127,7 @@ impl Memtrace {
 /// A recording that is being made.
 #[derive(Debug)]
 pub struct InProgress {
-    memtrace: Memtrace,
+    pub(crate) memtrace: Memtrace,
     directory: TempDir,
     pub(crate) path: PathBuf,
     /// memtrace.
@@ -160,34 +160,6 @@ impl InProgress {
         });
     }
 
-    /// The rows of the table `pages` of what is in the file by now.
-    #[must_use]
-    #[track_caller]
-    pub fn pages_so_far(&self) -> Vec<PageRow> {
-        rows(self.memtrace, &self.path, "pages")
-    }
-
-    /// The rows of the table `faults` of what is in the file by now.
-    #[must_use]
-    #[track_caller]
-    pub fn faults_so_far(&self) -> Vec<FaultRow> {
-        rows(self.memtrace, &self.path, "faults")
-    }
-
-    /// The rows of the table `regions` of what is in the file by now.
-    #[must_use]
-    #[track_caller]
-    pub fn regions_so_far(&self) -> Vec<RegionRow> {
-        rows(self.memtrace, &self.path, "regions")
-    }
-
-    /// The rows of the table `timeline` of what is in the file by now.
-    #[must_use]
-    #[track_caller]
-    pub fn timeline_so_far(&self) -> Vec<TimelineRow> {
-        rows(self.memtrace, &self.path, "timeline")
-    }
-
     /// Waits for the end of memtrace.
     #[must_use]
     #[track_caller]
@@ -201,7 +173,7 @@ impl InProgress {
 /// A recording, and how memtrace ended that made it.
 #[derive(Debug)]
 pub struct Recording {
-    memtrace: Memtrace,
+    pub(crate) memtrace: Memtrace,
     directory: TempDir,
     path: PathBuf,
     /// The end of `memtrace record`, with what the command wrote.
@@ -298,71 +270,9 @@ impl Recording {
         Report(serde_json::from_str(&self.once("report", report)).expect("the report is JSON"))
     }
 
-    /// A table as CSV.
-    #[must_use]
-    #[track_caller]
-    pub fn export(&self, table: &str) -> String {
-        self.once(table, || export(self.memtrace, &self.path, table))
-    }
-
     /// What `make` makes, which does so only the first time that `what` is asked for.
-    fn once(&self, what: &str, make: impl FnOnce() -> String) -> String {
+    pub(crate) fn once(&self, what: &str, make: impl FnOnce() -> String) -> String {
         self.texts.borrow_mut().entry(what.to_owned()).or_insert_with(make).clone()
-    }
-
-    /// The rows of a table.
-    #[track_caller]
-    fn rows<T: DeserializeOwned>(&self, table: &str) -> Vec<T> {
-        parse(table, &self.export(table))
-    }
-
-    /// The table `faults`.
-    #[must_use]
-    #[track_caller]
-    pub fn faults(&self) -> Vec<FaultRow> {
-        self.rows("faults")
-    }
-
-    /// The table `frames`.
-    #[must_use]
-    #[track_caller]
-    pub fn frames(&self) -> Vec<FrameRow> {
-        self.rows("frames")
-    }
-
-    /// The table `timeline`.
-    #[must_use]
-    #[track_caller]
-    pub fn timeline(&self) -> Vec<TimelineRow> {
-        self.rows("timeline")
-    }
-
-    /// The table `maps`.
-    #[must_use]
-    #[track_caller]
-    pub fn maps(&self) -> Vec<MapRow> {
-        self.rows("maps")
-    }
-
-    /// The table `pages`.
-    #[must_use]
-    #[track_caller]
-    pub fn pages(&self) -> Vec<PageRow> {
-        self.rows("pages")
-    }
-
-    /// The table `regions`.
-    #[must_use]
-    #[track_caller]
-    pub fn regions(&self) -> Vec<RegionRow> {
-        self.rows("regions")
-    }
-
-    /// The table `losses`.
-    #[must_use]
-    #[track_caller]
-    pub fn losses(&self) -> Vec<LossRow> {
-        self.rows("losses")
     }
 
     /// The CSV that was written while recording, in the file `name`.
@@ -371,25 +281,6 @@ impl Recording {
     pub fn live_csv(&self, name: &str) -> String {
         fs::read_to_string(self.directory().join(name)).expect("the CSV was written")
     }
-}
-
-/// A table of the recording at `path` as CSV.
-#[track_caller]
-fn export(memtrace: Memtrace, path: &Path, table: &str) -> String {
-    memtrace.run(["export", "-f", "csv", "--table", table]).arg(path).finish().expect_code(0).stdout
-}
-
-/// The rows of a table of the recording at `path`.
-#[track_caller]
-fn rows<T: DeserializeOwned>(memtrace: Memtrace, path: &Path, table: &str) -> Vec<T> {
-    parse(table, &export(memtrace, path, table))
-}
-
-/// The rows of the CSV `text` of a table.
-#[track_caller]
-fn parse<T: DeserializeOwned>(table: &str, text: &str) -> Vec<T> {
-    let rows: Result<_, _> = csv::Reader::from_reader(text.as_bytes()).into_deserialize().collect();
-    rows.unwrap_or_else(|cause| panic!("table {table}: {cause}"))
 }
 
 impl Area {

@@ -1,7 +1,7 @@
 //! Rows of exported tables.
 //!
 //! Input: CSV. Output: a type for each table, with the columns that tests ask about.
-//! Not here: exporting them (`recording`).
+//! Not here: exporting them (`tables`).
 
 use serde::{Deserialize, Deserializer};
 
