@@ -2,7 +2,7 @@
 //!
 //! Output: with `--wait` a line of [`Ready`]; then a line of [`Walks`] after each round. Before a round but the first, and after a
 //! line of [`Ready`], it waits for a line on stdin.
-//! Source: qsort(3), sigaltstack(2), sigaction(2); `SA_RESTORER` of the old action is where handlers return to.
+//! Source: qsort(3).
 //! Keeps: functions of stacks have names of their own in the symbol table and no frame pointers, and none of their calls is a tail
 //! call; all memory is there until the end.
 #![expect(unsafe_code, reason = "libc calls back, signals have handlers, and names are not mangled")]
@@ -21,7 +21,6 @@ use std::{
     process,
     ptr::null_mut,
     sync::atomic::{AtomicPtr, AtomicUsize, Ordering},
-    thread,
 };
 
 use clap::Parser;
@@ -31,6 +30,17 @@ use memtrace_tests::{
     task,
 };
 
+#[path = "stacks/calls.rs"]
+mod calls;
+#[path = "stacks/signals.rs"]
+mod signals;
+#[path = "stacks/threads.rs"]
+mod threads;
+
+use calls::ledger_calls;
+use signals::ledger_signals;
+use threads::ledger_threads;
+
 /// Pages of most areas.
 const PAGES: usize = 16;
 /// Functions of one name in a stack, each of which touches memory.
@@ -39,8 +49,6 @@ const LEVELS: usize = 24;
 const TOO_MANY_LEVELS: usize = 300;
 /// Bytes of a frame that is larger than what is sent of a stack at once.
 const SPACIOUS: usize = 40 << 10;
-/// Pages that one signal makes its handler touch.
-const PAGES_PER_SIGNAL: usize = 4;
 
 /// Touch memory from functions that are called in many ways, and print their stacks
 #[derive(Parser)]
@@ -333,234 +341,4 @@ fn ledger_fork(memory: &Mapping) -> io::Result<u32> {
             Ok(black_box(child))
         }
     }
-}
-
-// Signals.
-
-/// Touches pages; makes the page writable that SIGSEGV was raised for.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn ledger_handle(signal: c_int, info: *mut libc::siginfo_t, _context: *mut c_void) {
-    let (start, pages) = take(PAGES_PER_SIGNAL);
-    ledger_touch(start, pages);
-    if signal == libc::SIGSEGV {
-        // SAFETY: the kernel fills `si_addr` for SIGSEGV.
-        let addr = unsafe { (*info).si_addr() };
-        let page = addr.map_addr(|addr| addr & !(page_bytes() - 1));
-        // SAFETY: opens a page that its owner forbade; at any other address the call or the retry fails.
-        if unsafe { libc::mprotect(page, page_bytes(), libc::PROT_READ | libc::PROT_WRITE) } != 0 {
-            // SAFETY: no preconditions.
-            unsafe { libc::abort() }
-        }
-    }
-    black_box(info);
-}
-
-/// Lets [`ledger_handle`] handle `signal`; returns where it returns to.
-fn handle(signal: c_int, flags: c_int) -> io::Result<u64> {
-    let mut before = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: all-zero is a valid `sigaction`: no flags, an empty mask.
-    let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
-    action.sa_sigaction = ledger_handle as *const () as libc::sighandler_t;
-    action.sa_flags = libc::SA_SIGINFO | flags;
-    for old in [null_mut(), before.as_mut_ptr()] {
-        // SAFETY: the handler calls nothing but mprotect(2) and abort(3), which are async-signal-safe.
-        if unsafe { libc::sigaction(signal, &raw const action, old) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    // SAFETY: all bytes were zero, and libc has filled it in.
-    let before = unsafe { before.assume_init() };
-    let restorer = before.sa_restorer.ok_or_else(|| io::Error::other("no restorer"))?;
-    Ok((restorer as *const ()).addr() as u64)
-}
-
-/// From now on handlers with `SA_ONSTACK` run on these [`PAGES`] in this thread.
-fn stand_on(start: *mut u8) -> io::Result<()> {
-    let stack = libc::stack_t { ss_sp: start.cast(), ss_flags: 0, ss_size: PAGES * page_bytes() };
-    // SAFETY: the memory is there until the end, and nothing else uses it.
-    match unsafe { libc::sigaltstack(&raw const stack, null_mut()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// Interrupts itself in the C library, until nothing is left to touch.
-#[unsafe(no_mangle)]
-#[inline(never)]
-fn ledger_kill(signals: usize) {
-    for _ in 0..signals {
-        // SAFETY: the signal has a handler, which has run when the call returns: there is one thread.
-        unsafe { libc::kill(libc::getpid(), libc::SIGUSR1) };
-    }
-    black_box(signals);
-}
-
-/// Interrupts itself by writing to forbidden pages.
-#[unsafe(no_mangle)]
-#[inline(never)]
-fn ledger_trespass(start: *mut u8, pages: usize) {
-    let step = page_bytes();
-    let mut page = 0;
-    while page < pages {
-        let to = start.wrapping_add(page * step);
-        // SAFETY: the caller owns the page, and the handler opens it.
-        unsafe { *to = 1 };
-        page += 1;
-    }
-    black_box(start);
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-fn ledger_signals(said: &mut Said) -> io::Result<()> {
-    said.caller = "ledger_signals";
-    let alternate = Mapping::anonymous(PAGES)?;
-    stand_on(alternate.start())?;
-    said.held.push(alternate);
-    for (where_to, flags) in [("", 0), (" on a stack of its own", libc::SA_ONSTACK)] {
-        let restorer = Step::Restorer(handle(libc::SIGUSR1, flags)?);
-        let memory = Mapping::anonymous(PAGES_PER_SIGNAL * SIGNALS)?;
-        expect(&memory);
-        ledger_kill(SIGNALS);
-        let [touch, handler] = ["ledger_touch", "ledger_handle"].map(function);
-        let steps = vec![touch, handler, restorer, library(&["kill"]), function("ledger_kill")];
-        said.touched(&format!("handler{where_to}"), memory, steps);
-        if flags != 0 {
-            said.far();
-        }
-
-        let restorer = Step::Restorer(handle(libc::SIGSEGV, flags)?);
-        let memory = Mapping::anonymous(PAGES_PER_SIGNAL * SIGNALS)?;
-        let forbidden = Mapping::anonymous(SIGNALS)?;
-        forbidden.forbid()?;
-        expect(&memory);
-        ledger_trespass(forbidden.start(), SIGNALS);
-        let [touch, handler] = ["ledger_touch", "ledger_handle"].map(function);
-        let steps = vec![touch, handler, restorer, function("ledger_trespass")];
-        said.touched(&format!("handler of a fault{where_to}"), memory, steps);
-        if flags != 0 {
-            said.far();
-        }
-        let area = Area { failed: SIGNALS as u64, ..whole(&forbidden, task::tid()) };
-        let name = format!("what raised the signal{where_to}");
-        said.note(&name, area, vec![function("ledger_trespass")], Base::Main);
-        said.held.push(forbidden);
-    }
-    Ok(())
-}
-
-// Threads.
-
-/// Forbidden pages, each of which raises a signal.
-const SIGNALS: usize = 4;
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-fn ledger_thread(memory: &AtomicPtr<u8>) -> u32 {
-    ledger_touch(memory.load(Ordering::Relaxed), PAGES);
-    black_box(task::tid())
-}
-
-/// As [`ledger_trespass`], on a thread whose handlers run on `alternate`.
-#[unsafe(no_mangle)]
-#[inline(never)]
-fn ledger_thread_trespass(alternate: &AtomicPtr<u8>, forbidden: &AtomicPtr<u8>) -> io::Result<u32> {
-    stand_on(alternate.load(Ordering::Relaxed))?;
-    ledger_trespass(forbidden.load(Ordering::Relaxed), SIGNALS);
-    Ok(black_box(task::tid()))
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-fn ledger_threads(said: &mut Said) -> io::Result<()> {
-    let gone = |_| io::Error::other("the thread panicked");
-    let start = |memory: &Mapping| AtomicPtr::new(memory.start());
-    // Memory is mapped from above: what is mapped before the stack of a thread lies beyond it.
-    let alternate = Mapping::anonymous(PAGES)?;
-    let memory = Mapping::anonymous(PAGES)?;
-    let place = start(&memory);
-    let tid = thread::scope(|scope| scope.spawn(|| ledger_thread(&place)).join()).map_err(gone)?;
-    let steps = vec![function("ledger_touch"), function("ledger_thread")];
-    said.note("thread", whole(&memory, tid), steps, Base::Thread);
-
-    let forbidden = Mapping::anonymous(SIGNALS)?;
-    forbidden.forbid()?;
-    let restorer = Step::Restorer(handle(libc::SIGSEGV, libc::SA_ONSTACK)?);
-    let target = Mapping::anonymous(PAGES_PER_SIGNAL * SIGNALS)?;
-    expect(&target);
-    let places = [&alternate, &forbidden].map(start);
-    let [stack, place] = &places;
-    let tid = thread::scope(|scope| scope.spawn(|| ledger_thread_trespass(stack, place)).join());
-    let tid = tid.map_err(gone)??;
-    let [touch, handler, trespass, thread] =
-        ["ledger_touch", "ledger_handle", "ledger_trespass", "ledger_thread_trespass"].map(function);
-    let steps = vec![touch, handler, restorer, trespass, thread];
-    said.note("handler of a thread, on a stack of its own", whole(&target, tid), steps, Base::Thread);
-    said.far();
-    said.held.extend([alternate, memory, forbidden, target]);
-    Ok(())
-}
-
-// Calls.
-
-/// Changes so many bytes from an address on; 0 if it did.
-type Change = fn(*mut c_void, usize) -> c_int;
-
-/// Pages of them, as nothing else has.
-const CALLED_PAGES: usize = 37;
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-fn ledger_map(bytes: usize) -> *mut c_void {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    // SAFETY: the kernel chooses the place, so no other memory is touched.
-    black_box(unsafe { libc::mmap(null_mut(), bytes, libc::PROT_READ, flags, -1, 0) })
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-fn ledger_protect(start: *mut c_void, bytes: usize) -> c_int {
-    // SAFETY: the caller owns the memory.
-    black_box(unsafe { libc::mprotect(start, bytes, libc::PROT_READ | libc::PROT_WRITE) })
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-fn ledger_advise(start: *mut c_void, bytes: usize) -> c_int {
-    // SAFETY: the caller owns the memory, and nothing relies on its content.
-    black_box(unsafe { libc::madvise(start, bytes, libc::MADV_DONTNEED) })
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-fn ledger_unmap(start: *mut c_void, bytes: usize) -> c_int {
-    // SAFETY: the caller owns the memory, and nothing refers to it.
-    black_box(unsafe { libc::munmap(start, bytes) })
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-fn ledger_calls(said: &mut Said) -> io::Result<()> {
-    said.caller = "ledger_calls";
-    let bytes = CALLED_PAGES * page_bytes();
-    let start = ledger_map(bytes);
-    if start == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
-    let addr = start.addr() as u64;
-    let stretch = Stretch { start: addr, end: addr + bytes as u64 };
-    said.called("mmap", stretch, &["mmap", "mmap64"], "ledger_map");
-    let calls: [(&str, Change, &str); 3] = [
-        ("mprotect", ledger_protect, "ledger_protect"),
-        ("madvise", ledger_advise, "ledger_advise"),
-        ("munmap", ledger_unmap, "ledger_unmap"),
-    ];
-    for (name, call, caller) in calls {
-        if call(start, bytes) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        said.called(name, stretch, &[name], caller);
-    }
-    Ok(())
 }
