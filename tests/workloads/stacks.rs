@@ -207,19 +207,32 @@ fn ledger_touches(said: &mut Said) -> io::Result<()> {
 
 // What is touched, and by whom.
 
-/// Writes to each of `pages` pages.
-#[unsafe(no_mangle)]
-#[inline(never)]
-fn ledger_touch(start: *mut u8, pages: usize) {
-    let step = page_bytes();
-    let mut page = 0;
-    while page < pages {
-        let to = start.wrapping_add(page * step);
-        // SAFETY: callers own the pages. Not by a method: that would be a function of its own where nothing is optimised.
-        unsafe { *to = 1 };
-        page += 1;
-    }
-    black_box(start);
+/// Makes a function that writes to each of some pages. A macro, since each of these must write itself: in a function that they
+/// call, faults would have one more frame.
+macro_rules! writer {
+    ($(#[$about:meta])* $name:ident) => {
+        $(#[$about])*
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub(crate) fn $name(start: *mut u8, pages: usize) {
+            let step = $crate::page_bytes();
+            let mut page = 0;
+            while page < pages {
+                let to = start.wrapping_add(page * step);
+                // SAFETY: callers own the pages, and a handler opens those that are forbidden. Not by a method: that would be a
+                // function of its own where nothing is optimised.
+                unsafe { *to = 1 };
+                page += 1;
+            }
+            $crate::black_box(start);
+        }
+    };
+}
+pub(crate) use writer;
+
+writer! {
+    /// Writes to each of `pages` pages.
+    ledger_touch
 }
 
 /// Touches `pages` pages, and so does each of `levels - 1` more that it calls.

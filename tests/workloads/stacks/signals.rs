@@ -16,7 +16,7 @@ use memtrace_tests::{
     task,
 };
 
-use super::{PAGES, Said, expect, function, ledger_touch, library, take, whole};
+use super::{PAGES, Said, expect, function, ledger_touch, library, take, whole, writer};
 
 /// Forbidden pages, each of which raises a signal.
 pub(crate) const SIGNALS: usize = 4;
@@ -83,19 +83,9 @@ fn ledger_kill(signals: usize) {
     black_box(signals);
 }
 
-/// Interrupts itself by writing to forbidden pages.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) fn ledger_trespass(start: *mut u8, pages: usize) {
-    let step = page_bytes();
-    let mut page = 0;
-    while page < pages {
-        let to = start.wrapping_add(page * step);
-        // SAFETY: the caller owns the page, and the handler opens it.
-        unsafe { *to = 1 };
-        page += 1;
-    }
-    black_box(start);
+writer! {
+    /// Interrupts itself by writing to forbidden pages.
+    ledger_trespass
 }
 
 #[unsafe(no_mangle)]
