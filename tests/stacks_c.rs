@@ -207,3 +207,68 @@ fn code_without_unwind_information_that_a_library_calls_ends_the_stack() {
         assert_eq!(frames[0].end.as_deref(), Some("no_unwind_information"));
     }
 }
+
+/// A library whose `run` touches pages through a function of its own; others of it keep more on the stack.
+const LIBRARY: &str = r#"
+__attribute__((noipa)) void touch(char *memory, int pages) {
+    for (volatile long page = 0; page < pages; page++) memory[page * 4096] = 1;
+}
+void run(char *memory, int pages) {
+    char kept[KEPT];
+    __asm__ volatile ("" :: "r"(kept) : "memory");
+    touch(memory, pages);
+    __asm__ volatile ("" ::: "memory");
+}
+"#;
+
+/// Opens the libraries in turn, has each touch 64 fresh pages, and closes it, so that the next one comes to lie where it lay.
+const TURNS: &str = r#"
+#include <dlfcn.h>
+#include <stdio.h>
+#include <sys/mman.h>
+int main(int count, char **names) {
+    unsigned long places[2] = { 0, 0 };
+    for (int turn = 0; turn < 40; turn++) {
+        char *memory = mmap(0, 262144, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        madvise(memory, 262144, MADV_NOHUGEPAGE);
+        void *library = dlopen(names[1 + turn % 2], RTLD_NOW);
+        void (*run)(char *, int) = (void (*)(char *, int))dlsym(library, "run");
+        places[turn % 2] = (unsigned long)run;
+        run(memory, 64);
+        dlclose(library);
+    }
+    printf("%d\n", places[0] == places[1]);
+    return 0;
+}
+"#;
+
+#[test]
+fn library_in_the_place_of_another_has_no_stacks_of_that_one() {
+    require!(root);
+    require!(bpf);
+    require!(btf);
+    let (one, other, scratch) = (directory(), directory(), directory());
+    let options = |kept| format!("-fomit-frame-pointer -fPIC -shared -DKEPT={kept}");
+    let libraries = [(&one, 8), (&other, 600)];
+    let libraries = libraries.map(|(directory, kept)| compile(directory.path(), LIBRARY, &options(kept)));
+    let [one, other] = libraries.map(|library| library.expect("it needs no headers"));
+    let program = made!(compile(scratch.path(), TURNS, "-fomit-frame-pointer"));
+
+    let recording = memtrace!().record(&["-g"], &[&program, &one, &other]).expect_code(0);
+
+    assert_eq!(recording.run.stdout, "1\n", "both lie at the same place");
+    let stacks = Stacks::of(&recording, &program);
+    let mut faults = recording.faults();
+    faults.retain(|fault| fault.ip_module.as_ref().is_some_and(|module| [&one, &other].contains(&module)));
+    assert!(faults.len() >= 40 * 64, "{} faults", faults.len());
+    let known = faults.iter().filter_map(|fault| Some((fault, stacks.get(fault.stack?).expect("frames"))));
+    let known: Vec<_> = known.filter(|(_, frames)| frames.len() > 1).collect();
+    for (fault, frames) in &known {
+        let modules: Vec<_> = frames.iter().take(3).map(|frame| frame.module.as_deref()).collect();
+        let library = fault.ip_module.as_deref();
+        assert_eq!(modules, [library, library, Some(&program)], "{frames:#?}");
+        assert_eq!(frames.last().and_then(|frame| frame.end.as_deref()), Some("root"), "{frames:#?}");
+    }
+    // Until another one came.
+    assert!(known.len() >= 60, "{} of {} faults have a stack", known.len(), faults.len());
+}
