@@ -21,7 +21,7 @@ use crate::{
     event::{
         Access, Account, Comm, Cpu, Fault, FaultCounts, FaultKind, HeatReading, Landmarks, Loss, LossCause,
         MapAction, MapCall, MapEvent, Mode, Observation, ReclaimReading, Record, Seen, SpaceId, StackId,
-        TaskAction, TaskEvent, Tgid, Tid, Uncounted, UncountedCause,
+        Symbols, TaskAction, TaskEvent, Tgid, Tid, Uncounted, UncountedCause,
     },
     units::{Nanos, PageCount, Timestamp, VirtAddr},
 };
@@ -43,6 +43,8 @@ pub enum Frame {
     Reclaim(ReclaimReading),
     /// A scan of a traced process.
     Observation(Observation),
+    /// Names of code, which is in records before them.
+    Symbols(Symbols),
     /// Records are missing here.
     Loss(Loss),
     /// Time passed.
@@ -58,6 +60,7 @@ impl Frame {
             Self::Heat(reading) => size_of_val(&reading.cells[..]),
             Self::Observation(Observation { seen: Seen::Maps(maps), .. }) => size_of_val(&maps.vmas[..]),
             Self::Observation(Observation { seen: Seen::Pages(scan), .. }) => size_of_val(&scan.runs[..]),
+            Self::Symbols(symbols) => size_of_val(&symbols.code[..]),
             Self::Observation(_) | Self::Reclaim(_) | Self::Loss(_) | Self::Tick(_) => 0,
         };
         size_of::<Self>() + more
@@ -75,6 +78,7 @@ impl Frame {
             Self::Observation(observation) => {
                 (none, none, none, Some(Record::Observation(observation.clone())))
             }
+            Self::Symbols(symbols) => (none, none, none, Some(Record::Symbols(Box::new(symbols.clone())))),
             Self::Loss(loss) => (none, none, none, Some(Record::Loss(*loss))),
             Self::Tick(time) => (none, none, none, Some(Record::Tick(*time))),
         };

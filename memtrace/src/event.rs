@@ -12,6 +12,7 @@ mod loss;
 mod map;
 mod scan;
 mod stack;
+mod symbol;
 mod syscall;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,7 @@ pub use scan::{
     MapsReading, Observation, PageScan, ProbeRequest, ProbeTarget, ScanDepth, ScanReason, Seen, Vma,
 };
 pub use stack::{BuildId, Stack, StackEnd, StackFrame, StackId};
+pub use symbol::{CodeFile, Function, Symbols};
 pub use syscall::syscall_name;
 
 /// A thread-group ID in the recorder's PID namespace: what the command line calls a PID.
@@ -104,6 +106,8 @@ pub enum Record {
     Stack(Box<Stack>),
     /// A mapped file has this build ID.
     BuildId(Box<BuildId>),
+    /// Code has these names.
+    Symbols(Box<Symbols>),
     /// The heat array was read.
     Heat(HeatReading),
     /// The kernel's counters of reclaim were read.

@@ -158,13 +158,14 @@ impl Pipeline {
                 self.hold_back(Event::Map(map));
             }
             // Without rows and sums nobody asks for stacks.
-            Record::Stack(_) | Record::BuildId(_) if self.intervals.is_none() => {}
+            Record::Stack(_) | Record::BuildId(_) | Record::Symbols(_) if self.intervals.is_none() => {}
             // Where user space had to find out a stack, that may take a while; faults wait longer for their rows.
             Record::Stack(stack) if self.order.late(stack.time).is_some() => {
                 self.apply(Event::Stack(stack), rows);
             }
             Record::Stack(stack) => self.hold_back(Event::Stack(stack)),
             Record::BuildId(file) => self.hold_back(Event::BuildId(file)),
+            Record::Symbols(symbols) => self.tasks.learn_symbols(*symbols),
             Record::Heat(reading) => self.heat(&reading, requests),
             Record::Reclaim(reading) => self.hold_back(Event::Reclaim(reading)),
             Record::Observation(observation) => self.observe(observation),
@@ -320,7 +321,8 @@ impl Pipeline {
                         intervals.stacks.changed(space, map.time, tasks);
                     }
                     let stack = map.stack().and_then(|id| intervals.stacks.number(id, map.time));
-                    let row = done.row.filter(|_| has_map_rows).map(|row| MapRow { stack, ..row });
+                    let caller = stack.and_then(|stack| intervals.stacks.innermost(stack)).cloned();
+                    let row = done.row.filter(|_| has_map_rows).map(|row| MapRow { stack, caller, ..row });
                     rows.extend(row.map(Row::Map));
                 }
             }

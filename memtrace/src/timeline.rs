@@ -266,6 +266,8 @@ pub struct FaultRow {
     pub place: Option<FaultPlace>,
     /// Where the instruction lay; `None` if no known region held it.
     pub module: Option<Module>,
+    /// Name of the function that the instruction is of; `None` if it is not known.
+    pub function: Option<Arc<[u8]>>,
     /// Name of the system call in which the kernel faulted; `None` if it is not known.
     pub syscall: Option<&'static str>,
     /// Number of its stack; `None` if that is not known.

@@ -54,6 +54,8 @@ struct Contents {
     scans: u64,
     /// Losses that were recorded, and gaps of the recording itself.
     losses: u64,
+    /// Places in code that have names.
+    symbols: u64,
 }
 
 impl Contents {
@@ -67,6 +69,7 @@ impl Contents {
                 Frame::Heat(_) => contents.readings += 1,
                 Frame::Observation(_) => contents.scans += 1,
                 Frame::Loss(_) => contents.losses += 1,
+                Frame::Symbols(symbols) => contents.symbols += symbols.code.len() as u64,
                 Frame::Reclaim(_) | Frame::Tick(_) => {}
             }
         }
@@ -86,7 +89,8 @@ struct Info<'a> {
 impl Info<'_> {
     fn to_json(&self) -> Value {
         let Header { memtrace_version, host, capture, features, page_era } = self.header;
-        let Contents { faults, control_bytes, side_band_bytes, readings, scans, losses } = self.contents;
+        let Contents { faults, control_bytes, side_band_bytes, readings, scans, losses, symbols } =
+            self.contents;
         let start = host.start.as_nanos();
         json!({
             "schema": SCHEMA,
@@ -123,6 +127,7 @@ impl Info<'_> {
                 "heat_readings": readings,
                 "observations": scans,
                 "losses": losses,
+                "symbols": symbols,
             },
             "end": self.end,
             "recovery": self.recovery,
@@ -133,7 +138,8 @@ impl Info<'_> {
 impl Display for Info<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Header { memtrace_version, host, capture, features, page_era } = self.header;
-        let Contents { faults, control_bytes, side_band_bytes, readings, scans, losses } = self.contents;
+        let Contents { faults, control_bytes, side_band_bytes, readings, scans, losses, symbols } =
+            self.contents;
         let mut row = |label: &str, value: String| writeln!(f, "{label:<12}{value}");
         row("target", Printable::new(&capture.to_string()).to_string())?;
         row("recorder", format!("memtrace {}, format {FORMAT_VERSION}", Printable::new(memtrace_version)))?;
@@ -159,6 +165,9 @@ impl Display for Info<'_> {
         row("VMAs", format!("{side_band_bytes} bytes of records of perf"))?;
         row("heat", format!("{readings} readings"))?;
         row("observed", format!("{scans} scans of pages and readings of maps"))?;
+        if symbols > 0 {
+            row("symbols", format!("{symbols} places in code have names"))?;
+        }
         row("losses", losses.to_string())?;
         row(
             "end",

@@ -113,13 +113,14 @@ mod tests {
     use super::*;
     use crate::{
         event::{
-            Access, Comm, Cpu, Fault, FaultCounts, FaultKind, Loss, LossCause, Mode, SpaceId, Tgid, Tid,
+            Access, Comm, Cpu, Fault, FaultCounts, FaultKind, Function, Loss, LossCause, Mode, SpaceId, Tgid,
+            Tid,
         },
         export::{TABLES, TIMELINE},
         timeline::{
-            AccessCounts, Backing, FaultDetail, FaultOutcome, FaultPlace, FaultRow, FaultTally, MapFlags,
-            MapRow, MapTally, Module, OutcomeKind, PageCounts, PageTally, ProcessId, RegionId, RegionLabel,
-            RegionSummary, TimelineRow,
+            AccessCounts, Backing, CodePlace, CodePosition, FaultDetail, FaultOutcome, FaultPlace, FaultRow,
+            FaultTally, MapFlags, MapRow, MapTally, Module, OutcomeKind, PageCounts, PageTally, ProcessId,
+            RegionId, RegionLabel, RegionSummary, TimelineRow,
         },
         units::{Nanos, PageCount, VirtAddr, VirtRange},
     };
@@ -192,6 +193,7 @@ mod tests {
                 file_offset: Some(0x3010),
             }),
             module: Some(Module::Named(Arc::from(&b"/usr/bin/cc1"[..]))),
+            function: Some(Arc::from(&b"memset"[..])),
             syscall: Some("read"),
             stack: Some(3),
             outcome: Some(FaultOutcome {
@@ -213,11 +215,14 @@ mod tests {
             migrated_pages,lower_bound,incomplete_faults\n";
         let faults = "time_ns,tgid,tid,comm,cpu,addr,ip,access,mode,kind,latency_ns,region,\
             offset_bytes,outcome,stack,name,file_offset_bytes,outcome_pages,outcome_lag_ns,\
-            ip_module,syscall\n";
+            ip_module,syscall,ip_function\n";
         let pages = "time_ns,tgid,region,addr,pages,pfn,prev_pfn,state,prev_state,flags,order,node,cause\n";
 
         assert_eq!(csv("timeline", &[]), timeline);
         assert_eq!(csv("faults", &[]), faults);
+        let frames = "stack,depth,address,module,build_id,file_offset_bytes,end,by_frame_pointer,\
+            function,offset_bytes,source_file,line,inlined\n";
+        assert_eq!(csv("frames", &[]), frames);
         assert_eq!(csv("pages", &[]), pages);
         assert_eq!(csv("losses", &[]), "start_ns,end_ns,cpu,cause,count\n");
     }
@@ -301,6 +306,7 @@ mod tests {
             comm: None,
             place: None,
             module: None,
+            function: None,
             syscall: None,
             stack: None,
             outcome: None,
@@ -308,8 +314,8 @@ mod tests {
 
         let text = csv("faults", &[Row::Fault(fault_row()), Row::Fault(bare)]);
         let expected = [
-            "1234,42,43,cc1,1,0x7f0000001010,0x401000,write,user,minor,900,7,4112,file,3,/lib/x.so,12304,16,5000,/usr/bin/cc1,read",
-            "1234,,43,,1,0x7f0000001010,0x401000,,user,failed,,,,,,,,,,,",
+            "1234,42,43,cc1,1,0x7f0000001010,0x401000,write,user,minor,900,7,4112,file,3,/lib/x.so,12304,16,5000,/usr/bin/cc1,read,memset",
+            "1234,,43,,1,0x7f0000001010,0x401000,,user,failed,,,,,,,,,,,,",
         ];
         assert_eq!(text.lines().skip(1).collect::<Vec<_>>(), expected);
     }
@@ -326,6 +332,15 @@ mod tests {
             result: Some(Ok(0x7000)),
             gives_address: true,
             stack: Some(3),
+            caller: Some(CodePlace {
+                module: Some(Module::Named(Arc::from(&b"/lib/libc.so.6"[..]))),
+                position: CodePosition::InFile(0x1000),
+                build_id: None,
+                functions: Arc::new([Function {
+                    name: Some(Arc::from(&b"mmap"[..])),
+                    ..Function::default()
+                }]),
+            }),
             ..MapRow::new(at(1_234), (Tgid(42), Tid(43)), "mmap")
         };
         let refused = MapRow {
@@ -337,10 +352,11 @@ mod tests {
 
         let text = csv("maps", &[Row::Map(mapped), Row::Map(refused), Row::Map(exit)]);
         let expected = [
-            "time_ns,tgid,tid,action,start_addr,end_addr,perms,flags,backing,name,region,result,stack",
-            "1234,42,43,mmap,0x7000,0xb000,rw-p,MAP_PRIVATE|MAP_ANONYMOUS,anon,,7,0x7000,3",
-            "2000,42,43,munmap,0x7000,0x8000,,,,,,-22,",
-            "3000,42,42,exit,,,,,,,,,",
+            "time_ns,tgid,tid,action,start_addr,end_addr,perms,flags,backing,name,region,result,stack,\
+             syscall,ip_module,ip_function",
+            "1234,42,43,mmap,0x7000,0xb000,rw-p,MAP_PRIVATE|MAP_ANONYMOUS,anon,,7,0x7000,3,mmap,/lib/libc.so.6,mmap",
+            "2000,42,43,munmap,0x7000,0x8000,,,,,,-22,,munmap,,",
+            "3000,42,42,exit,,,,,,,,,,,,",
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), expected);
     }

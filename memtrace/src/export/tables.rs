@@ -272,6 +272,11 @@ impl TableRow for FaultRow {
             "of a fault in kernel mode that completed, the system call that was in flight",
             Word(|row| row.syscall),
         ),
+        column(
+            "ip_function",
+            "name of the function that the instruction is of; empty if it is not known (record -g)",
+            Text(|row| row.function.as_deref()),
+        ),
     ];
 
     fn of(row: &Row) -> Option<&Self> {

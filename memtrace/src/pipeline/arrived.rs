@@ -8,9 +8,9 @@ use super::{
 };
 use crate::{
     decode::Frame,
-    event::{Device, HostFacts, MapsReading, Record, SpaceId, Tgid},
+    event::{CodeFile, Device, HostFacts, MapsReading, Record, SpaceId, Tgid},
     order::Event,
-    region::AddressSpace,
+    region::{AddressSpace, Region},
     units::{Timestamp, VirtAddr, VirtRange},
 };
 
@@ -32,6 +32,36 @@ pub struct Code {
     pub file: Option<(Device, u64)>,
     /// Where it stands in the file, in bytes; `None` if there is none.
     pub file_offset: Option<u64>,
+}
+
+impl Code {
+    /// What `region`, which is one of `regions`, has at `addr`.
+    pub(super) fn of(regions: &AddressSpace, region: &Region, addr: VirtAddr) -> Self {
+        Self {
+            range: region.range,
+            name: regions.label(region).name,
+            file: region.traits.file(),
+            file_offset: region.traits.file_offset(addr),
+        }
+    }
+
+    /// Under what the code at `addr` of `space` has its names, in a file with this build ID.
+    #[must_use]
+    pub fn symbols_at(
+        &self,
+        space: SpaceId,
+        addr: VirtAddr,
+        build_id: Option<&Arc<[u8]>>,
+    ) -> (CodeFile, u64) {
+        match (self.file_offset, self.file, build_id) {
+            (Some(offset), _, Some(id)) => (CodeFile::BuildId(Arc::clone(id)), offset),
+            (Some(offset), Some((device, inode)), None) => (CodeFile::Inode(device, inode), offset),
+            _ if *self.name == *b"[vdso]" => {
+                (CodeFile::Vdso, addr.as_raw().wrapping_sub(self.range.start().as_raw()))
+            }
+            _ => (CodeFile::Memory(space), addr.as_raw()),
+        }
+    }
 }
 
 impl Arrived {
@@ -78,12 +108,7 @@ impl Arrived {
         }
         let held = self.tasks.region_at(space, addr, time);
         let (regions, region) = held.filter(|(_, region)| region.traits.perms()[EXECUTABLE] == b'x')?;
-        Some(Code {
-            range: region.range,
-            name: regions.label(region).name,
-            file: region.traits.file(),
-            file_offset: region.traits.file_offset(addr),
-        })
+        Some(Code::of(regions, region, addr))
     }
 
     /// How often code went from `space`.

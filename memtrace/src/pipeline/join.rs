@@ -9,5 +9,6 @@ pub(super) mod processes;
 pub(super) mod readings;
 pub(super) mod reclaims;
 pub(super) mod stacks;
+mod symbols;
 pub(super) mod tasks;
 pub(super) mod totals;

@@ -4,7 +4,13 @@
 //! Keeps: what cannot be read is a loss in the place where it is missing.
 //! Not here: what frames mean (`decode`).
 
-use std::{fmt, fs::File, io::Read, path::Path, vec};
+use std::{
+    fmt,
+    fs::File,
+    io::{Read, Seek as _},
+    path::Path,
+    vec,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +21,7 @@ use super::{
 };
 use crate::{
     decode::Frame,
-    event::{Loss, LossCause},
+    event::{Loss, LossCause, Symbols},
     order::WINDOW,
     units::Timestamp,
 };
@@ -24,6 +30,8 @@ use crate::{
 pub struct Recording<R> {
     header: Header,
     chunks: ChunkReader<R>,
+    /// Names of code, wherever they stand in it.
+    symbols: Vec<Symbols>,
     /// Frames of the chunk at hand.
     frames: vec::IntoIter<Frame>,
     /// Latest time of the chunks so far.
@@ -58,11 +66,29 @@ impl<R> fmt::Debug for Recording<R> {
 }
 
 impl Recording<File> {
-    /// Opens the recording at `path` and reads its header.
+    /// Opens the recording at `path` and reads its header, and the names of code.
     pub fn open(path: &Path) -> Result<Self, RecordError> {
-        let file = File::open(path).map_err(|source| RecordError::Open { path: path.to_owned(), source })?;
-        Self::from_reader(file)
+        let mut file =
+            File::open(path).map_err(|source| RecordError::Open { path: path.to_owned(), source })?;
+        // They stand behind what they are of.
+        let symbols = if file.rewind().is_ok() { symbols(&mut file)? } else { Vec::new() };
+        Ok(Self { symbols, ..Self::from_reader(file)? })
     }
+}
+
+/// The names of code in the recording that is `file`, which is at its begin before and after.
+fn symbols(file: &mut File) -> Result<Vec<Symbols>, RecordError> {
+    let mut symbols = Vec::new();
+    let mut chunks = ChunkReader::new(&mut *file).map_err(RecordError::Read)?;
+    if check_preamble(&mut chunks).is_ok() {
+        while let Some(chunk) = chunks.next().map_err(RecordError::Read)?.chunk {
+            if chunk.head.kind == Kind::Frames {
+                symbols.extend(frames::symbols(&chunk.plain, &chunk.head));
+            }
+        }
+    }
+    file.rewind().map_err(RecordError::Read)?;
+    Ok(symbols)
 }
 
 impl<R: Read> Recording<R> {
@@ -81,6 +107,7 @@ impl<R: Read> Recording<R> {
             last: header.host.start,
             header,
             chunks,
+            symbols: Vec::new(),
             frames: Vec::new().into_iter(),
             damaged: false,
             end: None,
@@ -92,6 +119,11 @@ impl<R: Read> Recording<R> {
     /// What was recorded, and with what.
     pub const fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// Takes the names of code, which stand behind what they are of; none if the source is read only once.
+    pub fn take_symbols(&mut self) -> Vec<Symbols> {
+        std::mem::take(&mut self.symbols)
     }
 
     /// How recording ended; `None` until the last frame was read, and if the end mark is missing.

@@ -8,6 +8,7 @@ use std::io::Read;
 
 use super::{RecordError, Recording};
 use crate::{
+    event::Record,
     export::{ExportError, Sink},
     pipeline::Pipeline,
     timeline::Summary,
@@ -33,6 +34,9 @@ pub fn replay<R: Read>(recording: &mut Recording<R>, sink: &mut dyn Sink) -> Res
     sink.begin(&header.host)?;
     let mut pipeline = Pipeline::new(header.host.clone(), header.options(sink.wants()));
     let (mut rows, mut requests) = (Vec::new(), Vec::new());
+    for symbols in recording.take_symbols() {
+        pipeline.push(Record::Symbols(Box::new(symbols)), &mut rows, &mut requests);
+    }
     while let Some(frame) = recording.next_frame()? {
         pipeline.take(&frame, &mut rows, &mut requests);
         requests.clear();
@@ -292,8 +296,8 @@ mod tests {
 
             let maps = same(table("maps"), &header);
             let calls = [
-                "4001,42,42,mmap,0x70000000,0x70004000,rw-p,0x0,anon,,2,0x70000000,",
-                "5000,42,42,munmap,0x70001000,0x70002000,rw-p,,anon,,2,0,",
+                "4001,42,42,mmap,0x70000000,0x70004000,rw-p,0x0,anon,,2,0x70000000,,mmap,,",
+                "5000,42,42,munmap,0x70001000,0x70002000,rw-p,,anon,,2,0,,munmap,,",
             ];
             assert_eq!(maps.lines().skip(1).collect::<Vec<_>>(), calls);
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Backing, ProcessId, RegionId, RegionLabel};
+use super::{Backing, CodePlace, ProcessId, RegionId, RegionLabel};
 use crate::{
     event::{CallKind, Tgid, Tid},
     units::{Nanos, Timestamp, VirtRange},
@@ -38,6 +38,8 @@ pub struct MapRow {
     pub gives_address: bool,
     /// Number of the caller's stack; `None` if that is not known.
     pub stack: Option<u64>,
+    /// Where that stack begins: the instruction that made the call.
+    pub caller: Option<CodePlace>,
 }
 
 impl MapRow {
@@ -58,6 +60,7 @@ impl MapRow {
             result: None,
             gives_address: false,
             stack: None,
+            caller: None,
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{CodeTotals, Module};
 use crate::{
-    event::{StackEnd, StackFrame},
+    event::{Function, StackEnd, StackFrame},
     units::VirtAddr,
 };
 
@@ -17,6 +17,16 @@ pub struct CodePlace {
     pub position: CodePosition,
     /// What distinguishes the file from others of its name; `None` if it has nothing, or was not read.
     pub build_id: Option<Arc<[u8]>>,
+    /// The functions that it belongs to, inlined ones first; empty if none is known.
+    pub functions: Arc<[Function]>,
+}
+
+impl CodePlace {
+    /// Name of the function as it was compiled, if it is known.
+    #[must_use]
+    pub fn function(&self) -> Option<&Arc<[u8]>> {
+        self.functions.last()?.name.as_ref()
+    }
 }
 
 /// A place in a file, or in memory that has none.
@@ -39,7 +49,11 @@ pub struct FrameRow {
     pub frame: StackFrame,
     /// Where that lies.
     pub place: CodePlace,
-    /// Of the outermost frame, why there are no more.
+    /// The function there; several rows of a frame have those that were inlined first.
+    pub function: Function,
+    /// Whether that was inlined into the one of the next row.
+    pub inlined: bool,
+    /// Of the last row, why there are no more.
     pub end: Option<StackEnd>,
 }
 

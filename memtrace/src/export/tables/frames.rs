@@ -56,6 +56,27 @@ impl TableRow for FrameRow {
             "1 if it was found by the frame pointer, for what it called has no unwind information",
             Flag(|row| row.frame.by_frame_pointer),
         ),
+        column(
+            "function",
+            "name of the function; empty if it is not known",
+            Text(|row| row.function.name.as_deref()),
+        ),
+        column(
+            "offset_bytes",
+            "distance of the instruction from the start of the function; empty if that is not known, or it was inlined",
+            Count(|row| row.function.offset),
+        ),
+        column(
+            "source_file",
+            "path of the source, where the file has debug information",
+            Text(|row| row.function.source_file.as_deref()),
+        ),
+        column("line", "line in that", Id(|row| row.function.line.map(u64::from))),
+        column(
+            "inlined",
+            "1 if the function was inlined into that of the next row, which has the same depth",
+            Flag(|row| row.inlined),
+        ),
     ];
 
     fn of(row: &Row) -> Option<&Self> {

@@ -60,6 +60,21 @@ impl TableRow for MapRow {
             }),
         ),
         column("stack", "number of the caller's stack in the table frames (record -g)", Id(|row| row.stack)),
+        column(
+            "syscall",
+            "the system call; empty where there is none",
+            Word(|row| row.result.map(|_| row.action)),
+        ),
+        column(
+            "ip_module",
+            "where the instruction lay that made the call: path or bracketed name as in maps, or [anon] (record -g)",
+            Text(|row| Some(row.caller.as_ref()?.module.as_ref()?.name())),
+        ),
+        column(
+            "ip_function",
+            "name of its function; empty if that is not known",
+            Text(|row| row.caller.as_ref()?.function().map(|name| &name[..])),
+        ),
     ];
 
     fn of(row: &Row) -> Option<&Self> {

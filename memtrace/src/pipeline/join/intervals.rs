@@ -16,7 +16,7 @@ use super::{
     totals::Totals,
 };
 use crate::{
-    event::{Fault, HeatReading, HostFacts, Loss, MapEvent, SpaceId, Uncounted, syscall_name},
+    event::{Fault, HeatReading, HostFacts, Loss, MapEvent, Mode, SpaceId, Uncounted, syscall_name},
     pipeline::{Detail, END_OF_TIME, Options},
     timeline::{FaultRow, FaultTally, PageTally, ProcessId, Row, RowSet},
     units::{Nanos, Timestamp},
@@ -146,6 +146,8 @@ impl Intervals {
         let (tgid, comm) = task.map(|task| (task.process.tgid, task.comm)).unzip();
         let place = task.and_then(|task| tasks.place(task.space, fault.addr, position?));
         let module = tasks.module(task.map(|task| task.space), fault);
+        let in_kernel = fault.mode == Mode::Kernel;
+        let function = in_kernel.then(|| tasks.kernel_function(fault.ip)).flatten();
         self.at(fault.time).fault_rows += 1;
         let syscall = fault.syscall.and_then(|number| syscall_name(number, &self.arch));
         self.held.push(FaultRow {
@@ -154,6 +156,7 @@ impl Intervals {
             comm,
             place,
             module,
+            function,
             syscall,
             stack: None,
             outcome: None,

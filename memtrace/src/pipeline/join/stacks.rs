@@ -10,7 +10,7 @@ use std::{
 
 use super::tasks::Tasks;
 use crate::{
-    event::{SpaceId, Stack, StackEnd, StackFrame, StackId},
+    event::{Mode, SpaceId, Stack, StackEnd, StackFrame, StackId},
     region::AddressSpace,
     timeline::{CodePlace, CodeTotals, FaultRow, FrameRow, StackTotals},
     units::Timestamp,
@@ -102,15 +102,25 @@ impl Stacks {
         let totals = CodeTotals::default();
         let totals = StackTotals { stack: number, places: Arc::clone(places), end, totals };
         self.known.push(Known { frames: Arc::clone(frames), totals });
-        let last = frames.len().saturating_sub(1);
-        let rows = frames.iter().zip(places.iter()).enumerate().map(|(depth, (frame, place))| FrameRow {
-            stack: number,
-            depth: depth as u64,
-            frame: *frame,
-            place: place.clone(),
-            end: (depth == last).then_some(end),
-        });
-        let rows = rows.collect();
+        let mut rows = Vec::with_capacity(frames.len());
+        for (depth, (frame, place)) in (0..).zip(frames.iter().zip(places.iter())) {
+            let row = FrameRow {
+                stack: number,
+                depth,
+                frame: *frame,
+                place: place.clone(),
+                function: place.functions.last().cloned().unwrap_or_default(),
+                inlined: false,
+                end: None,
+            };
+            let inlined = place.functions.split_last().map_or(&[][..], |(_, inlined)| inlined);
+            let inlined = inlined.iter().map(|function| (function.clone(), true));
+            rows.extend(inlined.map(|(function, inlined)| FrameRow { function, inlined, ..row.clone() }));
+            rows.push(row);
+        }
+        if let Some(last) = rows.last_mut() {
+            last.end = Some(end);
+        }
         self.numbers.insert(key, number);
         rows
     }
@@ -132,6 +142,11 @@ impl Stacks {
         // Of a stack of which the first record was lost, a later one says as much.
         let meaning = meanings.iter().rev().find(|(since, _)| *since <= time).or_else(|| meanings.first())?;
         meaning.1
+    }
+
+    /// Where the innermost frame of the stack `number` lies.
+    pub(in crate::pipeline) fn innermost(&self, number: u64) -> Option<&CodePlace> {
+        self.known.get(index(number)?)?.totals.places.first()
     }
 
     /// Something changed in `space` at `time`. Stacks with code that went mean nothing from now on, until they are reported again.
@@ -156,10 +171,14 @@ impl Stacks {
         }
     }
 
-    /// Gives the row of a fault the number of its stack, and counts it.
+    /// Gives the row of a fault the number of its stack, and in user mode the function that this begins with; counts it.
     pub(in crate::pipeline) fn count(&mut self, row: &mut FaultRow) {
         let fault = &row.fault;
         row.stack = fault.stack.and_then(|id| self.number(id, fault.time));
+        if fault.mode == Mode::User {
+            let place = row.stack.and_then(|stack| self.innermost(stack));
+            row.function = place.and_then(CodePlace::function).cloned();
+        }
         if !fault.kind.is_completed() {
             return;
         }

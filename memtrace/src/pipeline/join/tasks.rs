@@ -9,10 +9,11 @@ use std::{
 
 pub(in crate::pipeline) use self::faults::Position;
 use self::faults::{LastFault, RECENT};
-use super::processes::Processes;
+use super::{processes::Processes, symbols::KnownSymbols};
 use crate::{
     event::{
-        BuildId, Comm, Device, FileKind, HostFacts, MapsReading, SpaceId, TaskAction, TaskEvent, Tgid, Tid,
+        BuildId, Comm, Device, FileKind, HostFacts, MapsReading, SpaceId, Symbols, TaskAction, TaskEvent,
+        Tgid, Tid,
     },
     pipeline::END_OF_TIME,
     region::{AddressSpace, Comparison, RegionIds, Retired},
@@ -56,6 +57,7 @@ pub(in crate::pipeline) struct Tasks {
     devices: BTreeMap<Device, FileKind>,
     /// Build IDs of files, as they were read.
     build_ids: HashMap<(Device, u64), Arc<[u8]>>,
+    symbols: KnownSymbols,
     /// Looked up for each fault, never iterated.
     by_tid: HashMap<Tid, Task>,
     processes: Processes,
@@ -110,6 +112,7 @@ impl Tasks {
             follows_maps,
             devices: host.devices.iter().copied().collect(),
             build_ids: HashMap::new(),
+            symbols: KnownSymbols::default(),
             by_tid: HashMap::new(),
             processes: Processes::default(),
             spaces: BTreeMap::new(),
@@ -160,6 +163,11 @@ impl Tasks {
     /// The build ID of a file, if one was read.
     pub(in crate::pipeline) fn build_id(&self, file: (Device, u64)) -> Option<Arc<[u8]>> {
         self.build_ids.get(&file).cloned()
+    }
+
+    /// Code has these names.
+    pub(in crate::pipeline) fn learn_symbols(&mut self, symbols: Symbols) {
+        self.symbols.learn(symbols);
     }
 
     /// The row of a region, with the build ID of its file.

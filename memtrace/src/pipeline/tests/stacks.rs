@@ -1,8 +1,13 @@
 //! Which stack each fault has, and where its frames lie.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::{
-    event::{BuildId, MapCall, MapRequest, ReportedVma, Stack, StackEnd, StackFrame, StackId},
+    event::{
+        BuildId, CodeFile, Function, MapCall, MapRequest, ReportedVma, Stack, StackEnd, StackFrame, StackId,
+        Symbols,
+    },
     timeline::{CodePlace, CodePosition, CodeTotals, FrameRow, Module},
 };
 
@@ -98,6 +103,7 @@ fn stacks_have_numbers_and_frames_lie_in_files() {
         module: Some(Module::Named((&b"/bin/prog"[..]).into())),
         position: CodePosition::InFile(offset),
         build_id: Some([0xab, 0xcd].into()),
+        functions: [].into(),
     };
     let expected = [(0, 0x40_0010, place(0x1010), None), (1, 0x40_0100, place(0x10ff), Some(StackEnd::Root))];
     let found = frames.iter().map(|row| (row.depth, row.frame.addr.as_raw(), row.place.clone(), row.end));
@@ -157,4 +163,55 @@ fn code_is_what_it_was_when_a_stack_was_sent() {
 
     assert_eq!(module_at(10), named(b"/bin/prog"));
     assert_eq!(module_at(25), named(b"/bin/other"));
+}
+
+#[test]
+fn code_has_its_names_by_build_id_and_offset() {
+    let function = |name: &[u8], offset| Function { name: Some(name.into()), offset, ..Function::default() };
+    let inlined = [function(b"push", None), function(b"main", Some(0x10))];
+    let names = |file, code| Record::Symbols(Box::new(Symbols { file, code }));
+    let id = CodeFile::BuildId([0xab].into());
+    let mut records =
+        vec![names(id, vec![(0x1010, inlined.into()), (0x1fff, [function(b"_start", Some(0x20))].into())])];
+    records.extend(begin());
+    let file = BuildId { time: at(2), file: ((8, 1), 5), id: [0xab].into() };
+    records.push(Record::BuildId(Box::new(file)));
+    records.extend([stack(3, 7, &[CODE.0 + 0x10, CODE.0 + 0x1000]), with_stack(4, 7), tick(1_000)]);
+
+    let (rows, ..) = run_with(Options { wants: RowSet::all(), ..options(Detail::Full) }, &records);
+    let text =
+        |name: &Option<Arc<[u8]>>| name.as_ref().map(|name| String::from_utf8_lossy(name).into_owned());
+    let frames = rows.iter().filter_map(|row| if let Row::Frame(row) = row { Some(row) } else { None });
+    let frames: Vec<_> =
+        frames.map(|row| (row.depth, text(&row.function.name), row.inlined, row.end)).collect();
+    let named = |name: &str| Some(name.to_owned());
+    let expected = [
+        (0, named("push"), true, None),
+        (0, named("main"), false, None),
+        (1, named("_start"), false, Some(StackEnd::Root)),
+    ];
+    assert_eq!(frames, expected);
+    let functions = rows
+        .iter()
+        .filter_map(|row| if let Row::Fault(row) = row { Some(text(&row.function)) } else { None });
+    assert_eq!(functions.collect::<Vec<_>>(), [named("main")]);
+}
+
+#[test]
+fn functions_of_the_kernel_have_their_names_by_address() {
+    let name: Arc<[u8]> = b"copy_page_to_iter".as_slice().into();
+    let function = Function { name: Some(Arc::clone(&name)), ..Function::default() };
+    let symbols = Symbols { file: CodeFile::Kernel, code: vec![(0xffff_8000, [function].into())] };
+    let Record::Fault(fault) = fault(4, 0x1000) else { panic!("a fault") };
+    let in_kernel = |ip| Record::Fault(Fault { mode: Mode::Kernel, ip: VirtAddr::from_raw(ip), ..fault });
+    let mut records = vec![Record::Symbols(Box::new(symbols))];
+    records.extend(begin());
+    records.extend([in_kernel(0xffff_8000), in_kernel(0xffff_8001), tick(1_000)]);
+
+    let (rows, ..) = run_with(Options { wants: RowSet::all(), ..options(Detail::Full) }, &records);
+    let functions = rows.into_iter().filter_map(|row| match row {
+        Row::Fault(row) => Some(row.function),
+        _ => None,
+    });
+    assert_eq!(functions.collect::<Vec<_>>(), [Some(name), None]);
 }

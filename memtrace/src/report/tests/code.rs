@@ -20,12 +20,14 @@ pub(super) fn stacks() -> Vec<StackTotals> {
         module: Some(Module::Named(Arc::from(module.as_bytes()))),
         position: CodePosition::InFile(offset),
         build_id: Some(Arc::from([0x0a, 0xbc])),
+        functions: Arc::default(),
     };
     let (copy, sort) = (in_file("/lib/libc.so.6", 0x1000), |offset| in_file("/usr/bin/sort", offset));
     let compiled = CodePlace {
         module: Some(Module::Anonymous),
         position: CodePosition::At(VirtAddr::from_raw(0x7f00_0000_0010)),
         build_id: None,
+        functions: Arc::default(),
     };
     let stack = |stack, places: Vec<CodePlace>, end, totals| StackTotals {
         stack,

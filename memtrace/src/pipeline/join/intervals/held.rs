@@ -71,6 +71,7 @@ mod tests {
             comm: None,
             place: None,
             module: None,
+            function: None,
             syscall: None,
             stack: None,
             outcome: None,

@@ -1,8 +1,11 @@
 //! Faults among tasks: whose they are, in which region they lie, and what uncounted ones are due to.
 
+use std::sync::Arc;
+
 use super::{Space, Task, Tasks};
 use crate::{
-    event::{Fault, Mode, SpaceId, StackFrame, Tid, Uncounted, UncountedCause},
+    event::{CodeFile, Fault, Mode, SpaceId, StackFrame, Tid, Uncounted, UncountedCause},
+    pipeline::Code,
     region::{AddressSpace, Region},
     timeline::{CodePlace, CodePosition, FaultPlace, Module, RegionId},
     units::{Timestamp, VirtAddr, VirtRange},
@@ -90,14 +93,23 @@ impl Tasks {
     pub(in crate::pipeline) fn code(&self, space: SpaceId, frame: StackFrame, time: Timestamp) -> CodePlace {
         let addr = frame.instruction();
         let Some((regions, held)) = self.region_at(space, addr, time) else {
-            return CodePlace { module: None, position: CodePosition::At(addr), build_id: None };
+            let functions = self.symbols.of(&CodeFile::Memory(space), addr.as_raw());
+            return CodePlace { module: None, position: CodePosition::At(addr), build_id: None, functions };
         };
-        let file_offset = held.traits.file_offset(addr);
+        let code = Code::of(regions, held, addr);
+        let build_id = code.file.and_then(|file| self.build_id(file));
+        let (file, offset) = code.symbols_at(space, addr, build_id.as_ref());
         CodePlace {
-            module: Some(Module::of(regions.label(held).name)),
-            position: file_offset.map_or(CodePosition::At(addr), CodePosition::InFile),
-            build_id: held.traits.file().and_then(|file| self.build_id(file)),
+            module: Some(Module::of(code.name)),
+            position: code.file_offset.map_or(CodePosition::At(addr), CodePosition::InFile),
+            build_id,
+            functions: self.symbols.of(&file, offset),
         }
+    }
+
+    /// Name of the function of the kernel at `addr`.
+    pub(in crate::pipeline) fn kernel_function(&self, addr: VirtAddr) -> Option<Arc<[u8]>> {
+        self.symbols.of(&CodeFile::Kernel, addr.as_raw()).last()?.name.clone()
     }
 
     /// The region of `space` that held `addr` at `time`; if none is known to have, the one that holds it now, or held it at the end.

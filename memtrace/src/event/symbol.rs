@@ -1,0 +1,43 @@
+//! Words for the names that code has.
+
+use std::sync::Arc;
+
+use super::{Device, SpaceId};
+
+/// A file with code, or what stands in place of one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CodeFile {
+    /// The file with this build ID.
+    BuildId(Arc<[u8]>),
+    /// A file without one, by its device and inode.
+    Inode(Device, u64),
+    /// The vDSO.
+    Vdso,
+    /// The kernel and its modules.
+    Kernel,
+    /// Memory of this address space that has no file, as what a just-in-time compiler makes.
+    Memory(SpaceId),
+}
+
+/// A function that code belongs to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Function {
+    /// Its name, demangled; `None` if only its start is known.
+    pub name: Option<Arc<[u8]>>,
+    /// Bytes from its start to the code; `None` for a function that was inlined.
+    pub offset: Option<u64>,
+    /// The source file that the code comes from.
+    pub source_file: Option<Arc<[u8]>>,
+    /// The line in it.
+    pub line: Option<u32>,
+}
+
+/// Functions that code of one file belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Symbols {
+    /// Which file.
+    pub file: CodeFile,
+    /// By offset in the file, or by address where there is none: the functions there. Those that were inlined come first, innermost
+    /// first; the last one is the function as it was compiled.
+    pub code: Vec<(u64, Arc<[Function]>)>,
+}
