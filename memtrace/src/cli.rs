@@ -42,6 +42,8 @@ mod report;
 #[cfg(feature = "live")]
 mod snapshot;
 mod streams;
+#[cfg(feature = "live")]
+mod symbolize;
 
 use args::{Cli, GlobalArgs, Verb};
 
@@ -112,6 +114,8 @@ fn run(verb: &Verb, global: GlobalArgs) -> anyhow::Result<ExitCode> {
         #[cfg(feature = "live")]
         Verb::Snapshot(args) => snapshot::run(args),
         #[cfg(feature = "live")]
+        Verb::Symbolize(args) => symbolize::run(args, global.quiet),
+        #[cfg(feature = "live")]
         Verb::Doctor(args) => doctor::run(args.json),
     }
 }
@@ -132,7 +136,7 @@ fn own_failure(verb: &Verb) -> u8 {
         #[cfg(feature = "live")]
         Verb::Record(_) => record::FAILURE,
         #[cfg(feature = "live")]
-        Verb::Doctor(_) | Verb::Snapshot(_) => FAILURE,
+        Verb::Doctor(_) | Verb::Snapshot(_) | Verb::Symbolize(_) => FAILURE,
         Verb::Report(_) | Verb::Export(_) | Verb::Info(_) => FAILURE,
     }
 }
@@ -224,7 +228,7 @@ fn is_for_its_reader(verb: &Verb) -> bool {
         #[cfg(feature = "live")]
         Verb::Record(_) => false,
         #[cfg(feature = "live")]
-        Verb::Doctor(_) | Verb::Snapshot(_) => true,
+        Verb::Doctor(_) | Verb::Snapshot(_) | Verb::Symbolize(_) => true,
         Verb::Report(_) | Verb::Export(_) | Verb::Info(_) => true,
     }
 }

@@ -21,12 +21,12 @@ use crate::{
     event::{
         Access, Account, Comm, Cpu, Fault, FaultCounts, FaultKind, HeatReading, Landmarks, Loss, LossCause,
         MapAction, MapCall, MapEvent, Mode, Observation, ReclaimReading, Record, Seen, SpaceId, StackId,
-        Symbols, TaskAction, TaskEvent, Tgid, Tid, Uncounted, UncountedCause,
+        TaskAction, TaskEvent, Tgid, Tid, Uncounted, UncountedCause,
     },
     units::{Nanos, PageCount, Timestamp, VirtAddr},
 };
 
-pub use sums::FaultSums;
+pub use sums::{FaultSums, kernel_code};
 
 /// What the shell hands over and a recording stores, in arrival order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,8 +43,6 @@ pub enum Frame {
     Reclaim(ReclaimReading),
     /// A scan of a traced process.
     Observation(Observation),
-    /// Names of code, which is in records before them.
-    Symbols(Symbols),
     /// Records are missing here.
     Loss(Loss),
     /// Time passed.
@@ -60,7 +58,6 @@ impl Frame {
             Self::Heat(reading) => size_of_val(&reading.cells[..]),
             Self::Observation(Observation { seen: Seen::Maps(maps), .. }) => size_of_val(&maps.vmas[..]),
             Self::Observation(Observation { seen: Seen::Pages(scan), .. }) => size_of_val(&scan.runs[..]),
-            Self::Symbols(symbols) => size_of_val(&symbols.code[..]),
             Self::Observation(_) | Self::Reclaim(_) | Self::Loss(_) | Self::Tick(_) => 0,
         };
         size_of::<Self>() + more
@@ -78,7 +75,6 @@ impl Frame {
             Self::Observation(observation) => {
                 (none, none, none, Some(Record::Observation(observation.clone())))
             }
-            Self::Symbols(symbols) => (none, none, none, Some(Record::Symbols(Box::new(symbols.clone())))),
             Self::Loss(loss) => (none, none, none, Some(Record::Loss(*loss))),
             Self::Tick(time) => (none, none, none, Some(Record::Tick(*time))),
         };

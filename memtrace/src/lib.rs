@@ -32,6 +32,8 @@ pub mod select;
 pub mod session;
 pub mod snapshot;
 #[cfg(feature = "live")]
+pub mod symbolize;
+#[cfg(feature = "live")]
 pub mod sys;
 pub mod timeline;
 pub mod units;

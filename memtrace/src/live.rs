@@ -31,5 +31,5 @@ pub use losses::LossMeter;
 pub use probes::{Entry, Plan, Probes, Scope};
 pub use sideband::{SideBand, ring_bytes};
 pub use skips::SkipMeter;
-pub use stacks::Stacks;
+pub use stacks::{SeenCode, Stacks};
 pub use target::{ArmError, Armed, SESSION_FILES, Target, arm};

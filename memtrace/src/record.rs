@@ -26,6 +26,7 @@ mod columns;
 mod frames;
 mod reader;
 mod replay;
+mod symbols;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -33,6 +34,7 @@ mod writer;
 
 pub use reader::{Recording, Recovery};
 pub use replay::{ReplayError, replay};
+pub use symbols::add_symbols;
 use wire::facts::{StoredCounts, StoredDetail, StoredFocus, StoredHost, known_counts};
 pub use writer::Writer;
 

@@ -9,24 +9,28 @@ use std::{
     collections::BTreeSet,
     ffi::OsString,
     io::{self, BufWriter, Write},
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use memtrace_ebpf::{Config, TaskState};
 
 use crate::{
     decode::Frame,
-    event::{FaultCounts, ScanDepth, Tgid, Tid},
+    event::{FaultCounts, ScanDepth, Symbols, Tgid, Tid},
     export::{ExportError, Sink as _, Sinks},
     host::{self, CpusError, Facility, Namespaces, Reach},
     live::{
-        self, ArmError, AttachError, Batch, Drain, Entry, HeatReader, LossMeter, Plan, Probes, Rings, Stacks,
-        Target,
+        self, ArmError, AttachError, Batch, Drain, Entry, HeatReader, LossMeter, Plan, Probes, Rings,
+        SeenCode, Stacks, Target,
     },
     pagemap::{PageCategories, PageEra},
     pipeline::{Detail, FocusOptions},
     probe::{Prober, files::FileError},
     record::{Capture, End, Ending, ExitReason, Header, RecordError, Writer},
+    symbolize,
     sys::{clock, heap, limits, ptrace::call},
     timeline::Summary,
     units::{ByteSize, Nanos},
@@ -79,8 +83,22 @@ pub struct Options {
     pub verify: bool,
     /// Whether stacks are recorded.
     pub stacks: bool,
+    /// When the code in them gets its names.
+    pub symbols: SymbolTime,
     /// Whether the programs log.
     pub verbose: bool,
+}
+
+/// When code gets its names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SymbolTime {
+    /// Never.
+    Never,
+    /// When recording ends.
+    AtEnd,
+    /// When recording ends, if only this machine knows them, and only as long as it runs: those of the kernel and of just-in-time
+    /// compilers.
+    Later,
 }
 
 /// What to trace, before it exists.
@@ -231,7 +249,8 @@ async fn record(
     let rings =
         Rings { side_band: armed.side_band, control, events, event_bytes: plan.ring_bytes as usize, stacks };
     let drain = Drain::new(rings, losses, armed.cpus, sender.clone());
-    let (threads, failure) = Threads::start(taker, drain, sender, first)?;
+    let name = names(options.symbols, Arc::clone(&stop_scans));
+    let (threads, failure) = Threads::start(taker, drain, sender, first, name)?;
     let command = gated.as_ref().map(Gated::pid);
     if let Some(command) = command {
         // So that its first faults have regions.
@@ -264,7 +283,7 @@ async fn record(
         // Why is the last word of memtrace; the command may take days until then.
         log::warn!("recording has failed; the command runs on");
     }
-    let recorded = recorded.and_then(|recorded| {
+    let recorded = recorded.and_then(|(recorded, symbols)| {
         let end = End {
             time: clock::boottime(),
             ending: ended.ending,
@@ -273,7 +292,7 @@ async fn record(
             totals: live::heat::totals(&counters, cpus.possible),
             cost: recorded.prober.cost(clock::own_cpu_time()) + exit_cost,
         };
-        recorded.writer.finish(&end)?;
+        recorded.writer.finish(&end, &symbols)?;
         Ok((recorded.summary, end))
     });
     drop(probes);
@@ -281,6 +300,17 @@ async fn record(
     let alive = alive.map(|(_, state)| Tgid(state.tgid)).chain(command).collect();
     let (ending, exit) = see_off(options, &mut watch, ended, command, &alive).await?;
     Ok(Outcome { ending, exit, recorded })
+}
+
+/// What finds the names of code at this time, until the switch is set.
+fn names(time: SymbolTime, stop: Arc<AtomicBool>) -> impl FnOnce(SeenCode) -> Vec<Symbols> + Send + 'static {
+    move |code| {
+        let mut code = if time == SymbolTime::Never { Vec::new() } else { code.into_unnamed() };
+        if time == SymbolTime::Later {
+            code.retain(|unnamed| unnamed.is_lost_with_machine());
+        }
+        symbolize::name(code, &symbolize::debug_dirs(), &stop)
+    }
 }
 
 /// By which categories the kernel can be asked for pages, and how much can be read of each.

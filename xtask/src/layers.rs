@@ -26,7 +26,7 @@ const LAYERS: [&[&str]; 13] = [
     &["pipeline"],
     &["record", "export", "report", "snapshot"],
     &["sys"],
-    &["live", "probe", "host"],
+    &["live", "probe", "host", "symbolize"],
     &["session"],
     &["cli"],
 ];

@@ -79,6 +79,8 @@ pub(super) enum Verb {
     #[cfg(feature = "live")]
     Snapshot(Box<SnapshotArgs>),
     #[cfg(feature = "live")]
+    Symbolize(SymbolizeArgs),
+    #[cfg(feature = "live")]
     Doctor(DoctorArgs),
 }
 
@@ -165,6 +167,23 @@ pub(super) struct InfoArgs {
     /// Print JSON
     #[arg(long, help_heading = "Output")]
     pub(super) json: bool,
+}
+
+/// Add names of functions to a recording, from files on this machine with the same build IDs
+#[cfg(feature = "live")]
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  memtrace symbolize memtrace.mtrace                      after a debug package was installed
+  memtrace symbolize a.mtrace --debug-dir ~/debug         files as ~/debug/.build-id/ab/cdef.debug")]
+pub(super) struct SymbolizeArgs {
+    /// Recording that names are added to
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
+
+    /// Search debug information here too, before /usr/lib/debug
+    #[arg(long = "debug-dir", value_name = "DIR")]
+    pub(super) debug_dirs: Vec<PathBuf>,
 }
 
 /// Say what this host can record, what is missing, and the line that fixes it

@@ -26,7 +26,8 @@ pub(super) fn run(args: &InfoArgs) -> anyhow::Result<ExitCode> {
     let file = &args.input.file;
     let bytes = std::fs::metadata(file).map(|metadata| metadata.len()).ok();
     let mut recording = super::open(file)?;
-    let contents = Contents::of(&mut recording)?;
+    let symbols = recording.symbols().iter().map(|symbols| symbols.code.len() as u64).sum();
+    let contents = Contents { symbols, ..Contents::of(&mut recording)? };
     let info = Info {
         bytes,
         header: recording.header(),
@@ -69,7 +70,6 @@ impl Contents {
                 Frame::Heat(_) => contents.readings += 1,
                 Frame::Observation(_) => contents.scans += 1,
                 Frame::Loss(_) => contents.losses += 1,
-                Frame::Symbols(symbols) => contents.symbols += symbols.code.len() as u64,
                 Frame::Reclaim(_) | Frame::Tick(_) => {}
             }
         }

@@ -20,7 +20,7 @@ use crate::{
     live::{Cgroup, Target},
     pipeline::{Area, Detail, FocusOptions},
     record::{Ending, ExitReason},
-    session::{self, LaunchError, Options, SessionError, Subject},
+    session::{self, LaunchError, Options, SessionError, Subject, SymbolTime},
     sys::{process, signals},
     units::{ByteSize, CpuShare, Nanos},
 };
@@ -87,6 +87,18 @@ pub(super) struct RecordArgs {
     #[arg(short = 'g', long = "stacks", help_heading = "Output")]
     stacks: bool,
 
+    /// With -g: when code gets names of functions: when recording ends (now), or by `memtrace symbolize` (later), but for
+    /// those that only this machine has, of the kernel and of just-in-time compilers
+    #[arg(
+        long,
+        value_name = "WHEN",
+        value_enum,
+        requires = "stacks",
+        default_value = "now",
+        help_heading = "Output"
+    )]
+    symbols: SymbolsArg,
+
     /// Write the timeline as CSV while recording; replaces an older timeline
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     csv: Option<PathBuf>,
@@ -132,6 +144,17 @@ pub(super) struct RecordArgs {
     /// Record each fault, or only count them per 2 MiB of address space
     #[arg(long, value_enum, default_value = "full", help_heading = "Limits")]
     detail: DetailArg,
+}
+
+/// Values of `--symbols`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum SymbolsArg {
+    /// No names
+    None,
+    /// When recording ends
+    Now,
+    /// By `memtrace symbolize`
+    Later,
 }
 
 /// Values of `--detail`.
@@ -191,6 +214,11 @@ impl RecordArgs {
             kill: self.kill,
             verify: self.verify,
             stacks: self.stacks,
+            symbols: match self.symbols {
+                SymbolsArg::None => SymbolTime::Never,
+                SymbolsArg::Now => SymbolTime::AtEnd,
+                SymbolsArg::Later => SymbolTime::Later,
+            },
             verbose,
         })
     }

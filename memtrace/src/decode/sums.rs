@@ -1,6 +1,6 @@
 //! Fault records of which just the number is wanted.
 
-use memtrace_ebpf::FaultEvent;
+use memtrace_ebpf::{FaultEvent, FaultFlags};
 
 use super::fault_kind;
 use crate::{event::FaultKind, units::Timestamp};
@@ -33,6 +33,13 @@ impl FaultSums {
         let (first, last) = (Timestamp::from_nanos(first), Timestamp::from_nanos(last));
         rest.is_empty().then_some(Self { first, last, by_kind })
     }
+}
+
+/// The kernel code of which `bytes` are, which are records of a ring of faults: its addresses.
+pub fn kernel_code(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    let records =
+        bytes.as_chunks::<{ FaultEvent::LEN }>().0.iter().filter_map(|bytes| FaultEvent::from_bytes(bytes));
+    records.filter(|record| record.flags & FaultFlags::USER == 0).map(|record| record.ip)
 }
 
 #[cfg(test)]

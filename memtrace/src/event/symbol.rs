@@ -32,11 +32,33 @@ pub struct Function {
     pub line: Option<u32>,
 }
 
+/// A stretch of a file that is mapped as code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodeSegment {
+    /// Where it begins in the file, in bytes.
+    pub offset: u64,
+    /// How long it is, in bytes.
+    pub len: u64,
+    /// The address that it is linked at.
+    pub addr: u64,
+}
+
+impl CodeSegment {
+    /// The address that the byte at `offset` of the file is linked at, if it is one of these.
+    #[must_use]
+    pub fn linked(&self, offset: u64) -> Option<u64> {
+        let inside = offset.checked_sub(self.offset).filter(|inside| *inside < self.len)?;
+        Some(self.addr.wrapping_add(inside))
+    }
+}
+
 /// Functions that code of one file belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Symbols {
     /// Which file.
     pub file: CodeFile,
+    /// Where its code is linked: files with debug information alone know offsets no more. Empty if it has none.
+    pub segments: Vec<CodeSegment>,
     /// By offset in the file, or by address where there is none: the functions there. Those that were inlined come first, innermost
     /// first; the last one is the function as it was compiled.
     pub code: Vec<(u64, Arc<[Function]>)>,

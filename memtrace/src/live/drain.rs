@@ -21,7 +21,7 @@ use super::{
     losses::LossMeter,
     probes::CONTROL_BYTES,
     sideband::SideBand,
-    stacks::Stacks,
+    stacks::{SeenCode, Stacks},
 };
 use crate::{
     decode::Frame,
@@ -79,12 +79,12 @@ impl Drain {
     }
 
     /// Drains every 10 ms, or as long as stacks lack rules each millisecond, until `stop` is set, then once more; ends early if
-    /// nobody takes batches any more.
-    pub fn run(mut self, stop: &AtomicBool) {
+    /// nobody takes batches any more. Returns the code of which names are wanted, if stacks are recorded.
+    pub fn run(mut self, stop: &AtomicBool) -> Option<SeenCode> {
         loop {
             let last = stop.load(Ordering::Acquire);
             if !self.pass(last) || last {
-                return;
+                return self.stacks.map(Stacks::into_code);
             }
             // The sooner there are rules, the fewer stacks need any.
             let is_learning = self.stacks.as_ref().is_some_and(Stacks::is_learning);
@@ -154,6 +154,9 @@ impl Drain {
             let is_over = faults.len() < FRAME_BYTES || faults.len() >= left;
             left = left.saturating_sub(faults.len());
             if !faults.is_empty() {
+                if let Some(stacks) = &mut self.stacks {
+                    stacks.see_faults(&faults);
+                }
                 batch.push(Frame::Faults(faults));
             }
             if is_over {

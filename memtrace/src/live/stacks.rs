@@ -5,6 +5,7 @@
 //! Keeps: all that came of changes before a dump is known when it is unwound; what cannot be found out is said in the record.
 //! Not here: what unwind tables mean (`unwind`), when rings are drained (`drain`).
 
+mod code;
 mod images;
 pub(super) mod rules;
 
@@ -13,8 +14,11 @@ use std::collections::HashMap;
 use aya::maps::{MapData, RingBuf};
 use memtrace_ebpf::{EventHeader, EventKind, Registers, Rule, STACK_FRAMES, StackEnd, StackEvent, rule_key};
 
-use self::images::{Image, Images};
-pub use self::rules::RuleTable;
+use self::{
+    code::Place,
+    images::{Image, Images, KnownImage},
+};
+pub use self::{code::SeenCode, rules::RuleTable};
 use crate::{
     decode::Frame,
     event::{Device, HostFacts, SpaceId},
@@ -62,6 +66,7 @@ impl Stacks {
             arrived,
             forgotten: Timestamp::default(),
             images: Images::default(),
+            seen: SeenCode::default(),
             table,
             spaces: HashMap::new(),
             out: Vec::new(),
@@ -73,6 +78,16 @@ impl Stacks {
     #[must_use]
     pub const fn is_learning(&self) -> bool {
         self.is_learning
+    }
+
+    /// Takes note of fault records.
+    pub(super) fn see_faults(&mut self, records: &[u8]) {
+        self.unwinder.seen.add_kernel(records);
+    }
+
+    /// The code that stacks led through, and kernel code that faulted.
+    pub(super) fn into_code(self) -> SeenCode {
+        self.unwinder.seen
     }
 
     /// Takes what is in the ring. To be called before the changes are drained that are handed to [`Self::unwind`].
@@ -144,6 +159,8 @@ struct Unwinder {
     /// What ended before has been forgotten.
     forgotten: Timestamp,
     images: Images,
+    /// All code that has been of interest.
+    seen: SeenCode,
     table: RuleTable,
     spaces: HashMap<SpaceId, Space>,
     /// Records that have been made.
@@ -201,20 +218,26 @@ impl Unwinder {
     }
 
     fn find(&mut self, event: &StackEvent, code: &Code, at: &Registers, above: Option<u64>) -> Rule {
-        let image = self.images.of(code, self.arrived.process_of(SpaceId(event.space)));
-        let (table, offset) = match image {
+        let space = SpaceId(event.space);
+        let process = self.arrived.process_of(space);
+        let place = Place { space, process, addr: instruction(at.ip, at.is_return), code };
+        let KnownImage { table, file } = match self.images.of(code, process) {
             // What a just-in-time compiler makes has no table.
-            Image::None => return self.chain(event, at, above, None),
+            Image::None => {
+                self.seen.add_memory(&place);
+                return self.chain(event, at, above, None);
+            }
             Image::Unreadable => return Rule::ending(StackEnd::NO_FILE),
-            Image::Known { table, is_new } => {
-                if is_new && let Some(record) = images::build_id(&event.header, code, &table) {
+            Image::Known { known, is_new } => {
+                if is_new && let Some(record) = images::build_id(&event.header, code, &known.table) {
                     self.out.extend_from_slice(&record.to_bytes());
                 }
-                let start = code.range.start().as_raw();
-                let in_region = instruction(at.ip, at.is_return).as_raw().wrapping_sub(start);
-                (table, code.file_offset.unwrap_or(in_region))
+                known
             }
         };
+        let in_region = place.addr.as_raw().wrapping_sub(code.range.start().as_raw());
+        let offset = code.file_offset.unwrap_or(in_region);
+        self.seen.add(&place, &table, file.as_ref(), table.in_function(offset));
         match table.rule(offset, at.ip) {
             Some(rule) => rule,
             None => self.chain(event, at, above, Some(&table)),

@@ -42,11 +42,12 @@ pub(super) enum Kind {
     Header = 1,
     Frames = 2,
     End = 3,
+    Symbols = 4,
 }
 
 impl Kind {
     fn from_raw(raw: u32) -> Option<Self> {
-        [Self::Header, Self::Frames, Self::End].into_iter().find(|kind| *kind as u32 == raw)
+        [Self::Header, Self::Frames, Self::End, Self::Symbols].into_iter().find(|kind| *kind as u32 == raw)
     }
 }
 
@@ -167,11 +168,19 @@ pub(super) struct ChunkReader<R> {
     at: usize,
     /// Whether all of the source is in the window.
     is_all: bool,
+    /// Chunks of other kinds come without their payload, unless it is `None`.
+    only: Option<Kind>,
 }
 
 impl<R: Read> ChunkReader<R> {
     pub(super) fn new(source: R) -> io::Result<Self> {
-        Ok(Self { source, decompressor: Decompressor::new()?, window: Vec::new(), at: 0, is_all: false })
+        let decompressor = Decompressor::new()?;
+        Ok(Self { source, decompressor, window: Vec::new(), at: 0, is_all: false, only: None })
+    }
+
+    /// Reads the payloads of chunks of this kind alone.
+    pub(super) fn only(kind: Kind, source: R) -> io::Result<Self> {
+        Ok(Self { only: Some(kind), ..Self::new(source)? })
     }
 
     /// Takes up to `len` bytes that belong to no chunk; fewer at the end of the file.
@@ -232,6 +241,10 @@ impl<R: Read> ChunkReader<R> {
         let len = HEAD_LEN + stored_len;
         if self.fill(len)? < len {
             return Ok(Next::None);
+        }
+        if self.only.is_some_and(|only| only != head.kind) {
+            self.at += len;
+            return Ok(Next::Chunk(Chunk { head, plain: Vec::new(), most: 0 }));
         }
         let stored = &self.window[self.at + HEAD_LEN..self.at + len];
         let most = stored_len as u64 * MAX_RATIO;

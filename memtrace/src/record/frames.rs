@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     decode::Frame,
-    event::{Loss, LossCause, Observation, Seen, Symbols},
+    event::{Loss, LossCause, Observation, Seen},
     units::Timestamp,
 };
 
@@ -57,7 +57,7 @@ impl Pending {
     /// Adds `frame` behind the others.
     pub(super) fn push(&mut self, frame: &Frame) {
         match frame {
-            Frame::Faults(_) | Frame::Control(_) | Frame::SideBand(_) | Frame::Symbols(_) => {}
+            Frame::Faults(_) | Frame::Control(_) | Frame::SideBand(_) => {}
             Frame::Heat(reading) => self.span.add(reading.time),
             Frame::Reclaim(reading) => self.span.add(reading.time),
             Frame::Observation(observation) => self.span.add(observation.time),
@@ -163,23 +163,6 @@ pub(super) fn decode(plain: &[u8], head: &Head, most: u64) -> Option<Vec<Frame>>
         frames[index] = Frame::Faults(records.split_off(..count * FaultEvent::LEN)?.to_vec());
     }
     Some(frames)
-}
-
-/// The names of code in a payload; those before damage.
-pub(super) fn symbols(plain: &[u8], head: &Head) -> Vec<Symbols> {
-    let mut symbols = Vec::new();
-    let mut items = plain.get(size_of::<u32>()..).unwrap_or_default();
-    for _ in 0..head.items.min(FULL_FRAMES) {
-        let Ok(((kind, len), tail)) = postcard::take_from_bytes::<(u32, usize)>(items) else { break };
-        items = tail;
-        let Some(item) = items.split_off(..len) else { break };
-        if kind == Kind::Symbols as u32
-            && let Some(Frame::Symbols(names)) = wire::decode(Kind::Symbols, item)
-        {
-            symbols.push(names);
-        }
-    }
-    symbols
 }
 
 /// What stands for an item that this build does not understand: it was written at some time of the chunk.

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     End, FORMAT_VERSION, Header, MAGIC, RecordError,
     chunk::{Chunk, ChunkReader, Head, Kind},
-    frames,
+    frames, symbols,
 };
 use crate::{
     decode::Frame,
@@ -30,7 +30,7 @@ use crate::{
 pub struct Recording<R> {
     header: Header,
     chunks: ChunkReader<R>,
-    /// Names of code, wherever they stand in it.
+    /// Names of code, which stand at its end.
     symbols: Vec<Symbols>,
     /// Frames of the chunk at hand.
     frames: vec::IntoIter<Frame>,
@@ -70,25 +70,12 @@ impl Recording<File> {
     pub fn open(path: &Path) -> Result<Self, RecordError> {
         let mut file =
             File::open(path).map_err(|source| RecordError::Open { path: path.to_owned(), source })?;
-        // They stand behind what they are of.
-        let symbols = if file.rewind().is_ok() { symbols(&mut file)? } else { Vec::new() };
+        // They stand behind what they are of; a pipe is read only once.
+        let symbols = if file.rewind().is_ok() { symbols::read(&file)? } else { Vec::new() };
+        file.rewind()
+            .or_else(|error| if symbols.is_empty() { Ok(()) } else { Err(RecordError::Read(error)) })?;
         Ok(Self { symbols, ..Self::from_reader(file)? })
     }
-}
-
-/// The names of code in the recording that is `file`, which is at its begin before and after.
-fn symbols(file: &mut File) -> Result<Vec<Symbols>, RecordError> {
-    let mut symbols = Vec::new();
-    let mut chunks = ChunkReader::new(&mut *file).map_err(RecordError::Read)?;
-    if check_preamble(&mut chunks).is_ok() {
-        while let Some(chunk) = chunks.next().map_err(RecordError::Read)?.chunk {
-            if chunk.head.kind == Kind::Frames {
-                symbols.extend(frames::symbols(&chunk.plain, &chunk.head));
-            }
-        }
-    }
-    file.rewind().map_err(RecordError::Read)?;
-    Ok(symbols)
 }
 
 impl<R: Read> Recording<R> {
@@ -119,6 +106,11 @@ impl<R: Read> Recording<R> {
     /// What was recorded, and with what.
     pub const fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// The names of code; none if the source is read only once.
+    pub fn symbols(&self) -> &[Symbols] {
+        &self.symbols
     }
 
     /// Takes the names of code, which stand behind what they are of; none if the source is read only once.
@@ -163,6 +155,8 @@ impl<R: Read> Recording<R> {
         let (frames, end) = match head.kind {
             Kind::Frames => (frames::decode(&plain, &head, most), None),
             Kind::End => (Some(Vec::new()), serde_json::from_slice(&plain).ok()),
+            // Behind what is torn.
+            Kind::Symbols => return Ok(Vec::new()),
             Kind::Header => (None, None),
         };
         let is_end = head.kind == Kind::End;

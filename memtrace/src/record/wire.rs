@@ -6,16 +6,13 @@
 //! repeats within an item cannot grow: it gets a list of its own behind the others.
 //! Not here: framing of items (`frames`), fault records (`columns`), header and end mark (`facts`).
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     decode::Frame,
     event::{
-        self, CodeFile, Cpu, Device, FaultCounts, FileKind, HeatCell, HeatReading, Landmarks, Loss,
-        LossCause, MapsReading, Observation, PageScan, ReclaimReading, ScanDepth, ScanReason, Seen, SpaceId,
-        Symbols, Tgid, Vma,
+        Cpu, Device, FaultCounts, FileKind, HeatCell, HeatReading, Landmarks, Loss, LossCause, MapsReading,
+        Observation, PageScan, ReclaimReading, ScanDepth, ScanReason, Seen, SpaceId, Tgid, Vma,
     },
     pagemap::{PageCategories, PageFlags, PageWords, PagemapEntry, StateRun},
     units::{PageCount, Timestamp, VirtAddr, VirtRange},
@@ -50,12 +47,10 @@ pub(super) enum Kind {
     Loss = 11,
     /// A [`Timestamp`].
     Tick = 12,
-    /// [`Named`]
-    Symbols = 13,
 }
 
 impl Kind {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 12] = [
         Self::Faults,
         Self::RawFaults,
         Self::Control,
@@ -68,7 +63,6 @@ impl Kind {
         Self::Nothing,
         Self::Loss,
         Self::Tick,
-        Self::Symbols,
     ];
 
     /// The kind of this number, if this build knows it.
@@ -159,32 +153,6 @@ struct Reclaim {
     file: u64,
 }
 
-/// Names of code of one file.
-#[derive(Serialize, Deserialize)]
-struct Named {
-    file: File,
-    code: Vec<(u64, Vec<Function>)>,
-}
-
-/// Which file has the code, or what stands in place of one.
-#[derive(Serialize, Deserialize)]
-enum File {
-    BuildId(Vec<u8>),
-    Inode(Device, u64),
-    Vdso,
-    Kernel,
-    Memory(u64),
-}
-
-/// A function that code belongs to.
-#[derive(Serialize, Deserialize)]
-struct Function {
-    name: Option<Vec<u8>>,
-    offset: Option<u64>,
-    source_file: Option<Vec<u8>>,
-    line: Option<u32>,
-}
-
 /// A loss.
 #[derive(Serialize, Deserialize)]
 struct Missing {
@@ -220,10 +188,6 @@ pub(super) fn encode(frame: &Frame, out: &mut Vec<u8>) -> Kind {
             Kind::Reclaim
         }
         Frame::Observation(observation) => encode_observation(observation, out),
-        Frame::Symbols(symbols) => {
-            put(&Named::of(symbols), out);
-            Kind::Symbols
-        }
         Frame::Loss(loss) => {
             put(&Missing::of(loss), out);
             Kind::Loss
@@ -283,7 +247,6 @@ pub(super) fn decode(kind: Kind, bytes: &[u8]) -> Option<Frame> {
         }
         Kind::Nothing => take::<Observed>(bytes)?.into_frame(Seen::Nothing),
         Kind::Loss => Frame::Loss(take::<Missing>(bytes)?.into_event()?),
-        Kind::Symbols => Frame::Symbols(take::<Named>(bytes)?.into_event()),
         Kind::Tick => Frame::Tick(take(bytes)?),
     })
 }
@@ -412,48 +375,6 @@ impl Cell {
     fn into_event(self) -> HeatCell {
         let Self { space, slot, minor, major } = self;
         HeatCell { space: space.map(SpaceId), slot, faults: FaultCounts { minor, major } }
-    }
-}
-
-impl Named {
-    fn of(symbols: &Symbols) -> Self {
-        let file = match &symbols.file {
-            CodeFile::BuildId(id) => File::BuildId(id.to_vec()),
-            CodeFile::Inode(device, inode) => File::Inode(*device, *inode),
-            CodeFile::Vdso => File::Vdso,
-            CodeFile::Kernel => File::Kernel,
-            CodeFile::Memory(space) => File::Memory(space.0),
-        };
-        let code = symbols.code.iter();
-        let code = code.map(|(at, functions)| (*at, functions.iter().map(Function::of).collect()));
-        Self { file, code: code.collect() }
-    }
-
-    fn into_event(self) -> Symbols {
-        let file = match self.file {
-            File::BuildId(id) => CodeFile::BuildId(id.into()),
-            File::Inode(device, inode) => CodeFile::Inode(device, inode),
-            File::Vdso => CodeFile::Vdso,
-            File::Kernel => CodeFile::Kernel,
-            File::Memory(space) => CodeFile::Memory(SpaceId(space)),
-        };
-        let code = self.code.into_iter();
-        let code =
-            code.map(|(at, functions)| (at, functions.into_iter().map(Function::into_event).collect()));
-        Symbols { file, code: code.collect() }
-    }
-}
-
-impl Function {
-    fn of(function: &event::Function) -> Self {
-        let event::Function { name, offset, source_file, line } = function;
-        let bytes = |text: &Option<Arc<[u8]>>| text.as_ref().map(|text| text.to_vec());
-        Self { name: bytes(name), offset: *offset, source_file: bytes(source_file), line: *line }
-    }
-
-    fn into_event(self) -> event::Function {
-        let Self { name, offset, source_file, line } = self;
-        event::Function { name: name.map(Arc::from), offset, source_file: source_file.map(Arc::from), line }
     }
 }
 

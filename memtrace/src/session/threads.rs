@@ -17,7 +17,10 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::recorder::{Recorded, Recorder, RecorderError};
-use crate::live::{Batch, BatchSender, Drain};
+use crate::{
+    event::Symbols,
+    live::{Batch, BatchSender, Drain, SeenCode},
+};
 
 /// The running threads.
 #[derive(Debug)]
@@ -25,10 +28,10 @@ pub(super) struct Threads<W: Write> {
     /// What is to be recorded behind all that was drained.
     last: Sender<Batch>,
     stop: Stop,
-    draining: JoinHandle<()>,
+    draining: JoinHandle<Vec<Symbols>>,
     recording: JoinHandle<Result<Recorded<W>, RecorderError>>,
-    /// Closed when recording ends, whatever it came to.
-    ended: oneshot::Receiver<()>,
+    /// Closed when recording and draining end, whatever they came to.
+    ended: [oneshot::Receiver<()>; 2],
 }
 
 /// Tells the drain to end, at the latest when the session is given up.
@@ -42,15 +45,18 @@ impl Drop for Stop {
 }
 
 impl<W: Write + Send + 'static> Threads<W> {
-    /// Starts both, `first` ahead of whatever `drain` sends by `sender`; the receiver gets word when recording has failed.
+    /// Starts both, `first` ahead of whatever `drain` sends by `sender`; the receiver gets word when recording has failed. When all is
+    /// drained `name` finds the names of code.
     pub(super) fn start(
         recorder: Recorder<W>,
         drain: Drain,
         sender: BatchSender,
         first: Batch,
+        name: impl FnOnce(SeenCode) -> Vec<Symbols> + Send + 'static,
     ) -> io::Result<(Self, oneshot::Receiver<()>)> {
         let (failed, failure) = oneshot::channel();
-        let (end, ended) = oneshot::channel();
+        let (end, recorded) = oneshot::channel();
+        let (drain_end, drained) = oneshot::channel();
         // Its receiver is here.
         let _received = sender.send(first);
         let recording = Builder::new().name("mt-record".to_owned()).spawn(move || {
@@ -67,26 +73,28 @@ impl<W: Write + Send + 'static> Threads<W> {
         let draining = Builder::new().name("mt-drain".to_owned()).spawn({
             let stop = Arc::clone(&stop);
             move || {
-                drain.run(&stop);
+                let _end: oneshot::Sender<()> = drain_end;
+                let code = drain.run(&stop);
                 // A session that is given up has nothing more to record, and nobody takes what a recorder that failed gets.
-                let _given_up = behind.recv().is_ok_and(|last| sender.send(last));
+                let is_taken = behind.recv().is_ok_and(|last| sender.send(last));
+                drop(sender);
+                code.filter(|_| is_taken).map(name).unwrap_or_default()
             }
         })?;
+        let ended = [recorded, drained];
         Ok((Self { last, stop: Stop(stop), draining, recording, ended }, failure))
     }
 
-    /// Drains what is left, records `last` behind it, and ends both threads. It takes no third thread, for which there may be no
-    /// memory by now.
-    pub(super) async fn finish(self, last: Batch) -> Result<Recorded<W>, RecorderError> {
+    /// Drains what is left, records `last` behind it, and ends both threads; returns the names of code too. It takes no third
+    /// thread, for which there may be no memory by now.
+    pub(super) async fn finish(self, last: Batch) -> Result<(Recorded<W>, Vec<Symbols>), RecorderError> {
         let _panicked = self.last.send(last);
         drop(self.stop);
-        let _closed = self.ended.await;
-        if let Err(panic) = self.draining.join() {
-            std::panic::resume_unwind(panic);
+        for ended in self.ended {
+            let _closed = ended.await;
         }
-        match self.recording.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
+        let symbols = self.draining.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let recorded = self.recording.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok((recorded?, symbols))
     }
 }

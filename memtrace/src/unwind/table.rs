@@ -14,6 +14,8 @@ use object::{
     },
 };
 
+use crate::event::CodeSegment;
+
 /// Bytes of `.eh_frame` that are read at most: ten times those of a browser.
 const SECTION_MAX: u64 = 256 << 20;
 
@@ -32,18 +34,10 @@ pub enum ImageError {
     TooLarge(u64),
 }
 
-/// A stretch of executable bytes in the file, and where it is linked.
-#[derive(Clone, Copy, Debug)]
-struct Segment {
-    offset: u64,
-    len: u64,
-    addr: u64,
-}
-
 /// The unwind table of an ELF image, and what distinguishes the image from others.
 #[derive(Debug)]
 pub struct UnwindTable {
-    segments: Vec<Segment>,
+    segments: Vec<CodeSegment>,
     frames: Vec<u8>,
     bases: BaseAddresses,
     /// Where the descriptions of functions stand in `frames`, by the first address, in order.
@@ -71,7 +65,7 @@ impl UnwindTable {
         let endian = header.endian()?;
         let programs = header.program_headers(endian, data)?;
         let code = programs.iter().filter(|one| one.p_type(endian) == PT_LOAD);
-        let code = code.filter(|one| one.p_flags(endian) & PF_X != 0).map(|one| Segment {
+        let code = code.filter(|one| one.p_flags(endian) & PF_X != 0).map(|one| CodeSegment {
             offset: one.p_offset(endian),
             len: one.p_filesz(endian),
             addr: one.p_vaddr(endian),
@@ -131,20 +125,37 @@ impl UnwindTable {
     /// The rule for the instruction at this offset in the file, which is mapped at `ip`; `None` if there is no information on it.
     #[must_use]
     pub fn rule(&self, file_offset: u64, ip: u64) -> Option<Rule> {
-        let inside = |one: &&Segment| file_offset.checked_sub(one.offset).is_some_and(|at| at < one.len);
-        let segment = self.segments.iter().find(inside)?;
-        let addr = file_offset.wrapping_sub(segment.offset).wrapping_add(segment.addr);
+        let addr = self.linked(file_offset)?;
         if addr == self.entry {
             return Some(Rule::ending(StackEnd::ROOT));
         }
+        Some(self.rule_of(&self.entry_of(addr)?, addr, ip))
+    }
+
+    /// Bytes from the start of its function to the instruction at this offset in the file; `None` if there is no information on it.
+    #[must_use]
+    pub fn in_function(&self, file_offset: u64) -> Option<u64> {
+        let addr = self.linked(file_offset)?;
+        addr.checked_sub(self.entry_of(addr)?.initial_address())
+    }
+
+    /// Its executable segments.
+    #[must_use]
+    pub fn segments(&self) -> &[CodeSegment] {
+        &self.segments
+    }
+
+    fn linked(&self, file_offset: u64) -> Option<u64> {
+        self.segments.iter().find_map(|segment| segment.linked(file_offset))
+    }
+
+    /// The description of the function that holds `addr`.
+    fn entry_of(&self, addr: u64) -> Option<FrameDescriptionEntry<Slice<'_>>> {
         let place = self.index.partition_point(|(first, _)| *first <= addr).checked_sub(1)?;
-        let frames = self.section();
         let offset = self.index.get(place)?.1;
-        let entry = frames.fde_from_offset(&self.bases, offset.into(), EhFrame::cie_from_offset).ok()?;
-        if !entry.contains(addr) {
-            return None;
-        }
-        Some(self.rule_of(&entry, addr, ip))
+        let entry =
+            self.section().fde_from_offset(&self.bases, offset.into(), EhFrame::cie_from_offset).ok()?;
+        entry.contains(addr).then_some(entry)
     }
 
     fn rule_of(&self, entry: &FrameDescriptionEntry<Slice<'_>>, addr: u64, ip: u64) -> Rule {

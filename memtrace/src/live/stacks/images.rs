@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs::File,
-    io,
+    io::{self, Write as _},
     os::unix::{ffi::OsStrExt as _, fs::FileExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -11,11 +11,13 @@ use std::{
 
 use memtrace_ebpf::{BuildIdEvent, EventHeader, EventKind};
 use object::read::ReadCache;
+use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::{
     event::{Device, Tgid},
     pipeline::Code,
     probe,
+    sys::limits,
     unwind::UnwindTable,
 };
 
@@ -26,7 +28,15 @@ pub(super) enum Image {
     /// A file that could not be read, or is no ELF image.
     Unreadable,
     /// An image; `is_new` if it has just been read.
-    Known { table: Arc<UnwindTable>, is_new: bool },
+    Known { known: KnownImage, is_new: bool },
+}
+
+/// An ELF image.
+#[derive(Clone, Debug)]
+pub(super) struct KnownImage {
+    pub(super) table: Arc<UnwindTable>,
+    /// The file, as long as few are open.
+    pub(super) file: Option<Arc<File>>,
 }
 
 /// What distinguishes an image from others: its file; of one that is not known, its name.
@@ -39,7 +49,7 @@ enum Key {
 /// Images that have been read.
 #[derive(Debug, Default)]
 pub(super) struct Images {
-    tables: HashMap<Key, Option<Arc<UnwindTable>>>,
+    known: HashMap<Key, Option<KnownImage>>,
     /// Bytes of their tables.
     bytes: usize,
 }
@@ -47,6 +57,9 @@ pub(super) struct Images {
 /// Images, and bytes of their tables, that are kept; beyond that all are read anew. A browser's table has 25 MiB.
 const KEPT: usize = 1 << 10;
 const KEPT_BYTES: usize = 512 << 20;
+
+/// Files that can still be opened when those of images stay open.
+const SPARE_FILES: usize = 64;
 
 impl Images {
     /// The image behind `code`, which is mapped by `process`.
@@ -58,23 +71,23 @@ impl Images {
         let key = code
             .file
             .map_or_else(|| Key::Name(code.name.clone()), |(device, inode)| Key::File(device, inode));
-        if let Some(known) = self.tables.get(&key) {
-            return known.clone().map_or(Image::Unreadable, |table| Image::Known { table, is_new: false });
+        if let Some(known) = self.known.get(&key) {
+            return known.clone().map_or(Image::Unreadable, |known| Image::Known { known, is_new: false });
         }
         let read = if is_vdso { read_vdso() } else { read_file(code, process) };
-        let table = match read {
-            Ok(table) => Some(Arc::new(table)),
+        let known = match read {
+            Ok(known) => Some(known),
             Err(error) => {
                 log::debug!("cannot unwind {}: {error}", String::from_utf8_lossy(&code.name));
                 None
             }
         };
-        if self.tables.len() >= KEPT || self.bytes >= KEPT_BYTES {
+        if self.known.len() >= KEPT || self.bytes >= KEPT_BYTES {
             *self = Self::default();
         }
-        self.bytes += table.as_ref().map_or(0, |table| table.bytes());
-        self.tables.insert(key, table.clone());
-        table.map_or(Image::Unreadable, |table| Image::Known { table, is_new: true })
+        self.bytes += known.as_ref().map_or(0, |known| known.table.bytes());
+        self.known.insert(key, known.clone());
+        known.map_or(Image::Unreadable, |known| Image::Known { known, is_new: true })
     }
 }
 
@@ -97,10 +110,11 @@ pub(super) fn build_id(header: &EventHeader, code: &Code, table: &UnwindTable) -
     })
 }
 
-fn read_file(code: &Code, process: Option<Tgid>) -> io::Result<UnwindTable> {
+fn read_file(code: &Code, process: Option<Tgid>) -> io::Result<KnownImage> {
     let file = open(code, process)?;
-    let cache = ReadCache::new(file);
-    UnwindTable::parse(&cache).map_err(io::Error::other)
+    let table = UnwindTable::parse(&ReadCache::new(&file)).map_err(io::Error::other)?;
+    let may_stay = limits::check_files(SPARE_FILES).is_ok();
+    Ok(KnownImage { table: Arc::new(table), file: may_stay.then(|| Arc::new(file)) })
 }
 
 /// Opens the file behind `code`: as it is mapped, so that it may be deleted or in another mount namespace; where that is gone, by
@@ -130,11 +144,14 @@ fn open(code: &Code, process: Option<Tgid>) -> io::Result<File> {
 }
 
 /// The vDSO is the same for every 64-bit process: it is read from this one.
-fn read_vdso() -> io::Result<UnwindTable> {
+fn read_vdso() -> io::Result<KnownImage> {
     let own = probe::maps_of(Tgid(std::process::id())).ok_or(io::ErrorKind::NotFound)?;
     let vdso = own.vmas.iter().find(|vma| vma.name == b"[vdso]").ok_or(io::ErrorKind::NotFound)?;
     let len = usize::try_from(vdso.range.bytes()).map_err(io::Error::other)?;
     let mut image = vec![0; len];
     File::open("/proc/self/mem")?.read_exact_at(&mut image, vdso.range.start().as_raw())?;
-    UnwindTable::parse(&image[..]).map_err(io::Error::other)
+    let table = UnwindTable::parse(&image[..]).map_err(io::Error::other)?;
+    let mut file = File::from(memfd_create("", MemfdFlags::CLOEXEC)?);
+    file.write_all(&image)?;
+    Ok(KnownImage { table: Arc::new(table), file: Some(Arc::new(file)) })
 }

@@ -169,7 +169,7 @@ fn code_is_what_it_was_when_a_stack_was_sent() {
 fn code_has_its_names_by_build_id_and_offset() {
     let function = |name: &[u8], offset| Function { name: Some(name.into()), offset, ..Function::default() };
     let inlined = [function(b"push", None), function(b"main", Some(0x10))];
-    let names = |file, code| Record::Symbols(Box::new(Symbols { file, code }));
+    let names = |file, code| Record::Symbols(Box::new(Symbols { file, segments: Vec::new(), code }));
     let id = CodeFile::BuildId([0xab].into());
     let mut records =
         vec![names(id, vec![(0x1010, inlined.into()), (0x1fff, [function(b"_start", Some(0x20))].into())])];
@@ -201,7 +201,11 @@ fn code_has_its_names_by_build_id_and_offset() {
 fn functions_of_the_kernel_have_their_names_by_address() {
     let name: Arc<[u8]> = b"copy_page_to_iter".as_slice().into();
     let function = Function { name: Some(Arc::clone(&name)), ..Function::default() };
-    let symbols = Symbols { file: CodeFile::Kernel, code: vec![(0xffff_8000, [function].into())] };
+    let symbols = Symbols {
+        file: CodeFile::Kernel,
+        segments: Vec::new(),
+        code: vec![(0xffff_8000, [function].into())],
+    };
     let Record::Fault(fault) = fault(4, 0x1000) else { panic!("a fault") };
     let in_kernel = |ip| Record::Fault(Fault { mode: Mode::Kernel, ip: VirtAddr::from_raw(ip), ..fault });
     let mut records = vec![Record::Symbols(Box::new(symbols))];

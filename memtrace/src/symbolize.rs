@@ -1,0 +1,195 @@
+//! Finds the names of code.
+//!
+//! Layer: shell. Input: [`Unnamed`] code, with the file that it is of. Output: [`Symbols`].
+//! Source: the symbol tables and the debug information of ELF files, `/proc/kallsyms`, maps of just-in-time compilers.
+//! Keeps: a name is of a function that holds the code; what is in none has no name.
+//! Not here: which code is of interest (`live`, `cli`), what names are used for (`pipeline`).
+
+mod debug_data;
+mod perf_map;
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    os::{fd::AsRawFd as _, unix::ffi::OsStrExt as _},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use blazesym::{
+    MaybeDefault,
+    symbolize::{
+        CodeInfo, Input, Sym, Symbolized, Symbolizer,
+        source::{Elf, Kernel, Source},
+    },
+};
+
+use self::perf_map::PerfMap;
+use crate::event::{CodeFile, CodeSegment, Function, Symbols};
+
+/// Code of one file, of which the names are wanted.
+#[derive(Debug)]
+pub struct Unnamed {
+    /// Which file.
+    pub file: CodeFile,
+    /// Where its names are.
+    pub names: Names,
+    /// Where its code is linked.
+    pub segments: Vec<CodeSegment>,
+    /// The code, by offset in the file or by address: bytes from the start of its function, if the unwind table has it.
+    pub code: BTreeMap<u64, Option<u64>>,
+}
+
+impl Unnamed {
+    /// Whether the names are gone when this machine starts anew, or the process is gone.
+    #[must_use]
+    pub const fn is_lost_with_machine(&self) -> bool {
+        matches!(self.names, Names::Kernel | Names::PerfMap(_)) || matches!(self.file, CodeFile::Vdso)
+    }
+}
+
+/// Where packages put files with debug information.
+#[must_use]
+pub fn debug_dirs() -> Vec<PathBuf> {
+    ["/usr/lib/debug", "/lib/debug"].map(PathBuf::from).to_vec()
+}
+
+/// Where names are.
+#[derive(Debug)]
+pub enum Names {
+    /// In this ELF file, or in one with debug information that belongs to it.
+    Elf(Arc<File>),
+    /// In this file that a just-in-time compiler writes.
+    PerfMap(Arc<File>),
+    /// In the running kernel.
+    Kernel,
+    /// Nowhere: the file is not there any more.
+    Nowhere,
+}
+
+/// The names of `code`, as far as they are found before `stop` is set; debug information is searched for in `debug_dirs` too.
+pub fn name(code: Vec<Unnamed>, debug_dirs: &[PathBuf], stop: &AtomicBool) -> Vec<Symbols> {
+    let mut symbols = Vec::new();
+    for unnamed in code {
+        if stop.load(Ordering::Relaxed) {
+            log::warn!("not all code has names, as a signal came: `memtrace symbolize` adds them");
+            break;
+        }
+        symbols.extend(name_one(unnamed, debug_dirs));
+    }
+    symbols
+}
+
+/// The names of code of one file; `None` if there are none.
+fn name_one(unnamed: Unnamed, debug_dirs: &[PathBuf]) -> Option<Symbols> {
+    let Unnamed { file, names, segments, code } = unnamed;
+    let linked =
+        |offset: &u64| segments.iter().find_map(|segment| segment.linked(*offset)).unwrap_or(u64::MAX);
+    let found: Vec<Vec<Function>> = match &names {
+        Names::Elf(elf) => of_elf(elf, &code.keys().map(linked).collect::<Vec<_>>(), debug_dirs),
+        Names::Kernel => of_kernel(&code.keys().copied().collect::<Vec<_>>()),
+        Names::PerfMap(map) => {
+            let map = PerfMap::read(map);
+            code.keys().map(|addr| map.of(*addr).into_iter().collect()).collect()
+        }
+        Names::Nowhere => Vec::new(),
+    };
+    let found = found.into_iter().chain(std::iter::repeat(Vec::new()));
+    let named = code.into_iter().zip(found).filter_map(|((at, in_function), mut functions)| {
+        let Some(function) = functions.last() else {
+            let offset = Some(in_function?);
+            return Some((at, Arc::from([Function { offset, ..Function::default() }])));
+        };
+        // A symbol without a size is taken to reach to the next one: not where the unwind table knows better.
+        if in_function.is_some_and(|known| function.offset.is_some_and(|offset| offset > known)) {
+            functions = vec![Function { offset: in_function, ..Function::default() }];
+        }
+        Some((at, functions.into()))
+    });
+    let code: Vec<_> = named.collect();
+    (!code.is_empty()).then_some(Symbols { file, segments, code })
+}
+
+/// The functions at these addresses, as an ELF file is linked.
+///
+/// Debug information has lines and what was inlined, but of some languages names without the module or class that they are in.
+/// Symbol tables have those whole, and of several names of a function the public one.
+fn of_elf(file: &Arc<File>, addrs: &[u64], debug_dirs: &[PathBuf]) -> Vec<Vec<Function>> {
+    let tables = |file: &File| {
+        let elf = Elf { debug_syms: false, ..Elf::new(path_of(file)) };
+        of_source(&Source::Elf(elf), Input::VirtOffset(addrs), &[])
+    };
+    let mut found = of_source(&Source::Elf(Elf::new(path_of(file))), Input::VirtOffset(addrs), debug_dirs);
+    found.resize(addrs.len(), Vec::new());
+    for (found, symbol) in found.iter_mut().zip(tables(file)) {
+        add_symbol(found, symbol);
+    }
+    if found.iter().any(Vec::is_empty)
+        && let Some(more) = debug_data::of(file)
+    {
+        for (found, symbol) in found.iter_mut().zip(tables(&more)) {
+            if found.is_empty() {
+                *found = symbol;
+            }
+        }
+    }
+    found
+}
+
+/// Adds what a symbol table has to what debug information has of one address.
+fn add_symbol(found: &mut Vec<Function>, symbol: Vec<Function>) {
+    let Some(symbol) = symbol.into_iter().next_back() else { return };
+    match found.last_mut() {
+        Some(Function { name, offset, .. }) => (*name, *offset) = (symbol.name, symbol.offset),
+        None => found.push(symbol),
+    }
+}
+
+/// The functions of the running kernel at these addresses.
+fn of_kernel(addrs: &[u64]) -> Vec<Vec<Function>> {
+    let kernel = Kernel { vmlinux: MaybeDefault::None, debug_syms: false, ..Kernel::default() };
+    of_source(&Source::Kernel(kernel), Input::AbsAddr(addrs), &[])
+}
+
+/// A path under which this process opens `file` again, whatever became of its name.
+fn path_of(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+fn of_source(source: &Source<'_>, input: Input<&[u64]>, debug_dirs: &[PathBuf]) -> Vec<Vec<Function>> {
+    // A new one for each file, so that what it keeps of one is not there while the next is read.
+    let symbolizer = Symbolizer::builder().enable_auto_reload(false).set_debug_dirs(Some(debug_dirs)).build();
+    match symbolizer.symbolize(source, input) {
+        Ok(found) => found.iter().map(functions).collect(),
+        Err(error) => {
+            log::debug!("no names from {source:?}: {error:#}");
+            Vec::new()
+        }
+    }
+}
+
+/// The functions at one address, innermost first.
+fn functions(symbolized: &Symbolized<'_>) -> Vec<Function> {
+    let Symbolized::Sym(Sym { name, offset, code_info, inlined, .. }) = symbolized else {
+        return Vec::new();
+    };
+    let compiled = function(name, Some(*offset as u64), code_info.as_deref());
+    let inlined = inlined.iter().rev().map(|one| function(&one.name, None, one.code_info.as_ref()));
+    inlined.chain([compiled]).collect()
+}
+
+fn function(name: &str, offset: Option<u64>, source: Option<&CodeInfo<'_>>) -> Function {
+    let bytes = |path: &Path| Arc::from(path.as_os_str().as_bytes());
+    Function {
+        name: Some(name.as_bytes().into()),
+        offset,
+        source_file: source.map(|source| bytes(&source.to_path())),
+        line: source.and_then(|source| source.line),
+    }
+}
+
+#[cfg(test)]
+mod tests;
