@@ -26,7 +26,7 @@ pub use scan::{
     MapsReading, Observation, PageScan, ProbeRequest, ProbeTarget, ScanDepth, ScanReason, Seen, Vma,
 };
 pub use stack::{BuildId, Stack, StackEnd, StackFrame, StackId};
-pub use symbol::{CodeFile, CodeSegment, Function, Symbols};
+pub use symbol::{CodeFile, CodeSegment, Function, NamedCode, Symbols};
 pub use syscall::syscall_name;
 
 /// A thread-group ID in the recorder's PID namespace: what the command line calls a PID.

@@ -30,7 +30,7 @@ use crate::{
     pipeline::{Detail, FocusOptions},
     probe::{Prober, files::FileError},
     record::{Capture, End, Ending, ExitReason, Header, RecordError, Writer},
-    symbolize,
+    symbolize::{self, Unnamed},
     sys::{clock, heap, limits, ptrace::call},
     timeline::Summary,
     units::{ByteSize, Nanos},
@@ -305,11 +305,15 @@ async fn record(
 /// What finds the names of code at this time, until the switch is set.
 fn names(time: SymbolTime, stop: Arc<AtomicBool>) -> impl FnOnce(SeenCode) -> Vec<Symbols> + Send + 'static {
     move |code| {
-        let mut code = if time == SymbolTime::Never { Vec::new() } else { code.into_unnamed() };
-        if time == SymbolTime::Later {
-            code.retain(|unnamed| unnamed.is_lost_with_machine());
+        if time == SymbolTime::Never {
+            return Vec::new();
         }
-        symbolize::name(code, &symbolize::debug_dirs(), &stop)
+        let (mut symbols, mut unnamed) = code.into_parts();
+        if time == SymbolTime::Later {
+            unnamed.retain(Unnamed::is_of_machine);
+        }
+        symbols.extend(symbolize::name(unnamed, &symbolize::debug_dirs(), &stop));
+        symbols
     }
 }
 

@@ -6,7 +6,6 @@
 //! Not here: which code is of interest (`live`, `cli`), what names are used for (`pipeline`).
 
 mod debug_data;
-mod perf_map;
 
 use std::{
     collections::BTreeMap,
@@ -27,8 +26,10 @@ use blazesym::{
     },
 };
 
-use self::perf_map::PerfMap;
-use crate::event::{CodeFile, CodeSegment, Function, Symbols};
+use crate::{
+    event::{CodeFile, CodeSegment, Function, NamedCode, Symbols},
+    units::Timestamp,
+};
 
 /// Code of one file, of which the names are wanted.
 #[derive(Debug)]
@@ -44,10 +45,10 @@ pub struct Unnamed {
 }
 
 impl Unnamed {
-    /// Whether the names are gone when this machine starts anew, or the process is gone.
+    /// Whether the names are gone when this machine starts anew.
     #[must_use]
-    pub const fn is_lost_with_machine(&self) -> bool {
-        matches!(self.names, Names::Kernel | Names::PerfMap(_)) || matches!(self.file, CodeFile::Vdso)
+    pub const fn is_of_machine(&self) -> bool {
+        matches!(self.file, CodeFile::Kernel | CodeFile::Vdso)
     }
 }
 
@@ -62,8 +63,6 @@ pub fn debug_dirs() -> Vec<PathBuf> {
 pub enum Names {
     /// In this ELF file, or in one with debug information that belongs to it.
     Elf(Arc<File>),
-    /// In this file that a just-in-time compiler writes.
-    PerfMap(Arc<File>),
     /// In the running kernel.
     Kernel,
     /// Nowhere: the file is not there any more.
@@ -91,23 +90,21 @@ fn name_one(unnamed: Unnamed, debug_dirs: &[PathBuf]) -> Option<Symbols> {
     let found: Vec<Vec<Function>> = match &names {
         Names::Elf(elf) => of_elf(elf, &code.keys().map(linked).collect::<Vec<_>>(), debug_dirs),
         Names::Kernel => of_kernel(&code.keys().copied().collect::<Vec<_>>()),
-        Names::PerfMap(map) => {
-            let map = PerfMap::read(map);
-            code.keys().map(|addr| map.of(*addr).into_iter().collect()).collect()
-        }
         Names::Nowhere => Vec::new(),
     };
     let found = found.into_iter().chain(std::iter::repeat(Vec::new()));
     let named = code.into_iter().zip(found).filter_map(|((at, in_function), mut functions)| {
-        let Some(function) = functions.last() else {
-            let offset = Some(in_function?);
-            return Some((at, Arc::from([Function { offset, ..Function::default() }])));
-        };
+        let start = || Function { offset: in_function, ..Function::default() };
         // A symbol without a size is taken to reach to the next one: not where the unwind table knows better.
-        if in_function.is_some_and(|known| function.offset.is_some_and(|offset| offset > known)) {
-            functions = vec![Function { offset: in_function, ..Function::default() }];
+        let offset = functions.last().and_then(|function| function.offset);
+        if functions.is_empty() && in_function.is_some()
+            || in_function.is_some_and(|known| offset > Some(known))
+        {
+            functions = vec![start()];
         }
-        Some((at, functions.into()))
+        let functions = Arc::from(functions);
+        Some(NamedCode { at, since: Timestamp::default(), functions })
+            .filter(|named| !named.functions.is_empty())
     });
     let code: Vec<_> = named.collect();
     (!code.is_empty()).then_some(Symbols { file, segments, code })

@@ -22,7 +22,7 @@ use rustix::fs::OFlags;
 
 use super::{args::SymbolizeArgs, output::Output};
 use crate::{
-    event::{CodeFile, CodeSegment, Function, Symbols},
+    event::{CodeFile, CodeSegment, Function, NamedCode, Symbols},
     export::{ExportError, Sink},
     record::{self, MAGIC},
     symbolize::{self, Names, Unnamed},
@@ -137,9 +137,7 @@ impl Known {
         let mut known = Self::default();
         for Symbols { file, segments, code } in symbols {
             known.segments.insert(file.clone(), segments.clone());
-            known
-                .code
-                .extend(code.iter().map(|(at, functions)| ((file.clone(), *at), Arc::clone(functions))));
+            known.code.extend(code.iter().map(|code| ((file.clone(), code.at), Arc::clone(&code.functions))));
         }
         known
     }
@@ -147,9 +145,9 @@ impl Known {
     /// Those of `symbols` that say more than what is known; `None` if none does.
     fn improved(&self, symbols: Symbols) -> Option<Symbols> {
         let Symbols { file, segments, code } = symbols;
-        let is_better = |(at, found): &(u64, Arc<[Function]>)| {
-            let before = self.code.get(&(file.clone(), *at));
-            says(found) > before.map_or((false, false, 0), |before| says(before))
+        let is_better = |code: &NamedCode| {
+            let before = self.code.get(&(file.clone(), code.at));
+            says(&code.functions) > before.map_or((false, false, 0), |before| says(before))
         };
         let code: Vec<_> = code.into_iter().filter(is_better).collect();
         (!code.is_empty()).then_some(Symbols { file, segments, code })

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Device, SpaceId};
+use crate::units::Timestamp;
 
 /// A file with code, or what stands in place of one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,14 +53,24 @@ impl CodeSegment {
     }
 }
 
+/// Code that belongs to functions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedCode {
+    /// Its offset in the file, or its address where there is none.
+    pub at: u64,
+    /// When it came to be there: in memory without a file other code may take its place.
+    pub since: Timestamp,
+    /// The functions. Those that were inlined come first, innermost first; the last one is the function as it was compiled.
+    pub functions: Arc<[Function]>,
+}
+
 /// Functions that code of one file belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Symbols {
     /// Which file.
     pub file: CodeFile,
-    /// Where its code is linked: files with debug information alone know offsets no more. Empty if it has none.
+    /// Where its code is linked: files with debug information alone do not say it. Empty if it has none.
     pub segments: Vec<CodeSegment>,
-    /// By offset in the file, or by address where there is none: the functions there. Those that were inlined come first, innermost
-    /// first; the last one is the function as it was compiled.
-    pub code: Vec<(u64, Arc<[Function]>)>,
+    /// The code, what came later at the same place behind what was there before.
+    pub code: Vec<NamedCode>,
 }

@@ -7,6 +7,7 @@
 
 mod code;
 mod images;
+mod perf_map;
 pub(super) mod rules;
 
 use std::collections::HashMap;
@@ -106,6 +107,10 @@ impl Stacks {
         let unwinder = &mut self.unwinder;
         unwinder.arrived.take(changes);
         unwinder.take_stale();
+        if unwinder.seen.read_maps(clock::boottime()) {
+            // Stacks through it are others from now on.
+            unwinder.table.forget_sent();
+        }
         let mut rest = drained;
         self.is_learning = false;
         while let Some(header) = EventHeader::from_bytes(rest)

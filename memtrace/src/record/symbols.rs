@@ -18,7 +18,7 @@ use super::{
     wire,
 };
 use crate::{
-    event::{self, CodeFile, CodeSegment, Device, SpaceId, Symbols},
+    event::{self, CodeFile, CodeSegment, Device, NamedCode, SpaceId, Symbols},
     units::Timestamp,
 };
 
@@ -31,7 +31,10 @@ struct Named {
     file: File,
     /// Offset, length, and address of each.
     segments: Vec<(u64, u64, u64)>,
+    /// Place and functions of each.
     code: Vec<(u64, Vec<Function>)>,
+    /// Since when each is there.
+    since: Vec<u64>,
 }
 
 /// Which file has the code, or what stands in place of one.
@@ -101,8 +104,9 @@ impl Named {
         let segments =
             symbols.segments.iter().map(|CodeSegment { offset, len, addr }| (*offset, *len, *addr));
         let code = symbols.code.iter();
-        let code = code.map(|(at, functions)| (*at, functions.iter().map(Function::of).collect()));
-        Self { file, segments: segments.collect(), code: code.collect() }
+        let code = code.map(|code| (code.at, code.functions.iter().map(Function::of).collect()));
+        let since = symbols.code.iter().map(|code| code.since.as_nanos());
+        Self { file, segments: segments.collect(), code: code.collect(), since: since.collect() }
     }
 
     fn into_event(self) -> Symbols {
@@ -115,9 +119,11 @@ impl Named {
         };
         let segments = self.segments.into_iter();
         let segments = segments.map(|(offset, len, addr)| CodeSegment { offset, len, addr });
-        let code = self.code.into_iter();
-        let code =
-            code.map(|(at, functions)| (at, functions.into_iter().map(Function::into_event).collect()));
+        let code = self.code.into_iter().zip(self.since).map(|((at, functions), since)| NamedCode {
+            at,
+            since: Timestamp::from_nanos(since),
+            functions: functions.into_iter().map(Function::into_event).collect(),
+        });
         Symbols { file, segments: segments.collect(), code: code.collect() }
     }
 }

@@ -20,7 +20,7 @@ fn own(addr: usize) -> (Arc<File>, u64, Vec<CodeSegment>, Option<u64>) {
     (Arc::new(file), offset, table.segments().to_vec(), table.in_function(offset))
 }
 
-fn named(unnamed: Unnamed) -> Vec<(u64, Arc<[Function]>)> {
+fn named(unnamed: Unnamed) -> Vec<NamedCode> {
     let symbols = name(vec![unnamed], &[], &AtomicBool::new(false));
     symbols.into_iter().flat_map(|symbols| symbols.code).collect()
 }
@@ -31,7 +31,8 @@ fn function_of_a_file_has_its_name_and_line() {
     assert_eq!(in_function, Some(1), "as the unwind table says");
     let code = BTreeMap::from([(offset, in_function)]);
     let names = Names::Elf(file);
-    let [(at, functions)] = &named(Unnamed { file: CodeFile::Inode((8, 1), 5), names, segments, code })[..]
+    let [NamedCode { at, functions, .. }] =
+        &named(Unnamed { file: CodeFile::Inode((8, 1), 5), names, segments, code })[..]
     else {
         panic!("one place has one name");
     };
@@ -53,7 +54,7 @@ fn code_without_a_name_has_the_start_of_its_function() {
     let found = named(unnamed);
 
     let start = Function { offset: Some(0x10), ..Function::default() };
-    assert_eq!(found, [(0x1010, Arc::from([start]))]);
+    assert_eq!(found, [NamedCode { at: 0x1010, since: Timestamp::default(), functions: [start].into() }]);
 }
 
 #[test]

@@ -58,8 +58,8 @@ pub(super) struct Images {
 const KEPT: usize = 1 << 10;
 const KEPT_BYTES: usize = 512 << 20;
 
-/// Files that can still be opened when those of images stay open.
-const SPARE_FILES: usize = 64;
+/// Files that can still be opened while those that have names stay open.
+pub(super) const SPARE_FILES: usize = 64;
 
 impl Images {
     /// The image behind `code`, which is mapped by `process`.

@@ -93,7 +93,7 @@ impl Tasks {
     pub(in crate::pipeline) fn code(&self, space: SpaceId, frame: StackFrame, time: Timestamp) -> CodePlace {
         let addr = frame.instruction();
         let Some((regions, held)) = self.region_at(space, addr, time) else {
-            let functions = self.symbols.of(&CodeFile::Memory(space), addr.as_raw());
+            let functions = self.symbols.of(&CodeFile::Memory(space), addr.as_raw(), time);
             return CodePlace { module: None, position: CodePosition::At(addr), build_id: None, functions };
         };
         let code = Code::of(regions, held, addr);
@@ -103,13 +103,13 @@ impl Tasks {
             module: Some(Module::of(code.name)),
             position: code.file_offset.map_or(CodePosition::At(addr), CodePosition::InFile),
             build_id,
-            functions: self.symbols.of(&file, offset),
+            functions: self.symbols.of(&file, offset, time),
         }
     }
 
     /// Name of the function of the kernel at `addr`.
     pub(in crate::pipeline) fn kernel_function(&self, addr: VirtAddr) -> Option<Arc<[u8]>> {
-        self.symbols.of(&CodeFile::Kernel, addr.as_raw()).last()?.name.clone()
+        self.symbols.of(&CodeFile::Kernel, addr.as_raw(), Timestamp::default()).last()?.name.clone()
     }
 
     /// The region of `space` that held `addr` at `time`; if none is known to have, the one that holds it now, or held it at the end.
