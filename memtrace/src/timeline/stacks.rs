@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{CodeTotals, Module};
 use crate::{
     event::{Function, StackEnd, StackFrame},
-    units::VirtAddr,
+    units::{PageCount, VirtAddr},
 };
 
 /// Where an instruction lies, whatever address its file is mapped at.
@@ -68,4 +68,6 @@ pub struct StackTotals {
     pub end: StackEnd,
     /// Faults and their stall.
     pub totals: CodeTotals,
+    /// Pages that these brought and that were there at the end, of the recording or of their address space.
+    pub resident: PageCount,
 }

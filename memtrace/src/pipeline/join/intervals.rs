@@ -313,6 +313,14 @@ impl Intervals {
         }
     }
 
+    /// Address spaces are gone, or the recording ends: what faults brought to them is there still.
+    pub(in crate::pipeline) fn end_spaces(&mut self, spaces: &[SpaceId], pages: &mut PageLedger) {
+        for (stack, pages) in spaces.iter().flat_map(|space| pages.take_resident(*space)) {
+            self.stacks.add_resident(stack, pages);
+        }
+        self.stacks.forget(spaces);
+    }
+
     /// Turns the oldest interval into rows.
     fn close_front(
         &mut self,
@@ -347,7 +355,7 @@ impl Intervals {
             }
         }
         let purged = tasks.purge(start);
-        self.stacks.forget(&purged.spaces);
+        self.end_spaces(&purged.spaces, pages);
         rows.extend(totals.purge(purged, pages).map(|region| tasks.region_row(region)));
         pages.retain(|space| tasks.regions(space).is_some());
         self.closed = end;

@@ -4,7 +4,9 @@ mod counts;
 mod evidence;
 mod history;
 mod ledger;
+mod moves;
 mod occupancy;
+mod origins;
 mod outcome;
 mod races;
 

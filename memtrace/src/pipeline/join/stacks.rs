@@ -11,9 +11,10 @@ use std::{
 use super::tasks::Tasks;
 use crate::{
     event::{Mode, SpaceId, Stack, StackEnd, StackFrame, StackId},
+    pipeline::END_OF_TIME,
     region::AddressSpace,
     timeline::{CodePlace, CodeTotals, FaultRow, FrameRow, StackTotals},
-    units::Timestamp,
+    units::{PageCount, Timestamp},
 };
 
 /// Stacks that are distinguished; of others it is not known which they are.
@@ -100,7 +101,13 @@ impl Stacks {
         self.name(id, space, time, Some(number));
         let (frames, places, _) = &key;
         let totals = CodeTotals::default();
-        let totals = StackTotals { stack: number, places: Arc::clone(places), end, totals };
+        let totals = StackTotals {
+            stack: number,
+            places: Arc::clone(places),
+            end,
+            totals,
+            resident: PageCount::default(),
+        };
         self.known.push(Known { frames: Arc::clone(frames), totals });
         let mut rows = Vec::with_capacity(frames.len());
         for (depth, (frame, place)) in (0..).zip(frames.iter().zip(places.iter())) {
@@ -185,6 +192,14 @@ impl Stacks {
         let known = row.stack.and_then(index).and_then(|index| self.known.get_mut(index));
         let totals = known.map(|known| &mut known.totals.totals);
         totals.unwrap_or(&mut self.unknown).add(fault);
+    }
+
+    /// Pages of an address space that is gone, or of the end, are there still that `id` brought.
+    pub(in crate::pipeline) fn add_resident(&mut self, id: StackId, pages: PageCount) {
+        let number = self.number(id, END_OF_TIME);
+        if let Some(known) = number.and_then(index).and_then(|index| self.known.get_mut(index)) {
+            known.totals.resident += pages;
+        }
     }
 
     /// Forgets what identities meant in address spaces that are no more.

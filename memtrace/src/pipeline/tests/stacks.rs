@@ -5,9 +5,10 @@ use std::sync::Arc;
 use super::*;
 use crate::{
     event::{
-        BuildId, CodeFile, Function, MapCall, MapRequest, ReportedVma, Stack, StackEnd, StackFrame, StackId,
-        Symbols,
+        BuildId, CodeFile, Function, MapCall, MapRequest, NamedCode, ReportedVma, Stack, StackEnd,
+        StackFrame, StackId, Symbols, flags,
     },
+    pagemap::{PageWords, PagemapEntry},
     timeline::{CodePlace, CodePosition, CodeTotals, FrameRow, Module},
 };
 
@@ -165,14 +166,45 @@ fn code_is_what_it_was_when_a_stack_was_sent() {
     assert_eq!(module_at(25), named(b"/bin/other"));
 }
 
+fn names(file: CodeFile, code: Vec<NamedCode>) -> Record {
+    Record::Symbols(Box::new(Symbols { file, segments: Vec::new(), code }))
+}
+
+fn named(millis: u64, at_place: u64, functions: &[Function]) -> NamedCode {
+    NamedCode { at: at_place, since: at(millis), functions: functions.into() }
+}
+
+#[test]
+fn code_in_the_place_of_other_code_has_its_own_name() {
+    let function = |name: &[u8]| [Function { name: Some(name.into()), ..Function::default() }];
+    let code = vec![named(1, CODE.0, &function(b"before")), named(20, CODE.0, &function(b"behind"))];
+    let compiled = Vma { perms: *b"r-xp", ..anon(CODE) };
+    let seen = Seen::Maps(MapsReading {
+        began: at(2).before(Nanos::new(MS / 2)),
+        vmas: vec![anon((0x1000, 0x9000)), compiled],
+        landmarks: Landmarks::default(),
+        devices: Vec::new(),
+        at_exit: false,
+    });
+    let reading = Observation { time: at(2), tgid: TGID, space: SPACE, seen };
+    let mut records = vec![names(CodeFile::Memory(SPACE), code), join(1), Record::Observation(reading)];
+    records.extend([stack(3, 7, &[CODE.0]), with_stack(4, 7), stack(25, 7, &[CODE.0]), with_stack(26, 7)]);
+    records.push(tick(1_000));
+
+    let (rows, ..) = run_with(Options { wants: RowSet::all(), ..options(Detail::Full) }, &records);
+
+    let faults = rows.iter().filter_map(|row| if let Row::Fault(row) = row { Some(row) } else { None });
+    let faults: Vec<_> = faults.map(|row| (row.stack, row.function.as_deref())).collect();
+    assert_eq!(faults, [(Some(1), Some(&b"before"[..])), (Some(2), Some(&b"behind"[..]))]);
+}
+
 #[test]
 fn code_has_its_names_by_build_id_and_offset() {
     let function = |name: &[u8], offset| Function { name: Some(name.into()), offset, ..Function::default() };
     let inlined = [function(b"push", None), function(b"main", Some(0x10))];
-    let names = |file, code| Record::Symbols(Box::new(Symbols { file, segments: Vec::new(), code }));
-    let id = CodeFile::BuildId([0xab].into());
-    let mut records =
-        vec![names(id, vec![(0x1010, inlined.into()), (0x1fff, [function(b"_start", Some(0x20))].into())])];
+    let start = [function(b"_start", Some(0x20))];
+    let code = vec![named(0, 0x1010, &inlined), named(0, 0x1fff, &start)];
+    let mut records = vec![names(CodeFile::BuildId([0xab].into()), code)];
     records.extend(begin());
     let file = BuildId { time: at(2), file: ((8, 1), 5), id: [0xab].into() };
     records.push(Record::BuildId(Box::new(file)));
@@ -201,14 +233,10 @@ fn code_has_its_names_by_build_id_and_offset() {
 fn functions_of_the_kernel_have_their_names_by_address() {
     let name: Arc<[u8]> = b"copy_page_to_iter".as_slice().into();
     let function = Function { name: Some(Arc::clone(&name)), ..Function::default() };
-    let symbols = Symbols {
-        file: CodeFile::Kernel,
-        segments: Vec::new(),
-        code: vec![(0xffff_8000, [function].into())],
-    };
+    let symbols = names(CodeFile::Kernel, vec![named(0, 0xffff_8000, &[function])]);
     let Record::Fault(fault) = fault(4, 0x1000) else { panic!("a fault") };
     let in_kernel = |ip| Record::Fault(Fault { mode: Mode::Kernel, ip: VirtAddr::from_raw(ip), ..fault });
-    let mut records = vec![Record::Symbols(Box::new(symbols))];
+    let mut records = vec![symbols];
     records.extend(begin());
     records.extend([in_kernel(0xffff_8000), in_kernel(0xffff_8001), tick(1_000)]);
 
@@ -218,4 +246,59 @@ fn functions_of_the_kernel_have_their_names_by_address() {
         _ => None,
     });
     assert_eq!(functions.collect::<Vec<_>>(), [Some(name), None]);
+}
+
+#[test]
+fn pages_that_stay_are_of_the_stack_that_brought_them_last() {
+    let fault_at = |millis, addr, raw| {
+        let Record::Fault(fault) = fault(millis, addr) else { panic!("a fault") };
+        Record::Fault(Fault { stack: id(raw), ..fault })
+    };
+    let zap = |millis, addr, length| {
+        let (addr, advice) = (VirtAddr::from_raw(addr), flags::MADV_DONTNEED);
+        let request = MapRequest::Madvise { addr, length, advice };
+        let call = MapCall { request, result: Ok(0), may_have_resized: false, file: None, stack: None };
+        map(millis, MapAction::Call { space: SPACE, call })
+    };
+    let mut records = begin();
+    records.extend([stack(3, 7, &[CODE.0]), stack(3, 8, &[CODE.0 + 0x10]), stack(3, 9, &[CODE.0 + 0x20])]);
+    // Eight pages: six of the one, of which two go and one comes back with the other; one more of each is not there in the end.
+    records.extend((0..6).map(|page| fault_at(5, 0x1000 + page * 0x1000, 7)));
+    records.extend([zap(6, 0x2000, 0x2000), fault_at(7, 0x2000, 8)]);
+    records.extend([fault_at(8, 0x7000, 9), zap(9, 0x7000, 0x1000), tick(1_000)]);
+
+    let (.., summary) = run_all(&records);
+
+    let resident: Vec<_> = summary.stacks.iter().map(|stack| (stack.stack, stack.resident.get())).collect();
+    assert_eq!(resident, [(1, 4), (2, 1), (3, 0)]);
+}
+
+#[test]
+fn pages_that_a_scan_does_not_find_do_not_stay() {
+    let fault_at = |millis, addr| {
+        let Record::Fault(fault) = fault(millis, addr) else { panic!("a fault") };
+        Record::Fault(Fault { stack: id(7), ..fault })
+    };
+    let mut records = begin();
+    records.extend([stack(3, 7, &[CODE.0]), fault_at(5, 0x1000), fault_at(5, 0x2000), fault_at(50, 0x5000)]);
+    let scan = |depth| PageScan {
+        depth,
+        began: at(40),
+        reason: ScanReason::Heat,
+        range: range(0x1000, 0x9000),
+        known: PageCategories::all(),
+        runs: vec![StateRun {
+            range: range(0x2000, 0x3000),
+            categories: PageCategories::PRESENT,
+            words: Some(PageWords { entry: PagemapEntry::from_raw(1 << 63), flags: None }),
+        }],
+    };
+    let seen = Seen::Pages(scan(ScanDepth::Words));
+    records.push(Record::Observation(Observation { time: at(60), tgid: TGID, space: SPACE, seen }));
+    records.push(tick(1_000));
+
+    let (.., summary) = run_all(&records);
+
+    let [stack] = &summary.stacks[..] else { panic!("one stack") };
+    assert_eq!(stack.resident.get(), 2, "one was seen, one came while the scan ran");
 }

@@ -8,11 +8,13 @@ use super::{
     counts::{Counting, stretches},
     history::{self, PageHistory, fault_around},
     occupancy::{Occupancy, Occupied},
+    origins::Origins,
     outcome::{Counted, FaultId, PageChange, SlotScan, Unresolved},
 };
 use crate::{
     event::{
-        Fault, HostFacts, MapRequest, PageScan, ReclaimReading, ScanDepth, SpaceId, TaskAction, TaskEvent,
+        Fault, HostFacts, MapRequest, PageScan, ReclaimReading, ScanDepth, SpaceId, StackId, TaskAction,
+        TaskEvent,
     },
     pipeline::{
         Detail, Options,
@@ -20,7 +22,7 @@ use crate::{
         slots::{occupied, slot_end, slot_of},
     },
     region::{AddressSpace, Region},
-    timeline::{FaultOutcome, PageCause, PageTally, RegionId, RowSet},
+    timeline::{FaultOutcome, OutcomeKind, PageCause, PageTally, RegionId, RowSet},
     units::{PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
 };
 
@@ -37,6 +39,7 @@ pub(in crate::pipeline) struct PageLedger {
     reclaims: Reclaims,
     unresolved: Unresolved,
     occupancy: Occupancy,
+    origins: Origins,
 }
 
 /// What may have changed pages, other than a fault.
@@ -87,6 +90,7 @@ impl PageLedger {
             reclaims: Reclaims::default(),
             unresolved: Unresolved::default(),
             occupancy: Occupancy::new(host.page),
+            origins: Origins::new(host.page, options.wants.contains(RowSet::SUMS)),
         }
     }
 
@@ -98,12 +102,17 @@ impl PageLedger {
         what: Happening,
     ) {
         match what {
-            Happening::Begin => self.history.begin(space),
+            Happening::Begin => {
+                self.history.begin(space);
+                self.origins.begin(space);
+            }
             Happening::Fork(parent) => self.history.fork(time, parent, space),
             Happening::Call(request, range) => {
-                if self.history.call(time, space, request, range) {
+                let has_taken = self.history.call(time, space, request, range);
+                if has_taken {
                     self.unresolved.forget(space, range, self.page);
                 }
+                self.origins.call(space, request, range, has_taken);
                 if let Some(regions) = regions {
                     self.occupancy.call((space, regions), request, range);
                 }
@@ -124,6 +133,7 @@ impl PageLedger {
         (space, regions): (SpaceId, Option<&AddressSpace>),
     ) {
         let is_first = self.history.fault(space, fault);
+        self.origins.fault(space, fault);
         if let Some(id) = id {
             let region = regions.and_then(|regions| regions.find(fault.addr));
             let is_of_file = region.is_some_and(|region| region.traits.file_offset(fault.addr).is_some());
@@ -219,6 +229,7 @@ impl PageLedger {
     ) {
         // What these faults brought is gone.
         self.unresolved.take(space, range, self.page, scan.began, racing);
+        self.origins.absent(space, range, racing);
         let known = self.history.observe_absent(space, range, racing);
         for region in overlapping(regions, range) {
             if known.overlaps(&region.range.addrs()) {
@@ -247,6 +258,7 @@ impl PageLedger {
         } else {
             RangeSet::new()
         };
+        self.origins.see(space, slot, &runs, racing);
         let before = self.history.replace(time, space, slot, &runs, &raced);
         let known = self.counting.known_from(scan);
         let reclaims = self.reclaims;
@@ -266,6 +278,9 @@ impl PageLedger {
         let mut counted = Counted::from(slot.start());
         for (addr, fault) in faults {
             let outcome = seen.outcome(addr, region_at(addr), &fault, &mut counted);
+            if let Some(block) = outcome.and_then(|outcome| block_of(addr, &outcome, region_at(addr), page)) {
+                self.origins.brought(space, addr, block, &runs);
+            }
             findings.outcomes.extend(outcome.map(|outcome| (fault.id, outcome)));
         }
     }
@@ -273,6 +288,16 @@ impl PageLedger {
     /// Takes what is known of the pages of `region`, which has gone, or of which nobody will ask again.
     pub(in crate::pipeline) fn take(&mut self, space: SpaceId, region: &Region) -> Option<Occupied> {
         self.occupancy.take(space, region)
+    }
+
+    /// Takes the pages that faults brought to `space` and that are there still, by stack.
+    pub(in crate::pipeline) fn take_resident(&mut self, space: SpaceId) -> BTreeMap<StackId, PageCount> {
+        self.origins.take(space)
+    }
+
+    /// All address spaces with pages that faults brought.
+    pub(in crate::pipeline) fn resident_spaces(&self) -> Vec<SpaceId> {
+        self.origins.spaces()
     }
 
     /// Forgets address spaces that are gone.
@@ -291,6 +316,24 @@ impl Findings {
             *tally.migrated.get_or_insert_default() += pages;
         }
     }
+}
+
+/// The pages that a fault at `addr` with this outcome may have brought, in a region.
+fn block_of(
+    addr: VirtAddr,
+    outcome: &FaultOutcome,
+    region: Option<VirtRange>,
+    page: PageSize,
+) -> Option<VirtRange> {
+    let pages = outcome.pages.map(PageCount::get).filter(|pages| *pages > 1)?;
+    let region = region?;
+    if outcome.kind == OutcomeKind::File {
+        return fault_around(addr, region);
+    }
+    let bytes = pages.checked_next_power_of_two()?.checked_mul(page.bytes())?;
+    let start = addr.as_raw() - addr.as_raw() % bytes;
+    VirtRange::new(VirtAddr::from_raw(start), VirtAddr::from_raw(start.checked_add(bytes)?))?
+        .intersection(region)
 }
 
 /// The regions that have a part in `range`, if any are known.

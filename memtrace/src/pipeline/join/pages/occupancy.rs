@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use rangemap::RangeMap;
 
+use super::moves::{move_pages, parts};
 use crate::{
     event::{MapRequest, SpaceId},
     region::{AddressSpace, Region},
@@ -122,7 +123,7 @@ impl Occupancy {
             MapRequest::Mremap { old_addr, old_size, .. } => {
                 let old_end = VirtAddr::from_raw(old_addr.as_raw().saturating_add(old_size));
                 let old = VirtRange::new(old_addr, old_end).map(|old| old.whole_pages(page));
-                held.move_pages(old, range);
+                move_pages(&mut held.seen, old, range);
                 (old, true)
             }
             _ => (None, false),
@@ -233,10 +234,7 @@ impl Space {
 
     /// What was seen in `range`, in order.
     fn parts(&self, range: VirtRange) -> impl Iterator<Item = (VirtRange, Seen)> {
-        let parts = self.seen.overlapping(range.addrs());
-        parts.filter_map(move |(part, seen)| {
-            Some((VirtRange::new(part.start, part.end)?.intersection(range)?, *seen))
-        })
+        parts(&self.seen, range)
     }
 
     /// How many pages of `range` are present.
@@ -255,27 +253,5 @@ impl Space {
             counts.add(properties, known, part.pages(page));
         }
         state
-    }
-
-    /// The pages of `old` are in `new` from now on, as far as there is room; nothing else is in either.
-    fn move_pages(&mut self, old: Option<VirtRange>, new: VirtRange) {
-        if let Some(old) = old.filter(|old| old.start() == new.start()) {
-            let (end, other) = (old.end().min(new.end()), old.end().max(new.end()));
-            if end < other {
-                self.seen.remove(end..other);
-            }
-            return;
-        }
-        self.seen.remove(new.addrs());
-        let Some(old) = old else { return };
-        let there = |addr: VirtAddr| {
-            let offset = addr.as_raw() - old.start().as_raw();
-            VirtAddr::from_raw(new.start().as_raw().saturating_add(offset)).min(new.end())
-        };
-        let moved: Vec<_> = self.parts(old).collect();
-        self.seen.remove(old.addrs());
-        for (part, seen) in moved {
-            self.put(there(part.start()), there(part.end()), seen);
-        }
     }
 }

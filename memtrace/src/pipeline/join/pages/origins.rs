@@ -1,0 +1,136 @@
+//! Which stack brought each page that is there: memory that stays has one.
+
+use std::collections::BTreeMap;
+
+use rangemap::{RangeMap, RangeSet};
+
+use super::moves::move_pages;
+use crate::{
+    event::{Fault, MapRequest, SpaceId, StackId},
+    pagemap::StateRun,
+    timeline::PropertySet,
+    units::{PageCount, PageSize, VirtAddr, VirtRange},
+};
+
+/// Ranges that are remembered of one address space: 40 MiB. If there are more, all are forgotten.
+const MOST: usize = 1 << 20;
+
+/// The pages that faults brought, and that nothing is known to have taken away.
+#[derive(Debug)]
+pub(super) struct Origins {
+    page: PageSize,
+    /// Whether somebody asks for them.
+    is_wanted: bool,
+    spaces: BTreeMap<SpaceId, RangeMap<VirtAddr, StackId>>,
+}
+
+impl Origins {
+    pub(super) const fn new(page: PageSize, is_wanted: bool) -> Self {
+        Self { page, is_wanted, spaces: BTreeMap::new() }
+    }
+
+    /// A fault in `space` was completed; of one without a stack it is not known who brought its page.
+    pub(super) fn fault(&mut self, space: SpaceId, fault: &Fault) {
+        if !self.is_wanted {
+            return;
+        }
+        let page = VirtRange::of_page(fault.addr, self.page);
+        match fault.stack {
+            Some(stack) => {
+                let known = self.spaces.entry(space).or_default();
+                known.insert(page.addrs(), stack);
+                if known.len() > MOST {
+                    known.clear();
+                }
+            }
+            None => self.remove(space, page),
+        }
+    }
+
+    /// The fault at `addr` brought the page there and those around it in `block`, of which a scan saw `runs`.
+    pub(super) fn brought(&mut self, space: SpaceId, addr: VirtAddr, block: VirtRange, runs: &[StateRun]) {
+        let Some(known) = self.spaces.get_mut(&space) else { return };
+        let Some(stack) = known.get(&addr).copied() else { return };
+        let present = runs.iter().filter(|run| PropertySet::of(run).contains(PropertySet::PRESENT));
+        for part in present.filter_map(|run| run.range.intersection(block)) {
+            let others: Vec<_> = known.gaps(&part.addrs()).collect();
+            for gap in others {
+                known.insert(gap, stack);
+            }
+        }
+    }
+
+    /// A scan that `raced` with these found no pages in `range`, or other than present ones.
+    pub(super) fn absent(&mut self, space: SpaceId, range: VirtRange, raced: &RangeSet<VirtAddr>) {
+        let Some(known) = self.spaces.get_mut(&space) else { return };
+        let gone: Vec<_> = raced.gaps(&range.addrs()).collect();
+        for gap in gone {
+            known.remove(gap);
+        }
+    }
+
+    /// A scan of `slot` saw these `runs`, but for what raced with it.
+    pub(super) fn see(
+        &mut self,
+        space: SpaceId,
+        slot: VirtRange,
+        runs: &[StateRun],
+        raced: &RangeSet<VirtAddr>,
+    ) {
+        if !self.spaces.contains_key(&space) {
+            return;
+        }
+        let mut next = slot.start();
+        let present = runs.iter().filter(|run| PropertySet::of(run).contains(PropertySet::PRESENT));
+        for (start, end) in
+            present.map(|run| (run.range.start(), run.range.end())).chain([(slot.end(), slot.end())])
+        {
+            if let Some(gap) = VirtRange::new(next, start) {
+                self.absent(space, gap, raced);
+            }
+            next = end;
+        }
+    }
+
+    /// A call about `range` took effect; `has_taken` if pages that were there are there no more.
+    pub(super) fn call(&mut self, space: SpaceId, request: &MapRequest, range: VirtRange, has_taken: bool) {
+        let page = self.page;
+        match *request {
+            MapRequest::Mremap { old_addr, old_size, .. } => {
+                let Some(known) = self.spaces.get_mut(&space) else { return };
+                let old_end = VirtAddr::from_raw(old_addr.as_raw().saturating_add(old_size));
+                let old = VirtRange::new(old_addr, old_end).map(|old| old.whole_pages(page));
+                move_pages(known, old, range);
+            }
+            _ if has_taken => self.remove(space, range.whole_pages(page)),
+            _ => {}
+        }
+    }
+
+    /// A program is loaded into `space`, which is empty.
+    pub(super) fn begin(&mut self, space: SpaceId) {
+        self.spaces.remove(&space);
+    }
+
+    fn remove(&mut self, space: SpaceId, range: VirtRange) {
+        if let Some(known) = self.spaces.get_mut(&space) {
+            known.remove(range.addrs());
+        }
+    }
+
+    /// Takes the pages of `space`, which is gone, or of which nobody will ask again, by the stacks that brought them.
+    pub(super) fn take(&mut self, space: SpaceId) -> BTreeMap<StackId, PageCount> {
+        let mut pages: BTreeMap<_, PageCount> = BTreeMap::new();
+        for (range, stack) in self.spaces.remove(&space).unwrap_or_default() {
+            let range = VirtRange::new(range.start, range.end);
+            *pages.entry(stack).or_default() +=
+                range.map_or(PageCount::default(), |range| range.pages(self.page));
+        }
+        pages
+    }
+
+    /// All address spaces with pages.
+    pub(super) fn spaces(&self) -> Vec<SpaceId> {
+        self.spaces.keys().copied().collect()
+    }
+}
