@@ -210,6 +210,8 @@ impl Pipeline {
             rows.extend(gone.map(|region| self.tasks.region_row(region)));
             let live = self.totals.live(&self.tasks, &mut self.pages);
             rows.extend(live.into_iter().map(|region| self.tasks.region_row(region)));
+            let spaces = self.pages.resident_spaces();
+            intervals.end_spaces(&spaces, &mut self.pages);
             stacks = intervals.stacks;
         }
         let (stacks, without_stack) = stacks.into_totals();
