@@ -70,7 +70,7 @@ pub fn small() -> Vec<u8> {
     ] {
         writer.append(&frame).expect("memory takes all");
     }
-    writer.finish(&end()).expect("memory takes all")
+    writer.finish(&end(), &[]).expect("memory takes all")
 }
 
 /// As many minor faults as asked for, a millisecond apart; nothing is lost.
@@ -86,7 +86,7 @@ pub fn storm(faults: u64) -> Vec<u8> {
     }
     writer.append(&Frame::Faults(bytes)).expect("memory takes all");
     writer.append(&Frame::Tick(at(faults + 100))).expect("memory takes all");
-    writer.finish(&end()).expect("memory takes all")
+    writer.finish(&end(), &[]).expect("memory takes all")
 }
 
 /// A time in milliseconds since the start.

@@ -17,6 +17,9 @@ pub struct FaultRow {
     /// Faulting address.
     #[serde(deserialize_with = "hexadecimal")]
     pub addr: u64,
+    /// Instruction pointer.
+    #[serde(deserialize_with = "hexadecimal")]
+    pub ip: u64,
     /// `read`, `write` or `exec`.
     pub access: Option<String>,
     /// `user` or `kernel`.
@@ -41,6 +44,8 @@ pub struct FaultRow {
     pub syscall: Option<String>,
     /// Number of the stack in the table `frames`.
     pub stack: Option<u64>,
+    /// The function that the instruction is of.
+    pub ip_function: Option<String>,
 }
 
 /// Some columns of the table `frames`.
@@ -61,6 +66,18 @@ pub struct FrameRow {
     pub end: Option<String>,
     /// 1 if it was found by the frame pointer.
     pub by_frame_pointer: u8,
+    /// The build ID of that file.
+    pub build_id: Option<String>,
+    /// The function that the instruction is of.
+    pub function: Option<String>,
+    /// From the start of that.
+    pub offset_bytes: Option<u64>,
+    /// Where that is in the source.
+    pub source_file: Option<String>,
+    /// The line there.
+    pub line: Option<u64>,
+    /// 1 if the function was inlined into that of the next row.
+    pub inlined: u8,
 }
 
 /// Some columns of the table `pages`.
@@ -161,6 +178,10 @@ pub struct MapRow {
     pub result: String,
     /// Number of the stack in the table `frames`.
     pub stack: Option<u64>,
+    /// The system call.
+    pub syscall: Option<String>,
+    /// Where the instruction lay that made it.
+    pub ip_module: Option<String>,
 }
 
 impl MapRow {

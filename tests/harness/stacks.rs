@@ -26,7 +26,7 @@ impl Stacks {
     #[track_caller]
     pub fn of(recording: &Recording, program: &str) -> Self {
         let mut frames: HashMap<u64, Vec<FrameRow>> = HashMap::new();
-        for frame in recording.frames() {
+        for frame in recording.frames().into_iter().filter(|frame| frame.inlined == 0) {
             frames.entry(frame.stack).or_default().push(frame);
         }
         let program = fs::canonicalize(program).expect("it was run").display().to_string();
