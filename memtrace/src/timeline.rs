@@ -262,6 +262,8 @@ pub struct FaultRow {
     pub tgid: Option<Tgid>,
     /// Name of the thread at that time.
     pub comm: Option<Comm>,
+    /// Name of its process at that time: that of the leader.
+    pub process_comm: Option<Comm>,
     /// Where the address lay.
     pub place: Option<FaultPlace>,
     /// Where the instruction lay; `None` if no known region held it.

@@ -186,6 +186,7 @@ mod tests {
             },
             tgid: Some(Tgid(42)),
             comm: Some(Comm::from_text("cc1")),
+            process_comm: Some(Comm::from_text("cc1")),
             place: Some(FaultPlace {
                 region: RegionId(7),
                 offset: 0x1010,
@@ -304,6 +305,7 @@ mod tests {
             fault: Fault { access: None, latency: None, kind: FaultKind::Failed, ..fault_row().fault },
             tgid: None,
             comm: None,
+            process_comm: None,
             place: None,
             module: None,
             function: None,

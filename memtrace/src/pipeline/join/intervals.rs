@@ -144,6 +144,10 @@ impl Intervals {
         tasks: &Tasks,
     ) -> FaultId {
         let (tgid, comm) = task.map(|task| (task.process.tgid, task.comm)).unzip();
+        let process_comm = task.map(|task| {
+            let is_leader = fault.tid.0 == task.process.tgid.0;
+            if is_leader { task.comm } else { tasks.name(task.process) }
+        });
         let place = task.and_then(|task| tasks.place(task.space, fault.addr, position?));
         let module = tasks.module(task.map(|task| task.space), fault);
         let in_kernel = fault.mode == Mode::Kernel;
@@ -154,6 +158,7 @@ impl Intervals {
             fault: *fault,
             tgid,
             comm,
+            process_comm,
             place,
             module,
             function,

@@ -69,6 +69,7 @@ mod tests {
             fault,
             tgid: None,
             comm: None,
+            process_comm: None,
             place: None,
             module: None,
             function: None,
