@@ -45,6 +45,13 @@ pub const MAGIC: [u8; 8] = *b"memtrace";
 /// was there, so that each build reads what an earlier one wrote, and of a later one what it knows.
 pub const FORMAT_VERSION: u32 = 6;
 
+/// Whether a file that begins with `head`, of some dozen bytes or all there are, is a recording. The magic is a word, which a text may
+/// begin with too; but none has the zero bytes of the version behind it.
+#[must_use]
+pub fn is_recording(head: &[u8]) -> bool {
+    head.strip_prefix(&MAGIC).is_some_and(|rest| rest.get(..4).is_none_or(|version| version.contains(&0)))
+}
+
 /// What a recording was made with, and of; its first chunk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {

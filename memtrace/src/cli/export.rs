@@ -12,10 +12,7 @@ use super::{
     args::ExportArgs,
     output::{Output, Replacement},
 };
-use crate::{
-    export,
-    record::{self, MAGIC},
-};
+use crate::{export, record};
 
 pub(super) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let mut recording = super::open(&args.input.file)?;
@@ -38,7 +35,7 @@ fn open(path: &Path) -> anyhow::Result<Option<Output>> {
         return Ok(None);
     }
     let output = Output::open(path, |head| {
-        if head.starts_with(&MAGIC) {
+        if record::is_recording(head) {
             bail!("it is a recording: give another name for the export");
         }
         Ok(())

@@ -235,7 +235,10 @@ impl RecordArgs {
         if path == "-" {
             bail!("--csv - would mix with the output of the command: give the name of a file");
         }
-        let csv = Output::open(path, recording::only(self.force, TIMELINE_HEAD, "timeline"))?;
+        let csv = Output::open(
+            path,
+            recording::only(self.force, |head| head.starts_with(TIMELINE_HEAD), "timeline"),
+        )?;
         if csv.is_same(&recording.output)? {
             bail!("the recording and --csv go to the same file: {}", path.display());
         }

@@ -40,7 +40,7 @@ impl RecordingFile {
         match path.unwrap_or(Path::new(DEFAULT)) {
             path if path == "-" => Self::stdout(),
             path => {
-                let output = Output::open(path, only(force, &record::MAGIC, "recording"));
+                let output = Output::open(path, only(force, record::is_recording, "recording"));
                 let output = output.inspect_err(|_| put_back(renamed))?;
                 Ok(Self { output, path: Some(path.to_owned()), renamed })
             }
@@ -71,10 +71,14 @@ fn put_back(renamed: bool) {
     }
 }
 
-/// Refuses to replace a file, unless it begins with `head` or by `force`.
-pub(super) fn only(force: bool, head: &[u8], what: &str) -> impl Fn(&[u8]) -> anyhow::Result<()> {
-    move |begin| {
-        if !force && !begin.starts_with(head) {
+/// Refuses to replace a file, unless by its head it `is_one`, or by `force`.
+pub(super) fn only(
+    force: bool,
+    is_one: impl Fn(&[u8]) -> bool,
+    what: &str,
+) -> impl Fn(&[u8]) -> anyhow::Result<()> {
+    move |head| {
+        if !force && !is_one(head) {
             bail!("it is no {what}: give another name, or --force to replace it");
         }
         Ok(())

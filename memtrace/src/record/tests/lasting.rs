@@ -80,6 +80,16 @@ fn item_that_is_not_known_is_one_loss_and_nothing_else_is() {
 }
 
 #[test]
+fn text_that_begins_like_a_recording_is_none() {
+    let whole = with_items(&[]);
+
+    assert!(is_recording(&whole) && is_recording(&whole[..8]) && is_recording(&whole[..10]));
+    assert!(!is_recording(&whole[..7]));
+    // Folded stacks of memtrace itself.
+    assert!(!is_recording(b"memtrace;_start;main 7\n"));
+}
+
+#[test]
 fn numbers_of_faults_beyond_all_columns_are_damage() {
     let counts = [u64::MAX, 1 << 63, u64::from(u32::MAX), 1]
         .map(|count| postcard::to_stdvec(&count).expect("a number"));
