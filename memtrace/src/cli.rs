@@ -121,11 +121,11 @@ fn run(verb: &Verb, global: GlobalArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// The exit code of a failure: one that no traced command has, for `record`.
-#[cfg_attr(not(feature = "live"), expect(unused_variables, reason = "reading fails in one way"))]
 fn failure_code(verb: &Verb, error: &anyhow::Error) -> u8 {
     match verb {
         #[cfg(feature = "live")]
         Verb::Snapshot(_) if error.is::<snapshot::UsageError>() => USAGE,
+        Verb::Export(_) if error.is::<export::UsageError>() => USAGE,
         verb => own_failure(verb),
     }
 }

@@ -1,8 +1,8 @@
-//! The tables that leave memtrace, and the formats in which they do.
+//! The tables and the stacks of faults that leave memtrace, and the formats in which they do.
 //!
 //! Layer: codec. Input: [`Row`]s. Output: text or bytes into any writer.
-//! Keeps: a table's columns are defined once, for its header, its documentation and its content in every format;
-//! what is unknown is an empty field, never 0.
+//! Keeps: a table's columns are defined once, for its header, its documentation and its content in every format, and so is what
+//! stacks are weighed by; what is unknown is an empty field, never 0.
 //! Not here: how rows come about (`pipeline`).
 #![forbid(unsafe_code)]
 
@@ -17,10 +17,13 @@ use crate::{
 mod column;
 pub mod csv;
 mod flags;
+pub mod folded;
+mod stacks;
 mod tables;
 
 use column::Column;
 pub use column::{ColumnHead, Kind, Value};
+pub use stacks::{Costs, STALL, WEIGHTS, Weight};
 
 /// The table that is also written live.
 pub const TIMELINE: &Table = table::<TimelineRow>();
@@ -37,7 +40,7 @@ pub const TABLES: &[&Table] = &[
 ];
 
 /// Every format.
-pub const FORMATS: &[&Format] = &[&csv::FORMAT];
+pub const FORMATS: &[&Format] = &[&csv::FORMAT, &folded::FORMAT];
 
 /// Why an export could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -94,15 +97,35 @@ impl Sink for Sinks {
 /// Where an export goes.
 pub type Output = Box<dyn io::Write + Send>;
 
-/// A form in which a table leaves.
+/// A form in which something leaves.
 #[derive(Debug)]
 pub struct Format {
     /// Its name.
     pub name: &'static str,
     /// What it is, in one line.
     pub doc: &'static str,
-    /// What writes a table in it.
-    pub sink: fn(&'static Table, Output) -> Box<dyn Sink + Send>,
+    /// Whether people can read it, and so a terminal may get it.
+    pub is_text: bool,
+    /// What it is of.
+    pub content: Content,
+}
+
+/// What a format is of, and what writes that.
+#[derive(Clone, Copy, Debug)]
+pub enum Content {
+    /// One table.
+    Table(fn(&'static Table, Output) -> Box<dyn Sink + Send>),
+    /// All stacks of faults, and what these cost.
+    Stacks(fn(StackOptions, Output) -> Box<dyn Sink + Send>),
+}
+
+/// How stacks are written.
+#[derive(Clone, Debug)]
+pub struct StackOptions {
+    /// What stacks are weighed by; in a format that has all weights, which one is shown first.
+    pub weight: &'static Weight,
+    /// What was traced, in words.
+    pub subject: String,
 }
 
 /// A row type that is a table.
@@ -196,8 +219,8 @@ mod tests {
 
     #[test]
     fn sinks_together_want_what_any_of_them_does() {
-        let sink = |table: &'static Table| (csv::FORMAT.sink)(table, Box::new(io::sink()));
-        let sinks: Sinks = vec![sink(TIMELINE), sink(table::<Loss>())];
+        let sink = |table: &'static Table| csv::Csv::new(table, io::sink());
+        let sinks: Sinks = vec![Box::new(sink(TIMELINE)), Box::new(sink(table::<Loss>()))];
 
         assert_eq!(Sinks::new().wants(), RowSet::empty());
         assert_eq!(sinks.wants(), RowSet::TIMELINE | RowSet::LOSSES);

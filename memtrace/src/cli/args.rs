@@ -16,7 +16,7 @@ use clap::{
 
 #[cfg(feature = "live")]
 use super::{record::RecordArgs, snapshot::SnapshotArgs};
-use crate::export::{ColumnHead, FORMATS, Format, TABLES, TIMELINE, Table};
+use crate::export::{ColumnHead, FORMATS, Format, TABLES, Table, WEIGHTS, Weight};
 
 /// Records every page fault and every change of an address space, and what the kernel gave for it
 #[derive(Debug, Parser)]
@@ -112,7 +112,7 @@ pub(super) struct ReportArgs {
     pub(super) json: bool,
 }
 
-/// Write a table of a recording in a common format
+/// Write a table of a recording, or the stacks of its faults, in a common format
 #[derive(Args, Debug)]
 #[command(after_help = EXPORT_EXAMPLES, after_long_help = export_details())]
 pub(super) struct ExportArgs {
@@ -123,9 +123,13 @@ pub(super) struct ExportArgs {
     #[arg(short, long, value_name = "FORMAT", value_parser = formats(), help_heading = "Output")]
     pub(super) format: &'static Format,
 
-    /// Table
-    #[arg(long, value_name = "TABLE", value_parser = tables(), default_value = TIMELINE.name, help_heading = "Output")]
-    pub(super) table: &'static Table,
+    /// Table, in csv [default: timeline]
+    #[arg(long, value_name = "TABLE", value_parser = tables(), help_heading = "Output")]
+    pub(super) table: Option<&'static Table>,
+
+    /// What stacks are weighed by, in folded [default: stall]
+    #[arg(long, value_name = "WEIGHT", value_parser = weights(), help_heading = "Output")]
+    pub(super) weight: Option<&'static Weight>,
 
     /// File to write; `-` is stdout
     #[arg(short, long, value_name = "OUT", default_value = "-", help_heading = "Output")]
@@ -140,6 +144,11 @@ fn formats() -> impl TypedValueParser<Value = &'static Format> {
 /// Takes the name of a table.
 fn tables() -> impl TypedValueParser<Value = &'static Table> {
     one_of(TABLES, |table| (table.name, table.doc))
+}
+
+/// Takes the name of a weight.
+fn weights() -> impl TypedValueParser<Value = &'static Weight> {
+    one_of(WEIGHTS, |weight| (weight.name, weight.doc))
 }
 
 /// Takes the name of one of `all`, of which `describe` returns name and help.
@@ -205,7 +214,9 @@ Examples:
   memtrace export memtrace.mtrace -f csv                    the timeline on stdout
   memtrace export memtrace.mtrace -f csv -o timeline.csv    into a file
   memtrace export memtrace.mtrace -f csv --table faults     every fault
-  memtrace export memtrace.mtrace -f csv --table maps       every change of an address space";
+  memtrace export memtrace.mtrace -f csv --table maps       every change of an address space
+  memtrace export memtrace.mtrace -f folded | flamegraph.pl --countname ns > stall.svg
+  memtrace export memtrace.mtrace -f folded --weight faults count faults instead of adding up their stall";
 
 /// The columns of every table, then the examples.
 fn export_details() -> String {
@@ -246,7 +257,7 @@ mod tests {
     fn export_writes_the_timeline_to_stdout_unless_told_otherwise() {
         let args = export("memtrace export x.mtrace -f csv");
 
-        assert_eq!(args.table.name, "timeline");
+        assert!(args.table.is_none() && args.weight.is_none());
         assert_eq!(args.output, PathBuf::from("-"));
         assert!(!args.input.strict);
     }
@@ -256,7 +267,7 @@ mod tests {
         let args = export("memtrace export --table losses -o out.csv --strict -f csv x.mtrace");
 
         assert_eq!(args.input.file, PathBuf::from("x.mtrace"));
-        assert_eq!(args.table.name, "losses");
+        assert_eq!(args.table.map(|table| table.name), Some("losses"));
         assert_eq!(args.output, PathBuf::from("out.csv"));
         assert!(args.input.strict);
     }

@@ -10,7 +10,7 @@ use std::{
     io::{self, Write as _},
 };
 
-use super::{ExportError, Format, Sink, Table, Value};
+use super::{Content, ExportError, Format, Sink, Table, Value};
 use crate::{
     event::HostFacts,
     timeline::{Row, RowSet, Summary},
@@ -21,7 +21,8 @@ use crate::{
 pub const FORMAT: Format = Format {
     name: "csv",
     doc: "RFC 4180, with a header row",
-    sink: |table, output| Box::new(Csv::new(table, output)),
+    is_text: true,
+    content: Content::Table(|table, output| Box::new(Csv::new(table, output))),
 };
 
 /// Writes the rows of a table.
