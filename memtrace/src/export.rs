@@ -18,6 +18,7 @@ mod column;
 pub mod csv;
 mod flags;
 pub mod folded;
+pub mod pprof;
 mod stacks;
 mod tables;
 
@@ -40,7 +41,7 @@ pub const TABLES: &[&Table] = &[
 ];
 
 /// Every format.
-pub const FORMATS: &[&Format] = &[&csv::FORMAT, &folded::FORMAT];
+pub const FORMATS: &[&Format] = &[&csv::FORMAT, &folded::FORMAT, &pprof::FORMAT];
 
 /// Why an export could not be written.
 #[derive(Debug, thiserror::Error)]

@@ -127,7 +127,7 @@ pub(super) struct ExportArgs {
     #[arg(long, value_name = "TABLE", value_parser = tables(), help_heading = "Output")]
     pub(super) table: Option<&'static Table>,
 
-    /// What stacks are weighed by, in folded [default: stall]
+    /// What stacks are weighed by, in folded; what pprof shows first [default: stall]
     #[arg(long, value_name = "WEIGHT", value_parser = weights(), help_heading = "Output")]
     pub(super) weight: Option<&'static Weight>,
 
@@ -216,7 +216,8 @@ Examples:
   memtrace export memtrace.mtrace -f csv --table faults     every fault
   memtrace export memtrace.mtrace -f csv --table maps       every change of an address space
   memtrace export memtrace.mtrace -f folded | flamegraph.pl --countname ns > stall.svg
-  memtrace export memtrace.mtrace -f folded --weight faults count faults instead of adding up their stall";
+  memtrace export memtrace.mtrace -f folded --weight faults count faults instead of adding up their stall
+  memtrace export memtrace.mtrace -f pprof -o faults.pb.gz  all weights, for pprof, speedscope and others";
 
 /// The columns of every table, then the examples.
 fn export_details() -> String {
