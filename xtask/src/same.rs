@@ -81,11 +81,14 @@ fn compare(view: &View, old: &Output, new: &Output) -> Vec<String> {
     }
     let (old, new) = (&old.stdout, &new.stdout);
     if old != new {
-        lines.extend(difference::of_lines(old, new));
+        lines.extend(match view.form() {
+            Form::Bytes => difference::of_bytes(old, new),
+            Form::Csv | Form::Json | Form::Text => difference::of_lines(old, new),
+        });
         lines.extend(match view.form() {
             Form::Csv => difference::of_tables(old, new),
             Form::Json => difference::of_json(old, new),
-            Form::Text => Vec::new(),
+            Form::Bytes | Form::Text => Vec::new(),
         });
     }
     iter::once(format!("{view}:")).chain(lines.iter().map(|line| format!("  {line}"))).collect()

@@ -55,7 +55,17 @@ impl Build {
     pub(super) fn offer(&self) -> anyhow::Result<Offer> {
         let output = self.run(Command::new(&self.program).args(["export", "-h"]))?;
         let help = String::from_utf8_lossy(&output.stdout);
-        Offer::parse(&help).with_context(|| format!("{} offers no formats and tables:\n{help}", self.name))
+        Offer::parse(&help, |format| self.is_of_stacks(format))
+            .with_context(|| format!("{} offers no formats and tables:\n{help}", self.name))
+    }
+
+    /// Whether a table in `format` is a mistake of usage.
+    fn is_of_stacks(&self, format: &str) -> bool {
+        /// The code with which verbs that read end then.
+        const USAGE: i32 = 2;
+        let mut command = Command::new(&self.program);
+        command.args(["export", "-f", format, "--table", "timeline", "/dev/null"]);
+        self.run(&mut command).is_ok_and(|output| output.status.code() == Some(USAGE))
     }
 
     /// What it writes about `recording`.

@@ -32,6 +32,12 @@ pub(super) fn of_lines(old: &[u8], new: &[u8]) -> Vec<String> {
     std::iter::once(title).chain(shown).collect()
 }
 
+/// From which byte on they differ, and how many bytes there are.
+pub(super) fn of_bytes(old: &[u8], new: &[u8]) -> Vec<String> {
+    let first = old.iter().zip(new).take_while(|(old, new)| old == new).count();
+    vec![format!("from byte {} on: {} bytes of OLD, {} of NEW", first + 1, old.len(), new.len())]
+}
+
 fn lines(text: &[u8]) -> Vec<&[u8]> {
     text.split_inclusive(|byte| *byte == b'\n').collect()
 }
