@@ -1,6 +1,6 @@
 //! What is typed: usage errors of every verb, and help. Needs no privileges.
 
-use memtrace_tests::memtrace;
+use memtrace_tests::{memtrace, run::Run};
 
 #[test]
 fn reading_verbs_say_usage_errors_with_2() {
@@ -11,6 +11,7 @@ fn reading_verbs_say_usage_errors_with_2() {
         &["export", "file"],
         &["export", "-f", "parquet", "file"],
         &["export", "-f", "csv", "--table", "no-such-table", "file"],
+        &["export", "-f", "folded", "--weight", "no-such-weight", "file"],
         &["info"],
         &["snapshot"],
         &["--color", "sometimes", "info", "file"],
@@ -18,6 +19,28 @@ fn reading_verbs_say_usage_errors_with_2() {
         let run = memtrace!().run(args).finish().expect_code(2);
         assert!(run.stdout.is_empty() && !run.stderr.is_empty(), "{run:#?}");
     }
+}
+
+#[test]
+fn export_refuses_what_a_format_has_no_use_for() {
+    for (args, words) in [
+        (&["-f", "folded", "--table", "faults"][..], ["--table", "stacks"]),
+        (&["-f", "pprof", "--table", "timeline"], ["--table", "stacks"]),
+        (&["-f", "csv", "--weight", "stall"], ["--weight", "table"]),
+    ] {
+        // Before the file is opened: there is none.
+        let run = memtrace!().run(["export"]).args(args).arg("/no/such/file").finish();
+        assert_eq!(run.expect_failure(2, &words).stdout, "");
+    }
+}
+
+#[test]
+fn profile_is_not_printed_to_a_terminal() {
+    let command = format!("{} export -f pprof /no/such/file", memtrace!().program());
+
+    let run = Run::new("script").args(["--quiet", "--return", "--command", &command, "/dev/null"]).finish();
+
+    assert!(run.expect_code(2).stdout.contains("stdout is a terminal"));
 }
 
 /// What `memtrace snapshot` says of arguments that make no sense.

@@ -4,6 +4,8 @@
 //! Keeps: as small as the phenomenon allows, so that all tables can be computed by hand.
 //! Not here: recordings of real programs (`recording`).
 
+mod stacks;
+
 use memtrace::{
     decode::Frame,
     event::{
@@ -18,6 +20,8 @@ use memtrace_ebpf::{
     Call, CallEvent, EventHeader, EventKind, ExitEvent, FaultEvent, FaultFlags, FaultKind, JoinEvent,
     TaskAccount, UncountedCause, UncountedEvent,
 };
+
+pub use self::stacks::stacks;
 
 /// Start of the recording on `CLOCK_BOOTTIME`, in nanoseconds.
 const START: u64 = 5_000_000_000;

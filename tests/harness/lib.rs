@@ -27,6 +27,7 @@ pub mod maps;
 pub mod memory;
 pub mod mounted;
 pub mod oracle;
+pub mod protobuf;
 pub mod reader;
 pub mod recording;
 pub mod requirement;

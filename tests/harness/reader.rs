@@ -13,8 +13,8 @@ use std::{
 /// What sums a recording up.
 pub const SUMMARIES: [&[&str]; 2] = [&["info", "--json"], &["report"]];
 
-/// What prints a part of it, row by row.
-pub const TABLES: [&[&str]; 7] = [
+/// What prints a part of it: row by row, or stack by stack.
+pub const TABLES: [&[&str]; 9] = [
     &["report", "--json"],
     &["export", "-f", "csv", "--table", "timeline", "-o", "-"],
     &["export", "-f", "csv", "--table", "faults", "-o", "-"],
@@ -22,6 +22,8 @@ pub const TABLES: [&[&str]; 7] = [
     &["export", "-f", "csv", "--table", "regions", "-o", "-"],
     &["export", "-f", "csv", "--table", "pages", "-o", "-"],
     &["export", "-f", "csv", "--table", "losses", "-o", "-"],
+    &["export", "-f", "folded", "--weight", "faults", "-o", "-"],
+    &["export", "-f", "pprof", "-o", "-"],
 ];
 
 /// Memory that a reader may take whatever it reads, in bytes.
