@@ -258,12 +258,12 @@ impl std::ops::AddAssign for PageTally {
 pub struct FaultRow {
     /// The fault.
     pub fault: Fault,
-    /// Process of the faulting thread; `None` if no task event told.
-    pub tgid: Option<Tgid>,
+    /// Process of the faulting thread; `None` if no task event reported it.
+    pub process: Option<ProcessId>,
+    /// Name of the process at that time; `None` if it is not known.
+    pub process_comm: Option<Comm>,
     /// Name of the thread at that time.
     pub comm: Option<Comm>,
-    /// Name of its process at that time: that of the leader.
-    pub process_comm: Option<Comm>,
     /// Where the address lay.
     pub place: Option<FaultPlace>,
     /// Where the instruction lay; `None` if no known region held it.

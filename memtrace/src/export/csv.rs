@@ -185,9 +185,9 @@ mod tests {
                 syscall: None,
                 stack: None,
             },
-            tgid: Some(Tgid(42)),
-            comm: Some(Comm::from_text("cc1")),
+            process: Some(PROCESS),
             process_comm: Some(Comm::from_text("cc1")),
+            comm: Some(Comm::from_text("cc1")),
             place: Some(FaultPlace {
                 region: RegionId(7),
                 offset: 0x1010,
@@ -304,9 +304,9 @@ mod tests {
     fn a_fault_is_one_row() {
         let bare = FaultRow {
             fault: Fault { access: None, latency: None, kind: FaultKind::Failed, ..fault_row().fault },
-            tgid: None,
-            comm: None,
+            process: None,
             process_comm: None,
+            comm: None,
             place: None,
             module: None,
             function: None,

@@ -187,7 +187,7 @@ impl TableRow for FaultRow {
             "completion; if it never completed, when that became known",
             Time(|row| Some(row.fault.time)),
         ),
-        column("tgid", "process", Id(|row| row.tgid.map(|tgid| tgid.0.into()))),
+        column("tgid", "process", Id(|row| row.process.map(|process| process.tgid.0.into()))),
         column("tid", "thread", Id(|row| Some(row.fault.tid.0.into()))),
         column("comm", "name of the thread", Text(|row| row.comm.as_ref().map(Comm::as_bytes))),
         column("cpu", "CPU that it ended on", Id(|row| Some(row.fault.cpu.0.into()))),

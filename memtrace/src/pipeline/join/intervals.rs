@@ -143,10 +143,10 @@ impl Intervals {
         position: Option<Position>,
         tasks: &Tasks,
     ) -> FaultId {
-        let (tgid, comm) = task.map(|task| (task.process.tgid, task.comm)).unzip();
+        let (process, comm) = task.map(|task| (task.process, task.comm)).unzip();
         let process_comm = task.map(|task| {
-            let is_leader = fault.tid.0 == task.process.tgid.0;
-            if is_leader { task.comm } else { tasks.name(task.process) }
+            let leads = fault.tid.0 == task.process.tgid.0;
+            if leads { task.comm } else { tasks.name(task.process) }
         });
         let place = task.and_then(|task| tasks.place(task.space, fault.addr, position?));
         let module = tasks.module(task.map(|task| task.space), fault);
@@ -156,9 +156,9 @@ impl Intervals {
         let syscall = fault.syscall.and_then(|number| syscall_name(number, &self.arch));
         self.held.push(FaultRow {
             fault: *fault,
-            tgid,
+            process,
+            process_comm: process_comm.filter(|comm| !comm.as_bytes().is_empty()),
             comm,
-            process_comm,
             place,
             module,
             function,

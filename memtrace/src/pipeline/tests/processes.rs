@@ -229,3 +229,45 @@ fn processes_that_ended_are_sums_unless_every_one_is_wanted() {
         assert_eq!(summary.account.map(|account| account.kernel.minor), Some(2 * u64::from(COUNT)));
     }
 }
+
+#[test]
+fn fault_has_the_name_of_its_process_at_that_time_beside_that_of_its_thread() {
+    const THREAD: u32 = 21;
+    const CLONE_THREAD: u64 = 0x1_0000;
+    let thread = TaskAction::Fork {
+        child_tgid: CHILD,
+        child_tid: Tid(THREAD),
+        clone_flags: CLONE_THREAD,
+        space: SpaceId(8),
+        parent_space: SpaceId(8),
+        comm: Comm::from_text("worker"),
+    };
+    let by_thread = |millis| {
+        let Record::Fault(fault) = fault(millis, 0x1000) else { panic!("a fault") };
+        Record::Fault(Fault { tid: Tid(THREAD), ..fault })
+    };
+    let records = [
+        join(1),
+        fork(10, CHILD.0, 8),
+        by_child(fault(11, 0x1000)),
+        named(12, "server"),
+        by_child(task(13, CHILD.0, thread)),
+        by_thread(14),
+        tick(1_000),
+    ];
+
+    let (rows, ..) = run_with(Options { wants: RowSet::FAULTS, ..options(Detail::Full) }, &records);
+
+    let name = |comm: Option<Comm>| comm.map(|comm| comm.to_string()).unwrap_or_default();
+    let names: Vec<_> = rows
+        .into_iter()
+        .filter_map(|row| match row {
+            Row::Fault(row) => {
+                Some((row.process.map(|one| one.tgid), name(row.process_comm), name(row.comm)))
+            }
+            _ => None,
+        })
+        .collect();
+    let pair = |process: &str, thread: &str| (Some(CHILD), process.to_owned(), thread.to_owned());
+    assert_eq!(names, [pair("child", "child"), pair("server", "worker")]);
+}

@@ -67,9 +67,9 @@ mod tests {
         };
         FaultRow {
             fault,
-            tgid: None,
-            comm: None,
+            process: None,
             process_comm: None,
+            comm: None,
             place: None,
             module: None,
             function: None,
