@@ -8,6 +8,13 @@ fn reading_verbs_say_usage_errors_with_2() {
         &["no-such-verb"][..],
         &["report"],
         &["report", "--no-such-option", "file"],
+        &["report", "--by", "no-such-key", "file"],
+        &["report", "--by", "", "file"],
+        &["report", "--by", "library", "--top", "0", "file"],
+        &["report", "--by", "library", "--top", "3", "--all", "file"],
+        &["report", "--by", "library", "--sort", "name", "file"],
+        &["report", "--by", "library", "--from", "soon", "file"],
+        &["report", "--by", "library", "--pid", "one", "file"],
         &["export", "file"],
         &["export", "-f", "parquet", "file"],
         &["export", "-f", "csv", "--table", "no-such-table", "file"],
@@ -41,6 +48,33 @@ fn profile_is_not_printed_to_a_terminal() {
     let run = Run::new("script").args(["--quiet", "--return", "--command", &command, "/dev/null"]).finish();
 
     assert!(run.expect_code(2).stdout.contains("stdout is a terminal"));
+}
+
+#[test]
+fn what_selects_groups_is_refused_without_keys() {
+    for option in [
+        &["--top", "3"][..],
+        &["--all"],
+        &["--sort", "stall"],
+        &["-p", "1"],
+        &["--from", "1"],
+        &["--to", "1"],
+    ] {
+        let run = memtrace!().run(["report", "file"]).args(option).finish().expect_code(2);
+        assert!(run.stderr.contains("--by <KEY>"), "{option:?}: {run:#?}");
+    }
+}
+
+#[test]
+fn groups_that_make_no_sense_are_refused_with_the_reason() {
+    for (options, words) in [
+        (&["--by", "library,file,library"][..], "--by library is there twice"),
+        (&["--by", "file", "--by", "file"], "--by file is there twice"),
+        (&["--by", "file", "--from", "2s", "--to", "2000ms"], "--from 2s and --to 2s: --to must be later"),
+    ] {
+        let run = memtrace!().run(["report", "file"]).args(options).finish().expect_code(2);
+        assert!(run.stderr.contains(words), "{options:?}: {run:#?}");
+    }
 }
 
 /// What `memtrace snapshot` says of arguments that make no sense.

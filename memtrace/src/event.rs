@@ -53,7 +53,7 @@ impl SpaceId {
 }
 
 /// The name of a task: at most 15 bytes, as the kernel keeps it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Comm([u8; 16]);
 
 impl Comm {

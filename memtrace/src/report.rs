@@ -19,9 +19,13 @@ use crate::{
 mod calls;
 mod code;
 mod findings;
+mod function;
+mod groups;
 mod json;
 mod numbers;
 mod text;
+
+pub use groups::{GroupReport, Grouping, KEYS, Key, ORDERS, Order};
 
 /// All that is known at the end of a recording.
 #[derive(Debug)]
@@ -49,12 +53,17 @@ impl Report {
     /// The report on `recording`, of which nothing has been read yet.
     pub fn of<R: std::io::Read>(recording: &mut Recording<R>) -> Result<Self, ReplayError> {
         let summary = record::replay(recording, &mut Sums)?;
-        Ok(Self {
+        Ok(Self::from_parts(recording, summary))
+    }
+
+    /// The report on `recording`, which has been replayed with this `summary`.
+    fn from_parts<R: std::io::Read>(recording: &Recording<R>, summary: Summary) -> Self {
+        Self {
             header: recording.header().clone(),
             summary,
             end: recording.end().cloned(),
             recovery: recording.recovery(),
-        })
+        }
     }
 
     /// Whether no loss touches a total.

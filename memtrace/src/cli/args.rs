@@ -14,6 +14,7 @@ use clap::{
     error::ErrorKind,
 };
 
+use super::report::ReportArgs;
 #[cfg(feature = "live")]
 use super::{record::RecordArgs, snapshot::SnapshotArgs};
 use crate::export::{ColumnHead, FORMATS, Format, TABLES, Table, WEIGHTS, Weight};
@@ -48,7 +49,11 @@ impl Cli {
             return Self::try_parse_from(meant.into_iter().chain(self.command))?.into_verb();
         }
         let missing = "a verb is needed: see memtrace --help";
-        self.verb.ok_or_else(|| Self::command().error(ErrorKind::MissingSubcommand, missing))
+        let verb = self.verb.ok_or_else(|| Self::command().error(ErrorKind::MissingSubcommand, missing))?;
+        if let Verb::Report(args) = &verb {
+            args.check().map_err(|error| Self::command().error(ErrorKind::ValueValidation, error))?;
+        }
+        Ok(verb)
     }
 }
 
@@ -96,22 +101,6 @@ pub(super) struct InputArgs {
     pub(super) strict: bool,
 }
 
-/// Say what a recording holds: totals, latencies, losses, hottest regions, who maps what
-#[derive(Args, Debug)]
-#[command(after_help = "\
-Examples:
-  memtrace report memtrace.mtrace           for people
-  memtrace report memtrace.mtrace --json    for programs
-  memtrace report ci.mtrace --strict        exit with 3 if anything was lost")]
-pub(super) struct ReportArgs {
-    #[command(flatten)]
-    pub(super) input: InputArgs,
-
-    /// Print JSON
-    #[arg(long, help_heading = "Output")]
-    pub(super) json: bool,
-}
-
 /// Write a table of a recording, or the stacks of its faults, in a common format
 #[derive(Args, Debug)]
 #[command(after_help = EXPORT_EXAMPLES, after_long_help = export_details())]
@@ -152,7 +141,7 @@ fn weights() -> impl TypedValueParser<Value = &'static Weight> {
 }
 
 /// Takes the name of one of `all`, of which `describe` returns name and help.
-fn one_of<T: Sync>(
+pub(super) fn one_of<T: Sync>(
     all: &'static [&'static T],
     describe: fn(&T) -> (&'static str, &'static str),
 ) -> impl TypedValueParser<Value = &'static T> {

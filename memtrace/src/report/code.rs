@@ -4,7 +4,7 @@ use std::{cmp::Reverse, collections::BTreeMap};
 
 use serde_json::{Value, json};
 
-use super::{Report, calls};
+use super::{Report, calls, function::hexadecimal};
 use crate::{
     event::{FaultCounts, StackEnd},
     timeline::{CodePlace, CodePosition, CodeTotals, Module, StackTotals},
@@ -129,9 +129,4 @@ fn place(place: &CodePlace) -> Value {
         "file_offset_bytes": offset,
         "address": addr,
     })
-}
-
-/// `bytes` in hexadecimal digits.
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |digits, byte| format!("{digits}{byte:02x}"))
 }

@@ -116,7 +116,7 @@ fn pagemap_scan() -> Feature {
     Feature { name: "pagemap_scan".to_owned(), state }
 }
 
-fn report() -> Report {
+pub(super) fn report() -> Report {
     let host = HostFacts::sample(at(0));
     let account = Account { kernel: faults(130, 2), recorded: faults(100, 2), uncounted: faults(30, 0) };
     let label = RegionLabel {

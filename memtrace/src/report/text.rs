@@ -26,7 +26,7 @@ use crate::{
 mod code;
 mod maps;
 
-const HEADING: Style = Style::new().bold();
+pub(super) const HEADING: Style = Style::new().bold();
 const WARNING: Style = Style::new().bold().fg_color(Some(anstyle::Color::Ansi(anstyle::AnsiColor::Yellow)));
 
 /// Processes and regions shown; `--json` and `export` have all.
@@ -60,7 +60,7 @@ impl Display for Report {
 
 impl Report {
     /// What was recorded, where, and how it ended.
-    fn origin(&self, f: &mut Formatter<'_>) -> fmt::Result {
+    pub(super) fn origin(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let (host, capture) = (&self.header.host, &self.header.capture);
         let page = ByteSize::new(host.page.bytes());
         writeln!(f, "{HEADING}{}{HEADING:#}", Printable::new(&capture.to_string()))?;
@@ -79,7 +79,7 @@ impl Report {
         }
     }
 
-    fn losses(&self, f: &mut Formatter<'_>) -> fmt::Result {
+    pub(super) fn losses(&self, f: &mut Formatter<'_>) -> fmt::Result {
         if self.is_complete() {
             return Ok(());
         }

@@ -5,7 +5,7 @@ use std::fmt::{self, Formatter};
 use super::{SHOWN, Share, Time, heading, more};
 use crate::{
     event::StackEnd,
-    report::{Report, calls},
+    report::{Report, calls, function::file_name},
     timeline::{CodePlace, CodePosition, CodeTotals, Module, StackTotals},
     units::Printable,
 };
@@ -120,13 +120,6 @@ fn sum(totals: impl IntoIterator<Item = CodeTotals>) -> CodeTotals {
         sum += totals;
         sum
     })
-}
-
-/// Name of the file of a module, or what stands in place of one.
-fn file_name(module: Option<&Module>) -> String {
-    let path = module.map_or(&b"in no known region"[..], Module::name);
-    let file = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
-    Printable::from_bytes(file).to_string()
 }
 
 /// A place in code: the file and the offset in it, or an address.
