@@ -291,6 +291,38 @@ fn groups_have_the_sums_of_the_faults_selected() {
 }
 
 #[test]
+fn functions_have_the_names_that_stand_at_the_end_of_the_recording() {
+    let (_directory, path) = file("named.mtrace", &fixture::named());
+    let json =
+        |args: &[&str]| -> serde_json::Value { serde_json::from_str(&output(args, &path)).expect("JSON") };
+
+    let groups = json(&["report", "--json", "--by", "function,syscall"])["groups"].clone();
+    let names: Vec<_> = groups
+        .as_array()
+        .expect("groups")
+        .iter()
+        .map(|group| {
+            let function = &group["function"];
+            serde_json::json!([function["name"], function["module"], group["syscall"], group["stall_ns"]])
+        })
+        .collect();
+    let expected =
+        serde_json::json!([["grow", "/bin/demo", "-", 1_500], ["clear_page", "[kernel]", "read", 500],]);
+    assert_eq!(serde_json::json!(names), expected);
+
+    let report = json(&["report", "--json"]);
+    assert_eq!(report["functions"][0]["function"], "grow");
+    let main = &report["call_tree"][0];
+    // Both faults are of that path: in kernel mode the stack is that of the caller.
+    let push = &main["children"][0]["children"][0];
+    assert_eq!((&main["function"], &push["function"]), (&"main".into(), &"push".into()));
+    assert_eq!((&push["minor"], &push["stall_ns"]), (&2.into(), &2_000.into()));
+    let text = output(&["report"], &path);
+    assert!(text.contains("By function") && text.contains("clear_page ([kernel])"), "{text}");
+    assert!(text.contains("Call paths"), "{text}");
+}
+
+#[test]
 fn text_of_groups_ends_with_what_is_not_shown() {
     let (_directory, path) = file("small.mtrace", &fixture::small());
     let text = output(&["report", "--by", "file", "--sort", "faults", "--top", "1"], &path);

@@ -12,7 +12,7 @@ use crate::{
     export::{ExportError, Sink},
     pipeline::Detail,
     record::{self, End, Header, Recording, Recovery, ReplayError},
-    timeline::{Row, RowSet, Summary},
+    timeline::{CodeTotals, Row, RowSet, Summary},
     units::{Nanos, Timestamp},
 };
 
@@ -23,8 +23,11 @@ mod function;
 mod groups;
 mod json;
 mod numbers;
+mod paths;
 mod text;
 
+use function::FunctionLabel;
+use groups::Groups;
 pub use groups::{GroupReport, Grouping, KEYS, Key, ORDERS, Order};
 
 /// All that is known at the end of a recording.
@@ -34,26 +37,34 @@ pub struct Report {
     summary: Summary,
     end: Option<End>,
     recovery: Recovery,
+    /// What faulted, most stall first; empty if no stacks were recorded.
+    functions: Vec<(FunctionLabel, CodeTotals)>,
 }
 
 /// What a report takes of a run: sums, and no rows.
-struct Sums;
+struct Sums {
+    /// Faults by function, if stacks were recorded.
+    functions: Option<Groups>,
+}
 
 impl Sink for Sums {
     fn wants(&self) -> RowSet {
-        RowSet::SUMS
+        self.functions.as_ref().map_or(RowSet::empty(), Sink::wants) | RowSet::SUMS
     }
 
-    fn row(&mut self, _row: &Row) -> Result<(), ExportError> {
-        Ok(())
+    fn row(&mut self, row: &Row) -> Result<(), ExportError> {
+        self.functions.as_mut().map_or(Ok(()), |functions| functions.row(row))
     }
 }
 
 impl Report {
     /// The report on `recording`, of which nothing has been read yet.
     pub fn of<R: std::io::Read>(recording: &mut Recording<R>) -> Result<Self, ReplayError> {
-        let summary = record::replay(recording, &mut Sums)?;
-        Ok(Self::from_parts(recording, summary))
+        let by_function = || Groups::new(Grouping { by: vec![Key::Function], ..Grouping::default() });
+        let mut sums = Sums { functions: recording.header().capture.stacks.then(by_function) };
+        let summary = record::replay(recording, &mut sums)?;
+        let functions = sums.functions.map_or_else(Vec::new, |groups| groups.functions());
+        Ok(Self { functions, ..Self::from_parts(recording, summary) })
     }
 
     /// The report on `recording`, which has been replayed with this `summary`.
@@ -63,6 +74,7 @@ impl Report {
             summary,
             end: recording.end().cloned(),
             recovery: recording.recovery(),
+            functions: Vec::new(),
         }
     }
 

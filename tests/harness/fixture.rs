@@ -9,16 +9,16 @@ mod stacks;
 use memtrace::{
     decode::Frame,
     event::{
-        Cpu, FaultCounts, HostFacts, Landmarks, Loss, LossCause, MapsReading, Observation, Seen, SpaceId,
-        Tgid, Vma,
+        CodeFile, Cpu, FaultCounts, Function, HostFacts, Landmarks, Loss, LossCause, MapsReading,
+        Observation, Seen, SpaceId, Symbols, Tgid, Vma,
     },
     pipeline::{Detail, FocusOptions},
     record::{Capture, Cost, End, Ending, ExitReason, Header, Totals, Writer},
     units::{Nanos, PageSize, Timestamp, VirtAddr, VirtRange},
 };
 use memtrace_ebpf::{
-    Call, CallEvent, EventHeader, EventKind, ExitEvent, FaultEvent, FaultFlags, FaultKind, JoinEvent,
-    TaskAccount, UncountedCause, UncountedEvent,
+    Call, CallEvent, EventHeader, EventKind, ExitEvent, FaultEvent, FaultFlags, FaultKind, FrameWord,
+    JoinEvent, StackEnd, StackEvent, TaskAccount, UncountedCause, UncountedEvent,
 };
 
 pub use self::stacks::stacks;
@@ -91,6 +91,62 @@ pub fn storm(faults: u64) -> Vec<u8> {
     writer.append(&Frame::Faults(bytes)).expect("memory takes all");
     writer.append(&Frame::Tick(at(faults + 100))).expect("memory takes all");
     writer.finish(&end(), &[]).expect("memory takes all")
+}
+
+/// Two minor faults with one stack: in `main` of `/bin/demo` a call of `grow`, where `push` was inlined.
+///
+/// One is in user mode and took 1500 ns, the other in `clear_page` of the kernel in read(2), and took 500 ns. The names stand behind
+/// what they are of.
+#[must_use]
+pub fn named() -> Vec<u8> {
+    const STACK: u64 = 77;
+    const CLEAR_PAGE: u64 = 0xffff_ffff_8100_0000;
+    let (header, (ip, caller)) = (header(), (0x20010, 0x20100));
+    let header = Header { capture: Capture { stacks: true, ..header.capture }, ..header };
+    let mut writer = Writer::new(Vec::new(), &header).expect("memory takes all");
+    let words = [ip, caller | FrameWord::IS_RETURN];
+    let stack = StackEvent {
+        header: event(EventKind::STACK, StackEvent::LEN + size_of_val(&words), 1),
+        space: SPACE,
+        stack: STACK,
+        end: StackEnd::ROOT,
+        count: 2,
+    };
+    let stack = [stack.to_bytes().to_vec(), words.map(u64::to_ne_bytes).concat()].concat();
+    let fault = |ms, ip, flags, latency_ns| {
+        let flags = flags | FaultFlags::WRITE | FaultFlags::ACCESS_KNOWN;
+        let (time_ns, kind) = (at(ms).as_nanos(), FaultKind::MINOR);
+        let fault = FaultEvent {
+            time_ns,
+            addr: 0x10000,
+            ip,
+            tid: PID,
+            flags,
+            kind,
+            stack: STACK,
+            ..FaultEvent::default()
+        };
+        fault.with_latency_ns(latency_ns).to_bytes().to_vec()
+    };
+    let read_plus_one = 1 << FaultFlags::SYSCALL_SHIFT;
+    let function = |name: &[u8], offset| Function { name: Some(name.into()), offset, ..Function::default() };
+    let symbols = |file, code| Symbols { file, segments: Vec::new(), code };
+    let inlined = [function(b"push", None), function(b"grow", Some(8))];
+    // A call returns behind its last byte.
+    let code = vec![(0x10, inlined.into()), (0xff, [function(b"main", Some(0xf))].into())];
+    let kernel = vec![(CLEAR_PAGE, [function(b"clear_page", Some(0))].into())];
+    let symbols = [symbols(CodeFile::Inode((8, 1), 7), code), symbols(CodeFile::Kernel, kernel)];
+    let faults = [fault(2, ip, FaultFlags::USER, 1500), fault(3, CLEAR_PAGE, read_plus_one, 500)];
+    for frame in [
+        Frame::Control(join()),
+        maps(),
+        Frame::Control(stack),
+        Frame::Faults(faults.concat()),
+        Frame::Tick(at(260)),
+    ] {
+        writer.append(&frame).expect("memory takes all");
+    }
+    writer.finish(&end(), &symbols).expect("memory takes all")
 }
 
 /// A time in milliseconds since the start.

@@ -4,7 +4,10 @@ use std::{cmp::Reverse, collections::BTreeMap};
 
 use serde_json::{Value, json};
 
-use super::{Report, calls, function::hexadecimal};
+use super::{
+    Report, calls,
+    function::{FunctionLabel, hexadecimal},
+};
 use crate::{
     event::{FaultCounts, StackEnd},
     timeline::{CodePlace, CodePosition, CodeTotals, Module, StackTotals},
@@ -25,6 +28,20 @@ impl Report {
             self.summary.syscalls.iter().map(|(number, totals)| (*number, *totals)).collect();
         calls.sort_by_key(|(_, totals)| dearness(totals));
         calls
+    }
+
+    /// Whether the names of some functions that faulted are known.
+    pub(super) fn has_names(&self) -> bool {
+        self.functions.iter().any(|(function, _)| function.has_name())
+    }
+
+    /// Whether most faults were in functions of which the names are known.
+    pub(super) fn has_most_names(&self) -> bool {
+        let faults = |is_counted: fn(&FunctionLabel) -> bool| -> u64 {
+            let counted = self.functions.iter().filter(|(function, _)| is_counted(function));
+            counted.map(|(_, totals)| totals.faults.total()).sum()
+        };
+        faults(FunctionLabel::has_name) >= faults(|function| !function.has_name())
     }
 
     /// Places of the innermost frames, most stall first.
@@ -82,6 +99,12 @@ impl Report {
         calls.map(|(number, totals)| cost(json!({ "syscall": number.map(name) }), &totals)).collect()
     }
 
+    pub(super) fn functions_json(&self) -> Value {
+        let has_names = self.has_names();
+        let functions = self.functions.iter().filter(|_| has_names);
+        functions.map(|(function, totals)| cost(flat(function), totals)).collect()
+    }
+
     pub(super) fn code_json(&self) -> Value {
         self.code().into_iter().map(|(one, totals)| cost(place(one), &totals)).collect()
     }
@@ -102,12 +125,12 @@ impl Report {
 }
 
 /// Most stall first, then most faults.
-fn dearness(totals: &CodeTotals) -> Reverse<(crate::units::Nanos, u64)> {
+pub(super) fn dearness(totals: &CodeTotals) -> Reverse<(crate::units::Nanos, u64)> {
     Reverse((totals.latency_sum, totals.faults.total()))
 }
 
 /// `head` with what the faults cost.
-fn cost(mut head: Value, totals: &CodeTotals) -> Value {
+pub(super) fn cost(mut head: Value, totals: &CodeTotals) -> Value {
     let CodeTotals { faults: FaultCounts { minor, major }, latency_sum } = totals;
     if let Value::Object(fields) = &mut head {
         fields.insert("minor".to_owned(), (*minor).into());
@@ -115,6 +138,16 @@ fn cost(mut head: Value, totals: &CodeTotals) -> Value {
         fields.insert("stall_ns".to_owned(), latency_sum.get().into());
     }
     head
+}
+
+/// A function with its name as `function`.
+pub(super) fn flat(function: &FunctionLabel) -> Value {
+    let mut fields = function.to_json();
+    if let Value::Object(fields) = &mut fields {
+        fields.remove("name");
+        fields.insert("function".to_owned(), function.name_json());
+    }
+    fields
 }
 
 fn place(place: &CodePlace) -> Value {

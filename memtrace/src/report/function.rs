@@ -63,6 +63,11 @@ impl FunctionLabel {
         }
     }
 
+    /// Whether its name is known.
+    pub(super) const fn has_name(&self) -> bool {
+        matches!(self.identity, Identity::Name(_))
+    }
+
     /// Its name, if that is known.
     pub(super) fn name_json(&self) -> Value {
         match &self.identity {

@@ -18,7 +18,7 @@ use crate::{
     event::{FaultCounts, FaultKind, HostFacts, Tgid, Tid},
     export::{ExportError, Sink},
     record::{self, Recording, ReplayError},
-    timeline::{FaultRow, FrameRow, ProcessId, RegionId, RegionLabel, Row, RowSet},
+    timeline::{CodeTotals, FaultRow, FrameRow, ProcessId, RegionId, RegionLabel, Row, RowSet},
     units::{Nanos, PageCount, Timestamp},
 };
 
@@ -228,6 +228,17 @@ impl Groups {
         if row.depth == 0 && !row.inlined {
             self.innermost.insert(row.stack, FunctionLabel::at(&row.place));
         }
+    }
+
+    /// The functions of faults that were grouped by function, in the order that was asked for.
+    pub(super) fn functions(&self) -> Vec<(FunctionLabel, CodeTotals)> {
+        let function = |values: &[KeyValue]| match values {
+            [KeyValue::Function(function)] => Some(function.clone()),
+            _ => None,
+        };
+        let totals = |costs: &Costs| CodeTotals { faults: costs.faults, latency_sum: costs.stall };
+        let groups = self.sorted().into_iter();
+        groups.filter_map(|(values, group)| Some((function(values)?, totals(&group.costs)))).collect()
     }
 
     /// All groups with their values, in the order that was asked for.

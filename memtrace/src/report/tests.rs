@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod code;
+mod functions;
 mod maps;
 
 const fn faults(minor: u64, major: u64) -> FaultCounts {
@@ -196,6 +197,7 @@ pub(super) fn report() -> Report {
             },
             scans: scans(),
         },
+        functions: Vec::new(),
         end: Some(End {
             time: at(500),
             ending: Ending::Target,

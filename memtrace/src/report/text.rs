@@ -25,6 +25,7 @@ use crate::{
 
 mod code;
 mod maps;
+mod paths;
 
 pub(super) const HEADING: Style = Style::new().bold();
 const WARNING: Style = Style::new().bold().fg_color(Some(anstyle::Color::Ansi(anstyle::AnsiColor::Yellow)));
@@ -41,6 +42,7 @@ impl Display for Report {
         self.latency(f)?;
         self.by_module(f)?;
         self.by_syscall(f)?;
+        self.by_function(f)?;
         self.by_code(f)?;
         self.stacks(f)?;
         self.found(f)?;
@@ -421,10 +423,31 @@ impl Report {
     }
 }
 
+/// Least width of what stands before numbers.
+pub(super) const LABEL: usize = 24;
+/// Most width that is kept free for it; where it is wider, numbers stand further to the right.
+pub(super) const WIDEST_LABEL: usize = 64;
+
+/// The width at which all of these `labels` end, unless they are very wide.
+fn label_width<'a>(labels: impl IntoIterator<Item = &'a str>) -> usize {
+    let widest = labels.into_iter().map(|label| label.chars().count()).max();
+    widest.unwrap_or(0).clamp(LABEL, WIDEST_LABEL)
+}
+
 /// An empty line, a title, and the titles of its columns.
 fn heading<const N: usize>(f: &mut Formatter<'_>, title: &str, columns: [&str; N]) -> fmt::Result {
+    heading_of(f, title, LABEL, columns)
+}
+
+/// A heading of lines in which labels have this `width`.
+fn heading_of<const N: usize>(
+    f: &mut Formatter<'_>,
+    title: &str,
+    width: usize,
+    columns: [&str; N],
+) -> fmt::Result {
     write!(f, "\n{HEADING}{title}{HEADING:#}")?;
-    let mut gap = 26_usize.saturating_sub(title.len());
+    let mut gap = (width + 2).saturating_sub(title.len());
     for column in columns {
         write!(f, "{:gap$}{column:>12}", "")?;
         gap = 0;

@@ -9,15 +9,13 @@ use super::{Costs, GroupReport, Grouping, Key};
 use crate::{
     report::{
         numbers::{Share, Size, Time},
-        text::HEADING,
+        text::{HEADING, LABEL, WIDEST_LABEL},
     },
     units::{Nanos, PageSize},
 };
 
 /// Width of the numbers.
 const WIDTH: usize = 12;
-/// Least width of what stands before them.
-const LABEL: usize = 24;
 
 impl Display for GroupReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -71,6 +69,7 @@ impl GroupReport {
             .collect();
         let widths: Vec<_> = (0..by.len())
             .map(|column| labels.iter().map(|texts| texts[column].chars().count()).max().unwrap_or(0))
+            .map(|width| width.min(WIDEST_LABEL))
             .collect();
         let title = by.iter().map(|key| key.name()).collect::<Vec<_>>().join(", ");
         let title = format!("By {title}");

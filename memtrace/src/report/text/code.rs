@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Formatter};
 
-use super::{SHOWN, Share, Time, heading, more};
+use super::{LABEL, SHOWN, Share, Time, heading_of, label_width, more};
 use crate::{
     event::StackEnd,
     report::{Report, calls, function::file_name},
@@ -38,15 +38,30 @@ impl Report {
         more(f, calls.len(), "report --json")
     }
 
-    /// Which instructions faulted; for the kernel, which ones called it.
+    /// Which functions faulted, if names are known.
+    pub(super) fn by_function(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if !self.has_names() {
+            return Ok(());
+        }
+        let shown = self.functions.iter().take(SHOWN);
+        let rows: Vec<_> = shown.map(|(function, totals)| Row::new(function.to_string(), *totals)).collect();
+        let width = label_width(rows.iter().map(|row| &row.label[..]));
+        section_of(f, "By function", width, rows.into_iter(), self.with_stacks())?;
+        more(f, self.functions.len(), "report --by function")
+    }
+
+    /// Which instructions faulted; for the kernel, which ones called it. Nothing if functions say that already.
     pub(super) fn by_code(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if self.has_names() && self.has_most_names() {
+            return Ok(());
+        }
         let code = self.code();
         let rows = code.iter().map(|(place, totals)| Row::new(Place(place).to_string(), *totals));
         section(f, "By code", rows, self.with_stacks())?;
         more(f, code.len(), "report --json")
     }
 
-    /// How far stacks reach, and whole ones, innermost frame first.
+    /// How far stacks reach; and who called whom, or if no names are known whole stacks, innermost frame first.
     pub(super) fn stacks(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let all = self.with_stacks();
         let rows = self.stack_ends().into_iter().map(|(end, totals)| {
@@ -58,10 +73,13 @@ impl Report {
             Row::new(end.to_owned(), totals)
         });
         section(f, "Stacks", rows, all)?;
+        if self.call_paths(f)? {
+            return Ok(());
+        }
         let mut stacks: Vec<&StackTotals> = self.summary.stacks.iter().collect();
         stacks.sort_by_key(|stack| (std::cmp::Reverse(stack.totals.latency_sum), stack.stack));
         for stack in stacks.into_iter().take(STACKS) {
-            Row::new(format!("stack {}", stack.stack), stack.totals).write(f, all)?;
+            Row::new(format!("stack {}", stack.stack), stack.totals).write(f, LABEL, all)?;
             for place in stack.places.iter().take(FRAMES) {
                 writeln!(f, "    {}", Place(place))?;
             }
@@ -87,12 +105,13 @@ impl Row<'_> {
     }
 
     /// Faults, major ones, their stall, and its share of the stall of `all`.
-    fn write(&self, f: &mut Formatter<'_>, all: CodeTotals) -> fmt::Result {
+    fn write(&self, f: &mut Formatter<'_>, width: usize, all: CodeTotals) -> fmt::Result {
         let CodeTotals { faults, latency_sum } = self.totals;
         let stall = Some(latency_sum.get()).filter(|stall| *stall > 0);
         let stall = stall.map_or(String::new(), |stall| Time(stall).to_string());
         let share = Share(latency_sum.get(), all.latency_sum.get());
-        write!(f, "  {:<24}{:>12}{:>12}{stall:>12}{share:>12}", self.label, faults.total(), faults.major)?;
+        write!(f, "  {:<width$}{:>12}{:>12}", self.label, faults.total(), faults.major)?;
+        write!(f, "{stall:>12}{share:>12}")?;
         match self.path {
             Some(path) => writeln!(f, "  {}", Printable::from_bytes(path)),
             None => writeln!(f),
@@ -107,11 +126,22 @@ fn section<'a>(
     rows: impl Iterator<Item = Row<'a>>,
     all: CodeTotals,
 ) -> fmt::Result {
+    section_of(f, title, LABEL, rows, all)
+}
+
+/// A section of which labels have this `width`.
+fn section_of<'a>(
+    f: &mut Formatter<'_>,
+    title: &str,
+    width: usize,
+    rows: impl Iterator<Item = Row<'a>>,
+    all: CodeTotals,
+) -> fmt::Result {
     let mut rows = rows.take(SHOWN).peekable();
     if rows.peek().is_some() {
-        heading(f, title, ["faults", "major", "stall", "share"])?;
+        heading_of(f, title, width, ["faults", "major", "stall", "share"])?;
     }
-    rows.try_for_each(|row| row.write(f, all))
+    rows.try_for_each(|row| row.write(f, width, all))
 }
 
 /// Sum of costs.
