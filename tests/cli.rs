@@ -362,6 +362,42 @@ fn export_writes_files_and_stdout_alike() {
 }
 
 #[test]
+fn stdin_is_read_as_the_file_is_with_its_names() {
+    let (directory, path) = file("named.mtrace", &fixture::named());
+    for verb in ["report", "report --json --by function", "info --json", "export -f csv --table faults"] {
+        let args: Vec<_> = verb.split(' ').collect();
+        let expected = output(&args, &path);
+        for input in ["cat named.mtrace |", "<named.mtrace", "exec 3< <(cat named.mtrace); 0<&3"] {
+            let script = format!(r#"{input} "$0" {verb} -"#);
+            let run = Run::new("bash").args(["-c", &script, memtrace!().program()]).in_dir(directory.path());
+
+            let run = run.finish().expect_code(0);
+
+            assert_eq!((&run.stdout, &run.stderr[..]), (&expected, ""), "{script}");
+        }
+    }
+    let script = r#""$0" report --by function <(cat named.mtrace)"#;
+    let run = Run::new("bash").args(["-c", script, memtrace!().program()]).in_dir(directory.path()).finish();
+    assert!(run.stdout.contains("grow (demo)"), "{run:#?}");
+}
+
+#[test]
+fn stdin_that_is_no_recording_is_refused() {
+    let (directory, _path) = file("small.mtrace", &fixture::small());
+    for (script, words) in [
+        ("\"$0\" report - </dev/null", "cannot read stdin: the file is empty"),
+        ("echo hello, recording | \"$0\" info -", "cannot read stdin: the file is not a recording"),
+        // Of what never ends no more is read than shows what it is.
+        ("\"$0\" report - < <(cat /dev/zero)", "cannot read stdin: the file is not a recording"),
+        ("\"$0\" export -f csv - <small.mtrace >>small.mtrace", "cannot read stdin: stdout goes to it"),
+    ] {
+        let run = Run::new("bash").args(["-c", script, memtrace!().program()]).in_dir(directory.path());
+
+        run.finish().expect_failure(1, &[words]);
+    }
+}
+
+#[test]
 fn recording_that_is_read_is_not_printed_to() {
     for verb in ["report", "info", "export -f csv"] {
         for stream in [">>", "1<>", "2>>"] {

@@ -1,12 +1,11 @@
 //! What is typed: usage errors of every verb, and help. Needs no privileges.
 
-use memtrace_tests::{memtrace, run::Run};
+use memtrace_tests::{fixture, memtrace, run::Run};
 
 #[test]
 fn reading_verbs_say_usage_errors_with_2() {
     for args in [
         &["no-such-verb"][..],
-        &["report"],
         &["report", "--no-such-option", "file"],
         &["report", "--by", "no-such-key", "file"],
         &["report", "--by", "", "file"],
@@ -19,7 +18,7 @@ fn reading_verbs_say_usage_errors_with_2() {
         &["export", "-f", "parquet", "file"],
         &["export", "-f", "csv", "--table", "no-such-table", "file"],
         &["export", "-f", "folded", "--weight", "no-such-weight", "file"],
-        &["info"],
+        &["info", "--table", "file"],
         &["snapshot"],
         &["--color", "sometimes", "info", "file"],
     ] {
@@ -174,6 +173,23 @@ fn recording_that_is_not_there_is_named_with_what_makes_it() {
         let run = memtrace!().run(verb).arg("no-such.mtrace").finish();
 
         run.expect_failure(1, &["no-such.mtrace", "memtrace record -o no-such.mtrace -- CMD"]);
+    }
+}
+
+#[test]
+fn recording_that_nobody_names_is_that_which_record_makes() {
+    let directory = memtrace_tests::directory();
+    for verb in [&["report"][..], &["info"], &["export", "-f", "csv"]] {
+        let run = memtrace!().run(verb).in_dir(directory.path()).finish();
+
+        run.expect_failure(1, &["no memtrace.mtrace", "memtrace record -o memtrace.mtrace -- CMD"]);
+    }
+    std::fs::write(directory.path().join("memtrace.mtrace"), fixture::small()).expect("a file");
+    for verb in [&["report"][..], &["info"], &["export", "-f", "csv"]] {
+        let run = memtrace!().run(verb).in_dir(directory.path()).finish().expect_code(0);
+
+        let named = memtrace!().run(verb).arg(directory.path().join("memtrace.mtrace")).finish();
+        assert_eq!(run.stdout, named.stdout, "{verb:?}");
     }
 }
 

@@ -9,13 +9,11 @@ use std::{
     error::Error,
     ffi::OsString,
     fmt::Display,
-    fs::File,
     io::{self, Write as _},
-    path::Path,
     process::ExitCode,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::{ColorChoice, CommandFactory as _, Parser as _, error::ErrorKind};
 
 #[cfg(feature = "live")]
@@ -24,10 +22,7 @@ use crate::sys::{
     limits::{self, Shortage},
     signals,
 };
-use crate::{
-    record::{RecordError, Recording},
-    units::Printable,
-};
+use crate::units::Printable;
 
 mod args;
 #[cfg(feature = "live")]
@@ -35,6 +30,7 @@ mod doctor;
 mod export;
 mod fifo;
 mod info;
+mod input;
 mod output;
 #[cfg(feature = "live")]
 mod record;
@@ -263,19 +259,6 @@ fn start_log(level: log::LevelFilter) {
         .filter_module("memtrace", level)
         .format(|out, record| writeln!(out, "memtrace: {}", Printable::new(&record.args().to_string())))
         .init();
-}
-
-/// Opens the recording at `path`, to which nothing is printed; every error names it.
-fn open(path: &Path) -> anyhow::Result<Recording<File>> {
-    streams::check_input(path)?;
-    let path_shown = path.display();
-    match Recording::open(path) {
-        Err(RecordError::Open { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            bail!("there is no {path_shown}; to make it: memtrace record -o {path_shown} -- CMD")
-        }
-        Err(error @ RecordError::Open { .. }) => Err(error.into()),
-        recording => recording.with_context(|| format!("cannot read {path_shown}")),
-    }
 }
 
 /// Prints what a read command found on stdout: the JSON if it is wanted, else the text.

@@ -25,8 +25,8 @@ use crate::export::{ColumnHead, FORMATS, Format, TABLES, Table, WEIGHTS, Weight}
 #[command(after_help = "\
 Examples:
   memtrace -- ls -lR /usr                   record a command into memtrace.mtrace
-  memtrace report memtrace.mtrace           say what happened
-  memtrace export memtrace.mtrace -f csv    write the timeline as CSV")]
+  memtrace report                           say what happened
+  memtrace export -f csv                    write the timeline as CSV")]
 pub(super) struct Cli {
     #[command(flatten)]
     pub(super) global: GlobalArgs,
@@ -92,8 +92,8 @@ pub(super) enum Verb {
 /// A recording to read.
 #[derive(Args, Debug)]
 pub(super) struct InputArgs {
-    /// Recording to read
-    #[arg(value_name = "FILE")]
+    /// Recording to read; `-` is stdin, of which what comes through a pipe is kept in memory
+    #[arg(value_name = "FILE", default_value = "memtrace.mtrace")]
     pub(super) file: PathBuf,
 
     /// Exit with 3 if the recording has losses
@@ -155,9 +155,9 @@ pub(super) fn one_of<T: Sync>(
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
-  memtrace info memtrace.mtrace             for people
-  memtrace info memtrace.mtrace --json      for programs, with the origins of its times
-  memtrace info memtrace.mtrace --strict    exit with 3 if anything was lost")]
+  memtrace info                             of memtrace.mtrace, for people
+  memtrace info ci.mtrace --json            for programs, with the origins of its times
+  memtrace info ci.mtrace --strict          exit with 3 if anything was lost")]
 pub(super) struct InfoArgs {
     #[command(flatten)]
     pub(super) input: InputArgs,
@@ -200,13 +200,14 @@ pub(super) struct DoctorArgs {
 
 const EXPORT_EXAMPLES: &str = "\
 Examples:
-  memtrace export memtrace.mtrace -f csv                    the timeline on stdout
-  memtrace export memtrace.mtrace -f csv -o timeline.csv    into a file
-  memtrace export memtrace.mtrace -f csv --table faults     every fault
-  memtrace export memtrace.mtrace -f csv --table maps       every change of an address space
-  memtrace export memtrace.mtrace -f folded | flamegraph.pl --countname ns > stall.svg
-  memtrace export memtrace.mtrace -f folded --weight faults count faults instead of adding up their stall
-  memtrace export memtrace.mtrace -f pprof -o faults.pb.gz  all weights, for pprof, speedscope and others";
+  memtrace export -f csv                                    the timeline of memtrace.mtrace on stdout
+  memtrace export server.mtrace -f csv -o timeline.csv      into a file
+  memtrace export server.mtrace -f csv --table faults       every fault
+  memtrace export server.mtrace -f csv --table maps         every change of an address space
+  memtrace export server.mtrace -f folded | flamegraph.pl --countname ns > stall.svg
+  memtrace export server.mtrace -f folded --weight faults   count faults instead of adding up their stall
+  memtrace export server.mtrace -f pprof -o faults.pb.gz    all weights, for pprof, speedscope and others
+  zstdcat old.mtrace.zst | memtrace export - -f csv         from stdin";
 
 /// The columns of every table, then the examples.
 fn export_details() -> String {

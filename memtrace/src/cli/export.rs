@@ -15,6 +15,7 @@ use anyhow::bail;
 
 use super::{
     args::ExportArgs,
+    input,
     output::{Output, Replacement},
 };
 use crate::{
@@ -29,7 +30,7 @@ pub(super) struct UsageError(String);
 
 pub(super) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     args.check()?;
-    let mut recording = super::open(&args.input.file)?;
+    let mut recording = input::open(&args.input.file)?;
     let output = open(&args.output)?;
     let writer: export::Output = match &output {
         Some(output) => Box::new(Replacement::of(output)?),

@@ -13,7 +13,7 @@ use std::{
 use memtrace_ebpf::FaultEvent;
 use serde_json::{Value, json};
 
-use super::args::InfoArgs;
+use super::{args::InfoArgs, input};
 use crate::{
     decode::Frame,
     event::FaultCounts,
@@ -23,9 +23,10 @@ use crate::{
 };
 
 pub(super) fn run(args: &InfoArgs) -> anyhow::Result<ExitCode> {
-    let file = &args.input.file;
-    let bytes = std::fs::metadata(file).map(|metadata| metadata.len()).ok();
-    let mut recording = super::open(file)?;
+    let path = &args.input.file;
+    let file = input::file(path)?;
+    let bytes = file.metadata().map(|metadata| metadata.len()).ok();
+    let mut recording = input::read(file, path)?;
     let symbols = recording.symbols().iter().map(|symbols| symbols.code.len() as u64).sum();
     let contents = Contents { symbols, ..Contents::of(&mut recording)? };
     let info = Info {

@@ -9,7 +9,10 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::{Args, builder::TypedValueParser};
 
-use super::args::{InputArgs, one_of};
+use super::{
+    args::{InputArgs, one_of},
+    input,
+};
 use crate::{
     event::Tgid,
     pipeline::Detail,
@@ -25,8 +28,9 @@ const SHOWN: usize = 15;
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
-  memtrace report memtrace.mtrace           for people
-  memtrace report memtrace.mtrace --json    for programs
+  memtrace report                           what memtrace.mtrace says, for people
+  memtrace report --json server.mtrace      for programs
+  ssh host cat x.mtrace | memtrace report - from stdin
   memtrace report ci.mtrace --strict        exit with 3 if anything was lost
   memtrace report --by process make.mtrace  faults and stall by name of the process: 60 compilers are one line
   memtrace report --by library,function --top 30 server.mtrace
@@ -115,7 +119,7 @@ impl ReportArgs {
 }
 
 pub(super) fn run(args: &ReportArgs) -> anyhow::Result<ExitCode> {
-    let mut recording = super::open(&args.input.file)?;
+    let mut recording = input::open(&args.input.file)?;
     let complete = if let Some(grouping) = args.grouping() {
         if recording.header().capture.detail == Detail::Counts {
             bail!(

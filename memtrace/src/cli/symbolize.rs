@@ -20,7 +20,7 @@ use anyhow::{Context as _, bail};
 use object::read::ReadCache;
 use rustix::fs::OFlags;
 
-use super::{args::SymbolizeArgs, output::Output};
+use super::{args::SymbolizeArgs, input, output::Output};
 use crate::{
     event::{CodeFile, CodeSegment, Function, NamedCode, Symbols},
     export::{ExportError, Sink},
@@ -34,7 +34,7 @@ use crate::{
 type BuildId = Arc<[u8]>;
 
 pub(super) fn run(args: &SymbolizeArgs, quiet: bool) -> anyhow::Result<ExitCode> {
-    let mut recording = super::open(&args.file)?;
+    let mut recording = input::open_file(&args.file)?;
     if !recording.header().capture.stacks {
         bail!("{} has no stacks, whose code could have names: record with -g", args.file.display());
     }

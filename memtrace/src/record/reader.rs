@@ -68,8 +68,13 @@ impl<R> fmt::Debug for Recording<R> {
 impl Recording<File> {
     /// Opens the recording at `path` and reads its header, and the names of code.
     pub fn open(path: &Path) -> Result<Self, RecordError> {
-        let mut file =
-            File::open(path).map_err(|source| RecordError::Open { path: path.to_owned(), source })?;
+        Self::from_file(
+            File::open(path).map_err(|source| RecordError::Open { path: path.to_owned(), source })?,
+        )
+    }
+
+    /// Reads the header of the recording in `file`, and the names of code if it can be read twice.
+    pub fn from_file(mut file: File) -> Result<Self, RecordError> {
         // They stand behind what they are of; a pipe is read only once.
         let symbols = if file.rewind().is_ok() { symbols::read(&file)? } else { Vec::new() };
         file.rewind()
