@@ -451,6 +451,7 @@ fn areas_of_a_ledger_need_all_their_faults() {
         tgid: Some(7),
         tid,
         addr,
+        ip: 0,
         access: None,
         mode: "user".to_owned(),
         kind: "minor".to_owned(),
@@ -463,6 +464,7 @@ fn areas_of_a_ledger_need_all_their_faults() {
         ip_module: None,
         syscall: None,
         stack: None,
+        ip_function: None,
     };
 
     assert_eq!(area.found_in(&[row(7, 0x1fff), row(8, 0x1000), row(7, 0x3000)]), area);

@@ -9,7 +9,7 @@ mod stacks;
 use memtrace::{
     decode::Frame,
     event::{
-        CodeFile, Cpu, FaultCounts, Function, HostFacts, Landmarks, Loss, LossCause, MapsReading,
+        CodeFile, Cpu, FaultCounts, Function, HostFacts, Landmarks, Loss, LossCause, MapsReading, NamedCode,
         Observation, Seen, SpaceId, Symbols, Tgid, Vma,
     },
     pipeline::{Detail, FocusOptions},
@@ -133,8 +133,13 @@ pub fn named() -> Vec<u8> {
     let symbols = |file, code| Symbols { file, segments: Vec::new(), code };
     let inlined = [function(b"push", None), function(b"grow", Some(8))];
     // A call returns behind its last byte.
-    let code = vec![(0x10, inlined.into()), (0xff, [function(b"main", Some(0xf))].into())];
-    let kernel = vec![(CLEAR_PAGE, [function(b"clear_page", Some(0))].into())];
+    let named = |at: u64, functions: &[Function]| NamedCode {
+        at,
+        since: Timestamp::default(),
+        functions: functions.into(),
+    };
+    let code = vec![named(0x10, &inlined), named(0xff, &[function(b"main", Some(0xf))])];
+    let kernel = vec![named(CLEAR_PAGE, &[function(b"clear_page", Some(0))])];
     let symbols = [symbols(CodeFile::Inode((8, 1), 7), code), symbols(CodeFile::Kernel, kernel)];
     let faults = [fault(2, ip, FaultFlags::USER, 1500), fault(3, CLEAR_PAGE, read_plus_one, 500)];
     for frame in [
