@@ -10,6 +10,7 @@ mod debug_data;
 use std::{
     collections::BTreeMap,
     fs::File,
+    iter,
     os::{fd::AsRawFd as _, unix::ffi::OsStrExt as _},
     path::{Path, PathBuf},
     sync::{
@@ -26,9 +27,12 @@ use blazesym::{
     },
 };
 
+use object::read::ReadCache;
+
 use crate::{
     event::{CodeFile, CodeSegment, Function, NamedCode, Symbols},
     units::Timestamp,
+    unwind::UnwindTable,
 };
 
 /// Code of one file, of which the names are wanted.
@@ -88,11 +92,17 @@ fn name_one(unnamed: Unnamed, debug_dirs: &[PathBuf]) -> Option<Symbols> {
     let linked =
         |offset: &u64| segments.iter().find_map(|segment| segment.linked(*offset)).unwrap_or(u64::MAX);
     let found: Vec<Vec<Function>> = match &names {
-        Names::Elf(elf) => of_elf(elf, &code.keys().map(linked).collect::<Vec<_>>(), debug_dirs),
+        Names::Elf(elf) => {
+            let debug = match &file {
+                CodeFile::BuildId(id) => debug_file(id, debug_dirs),
+                _ => None,
+            };
+            of_elf(elf, debug.as_ref(), &code.keys().map(linked).collect::<Vec<_>>())
+        }
         Names::Kernel => of_kernel(&code.keys().copied().collect::<Vec<_>>()),
         Names::Nowhere => Vec::new(),
     };
-    let found = found.into_iter().chain(std::iter::repeat(Vec::new()));
+    let found = found.into_iter().chain(iter::repeat(Vec::new()));
     let named = code.into_iter().zip(found).filter_map(|((at, in_function), mut functions)| {
         let start = || Function { offset: in_function, ..Function::default() };
         // A symbol without a size is taken to reach to the next one: not where the unwind table knows better.
@@ -110,19 +120,36 @@ fn name_one(unnamed: Unnamed, debug_dirs: &[PathBuf]) -> Option<Symbols> {
     (!code.is_empty()).then_some(Symbols { file, segments, code })
 }
 
-/// The functions at these addresses, as an ELF file is linked.
+/// The file with debug information of the one with this build ID, where packages put it.
+#[must_use]
+pub fn debug_file(id: &[u8], debug_dirs: &[PathBuf]) -> Option<File> {
+    let hex = id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let (dir, name) = hex.split_at_checked(2)?;
+    let below = format!(".build-id/{dir}/{name}.debug");
+    debug_dirs.iter().find_map(|debug| {
+        let file = File::open(debug.join(&below)).ok()?;
+        let table = UnwindTable::parse(&ReadCache::new(&file)).ok()?;
+        (table.build_id() == Some(id)).then_some(file)
+    })
+}
+
+/// The functions at these addresses, as an ELF file is linked that may have a file with debug information.
 ///
 /// Debug information has lines and what was inlined, but of some languages names without the module or class that they are in.
 /// Symbol tables have those whole, and of several names of a function the public one.
-fn of_elf(file: &Arc<File>, addrs: &[u64], debug_dirs: &[PathBuf]) -> Vec<Vec<Function>> {
+fn of_elf(file: &File, debug: Option<&File>, addrs: &[u64]) -> Vec<Vec<Function>> {
     let tables = |file: &File| {
         let elf = Elf { debug_syms: false, ..Elf::new(path_of(file)) };
-        of_source(&Source::Elf(elf), Input::VirtOffset(addrs), &[])
+        of_source(&Source::Elf(elf), Input::VirtOffset(addrs))
     };
-    let mut found = of_source(&Source::Elf(Elf::new(path_of(file))), Input::VirtOffset(addrs), debug_dirs);
+    let debug_information = Elf::new(path_of(debug.unwrap_or(file)));
+    let mut found = of_source(&Source::Elf(debug_information), Input::VirtOffset(addrs));
     found.resize(addrs.len(), Vec::new());
-    for (found, symbol) in found.iter_mut().zip(tables(file)) {
-        add_symbol(found, symbol);
+    let own = tables(file);
+    let others = debug.map(tables).unwrap_or_default();
+    let all = own.into_iter().zip(others.into_iter().chain(iter::repeat(Vec::new())));
+    for (found, (own, other)) in found.iter_mut().zip(all) {
+        add_symbol(found, if own.is_empty() { other } else { own });
     }
     if found.iter().any(Vec::is_empty)
         && let Some(more) = debug_data::of(file)
@@ -148,7 +175,7 @@ fn add_symbol(found: &mut Vec<Function>, symbol: Vec<Function>) {
 /// The functions of the running kernel at these addresses.
 fn of_kernel(addrs: &[u64]) -> Vec<Vec<Function>> {
     let kernel = Kernel { vmlinux: MaybeDefault::None, debug_syms: false, ..Kernel::default() };
-    of_source(&Source::Kernel(kernel), Input::AbsAddr(addrs), &[])
+    of_source(&Source::Kernel(kernel), Input::AbsAddr(addrs))
 }
 
 /// A path under which this process opens `file` again, whatever became of its name.
@@ -156,9 +183,9 @@ fn path_of(file: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
-fn of_source(source: &Source<'_>, input: Input<&[u64]>, debug_dirs: &[PathBuf]) -> Vec<Vec<Function>> {
+fn of_source(source: &Source<'_>, input: Input<&[u64]>) -> Vec<Vec<Function>> {
     // A new one for each file, so that what it keeps of one is not there while the next is read.
-    let symbolizer = Symbolizer::builder().enable_auto_reload(false).set_debug_dirs(Some(debug_dirs)).build();
+    let symbolizer = Symbolizer::builder().enable_auto_reload(false).build();
     match symbolizer.symbolize(source, input) {
         Ok(found) => found.iter().map(functions).collect(),
         Err(error) => {

@@ -28,6 +28,15 @@ impl InProgress {
         rows(self.memtrace, &self.path, "faults")
     }
 
+    /// Waits until a stack with such a frame is in the file.
+    #[track_caller]
+    pub fn wait_for_stack(&mut self, is_it: impl Fn(&FrameRow) -> bool) {
+        let (memtrace, path) = (self.memtrace, self.path.clone());
+        self.running.wait_for("a stack", |_| {
+            rows::<FrameRow>(memtrace, &path, "frames").iter().any(&is_it).then_some(())
+        });
+    }
+
     /// The rows of the table `regions` of what is in the file by now.
     #[must_use]
     #[track_caller]

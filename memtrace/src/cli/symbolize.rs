@@ -110,10 +110,7 @@ fn find(id: &BuildId, seen: &SeenFile, known: &Known, debug_dirs: &[PathBuf]) ->
     }
     // Offsets in a file with nothing but debug information are its own.
     let segments = known.segments.get(&file).filter(|segments| !segments.is_empty())?;
-    let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
-    let (dir, name) = hex.split_at_checked(2)?;
-    let below = format!(".build-id/{dir}/{name}.debug");
-    debug_dirs.iter().find_map(|debug| Some(unnamed(open(&debug.join(&below), id)?.0, segments)))
+    Some(unnamed(symbolize::debug_file(id, debug_dirs)?, segments))
 }
 
 /// The ELF file at `path`, if it has this build ID. The path may be any that a recording names: nothing else than a file is opened.

@@ -5,7 +5,6 @@
 use std::{
     fs::File,
     io::{self, BufReader, Write},
-    sync::Arc,
 };
 
 use object::{
@@ -23,8 +22,8 @@ const MOST_PACKED: u64 = 64 << 20;
 const MOST: usize = 512 << 20;
 
 /// The file in that section of `file`, if it has one.
-pub(super) fn of(file: &Arc<File>) -> Option<File> {
-    let cache = ReadCache::new(&**file);
+pub(super) fn of(file: &File) -> Option<File> {
+    let cache = ReadCache::new(file);
     let header = FileHeader64::<Endianness>::parse(&cache).ok()?;
     let endian = header.endian().ok()?;
     let sections = header.sections(endian, &cache).ok()?;
