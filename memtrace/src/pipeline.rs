@@ -211,11 +211,12 @@ impl Pipeline {
             let live = self.totals.live(&self.tasks, &mut self.pages);
             rows.extend(live.into_iter().map(|region| self.tasks.region_row(region)));
             let spaces = self.pages.resident_spaces();
-            intervals.end_spaces(&spaces, &mut self.pages);
+            let spaces: Vec<_> =
+                spaces.into_iter().map(|space| (space, self.tasks.process_of(space))).collect();
+            intervals.end_spaces(&spaces, &self.tasks, &mut self.pages);
             stacks = intervals.stacks;
         }
-        let (stacks, without_stack) = stacks.into_totals();
-        Summary { stacks, without_stack, ..self.totals.summary(&self.tasks) }
+        stacks.summary(self.totals.summary(&self.tasks))
     }
 
     /// Lets a task event wait for its turn. One that reports a task which was there before acts at once:

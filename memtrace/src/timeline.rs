@@ -31,7 +31,7 @@ pub use pages::{
 pub use properties::{Known, PAGE_PROPERTIES, PageCounts, PageProperty, PropertySet};
 pub use rows::{Row, RowSet};
 pub use scans::{PageState, ScanCount, ScanSummary, UnseenRegions};
-pub use stacks::{CodePlace, CodePosition, FrameRow, StackTotals};
+pub use stacks::{CodePlace, CodePosition, FrameRow, ResidentPages, StackTotals};
 
 /// The number of a region, unique in a recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -345,6 +345,8 @@ pub struct Summary {
     pub stacks: Vec<StackTotals>,
     /// Completed faults whose stack is not known.
     pub without_stack: CodeTotals,
+    /// Memory that stays: pages that faults with a known stack brought.
+    pub resident: Vec<ResidentPages>,
 }
 
 /// Faults by how they ended.

@@ -60,7 +60,7 @@ impl<W: io::Write> Sink for Folded<W> {
 
     /// Writes all lines.
     fn end(&mut self, summary: &Summary) -> Result<(), ExportError> {
-        let tree = Tree::of(&self.sums.take(), self.weight, summary.host.page);
+        let tree = Tree::of(&self.sums.take(summary), self.weight, summary.host.page);
         tree.write(&mut self.writer)
             .and_then(|()| io::Write::flush(&mut self.writer))
             .map_err(ExportError::Write)

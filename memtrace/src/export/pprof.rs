@@ -77,7 +77,7 @@ impl<W: io::Write> Sink for Pprof<W> {
 
     /// Writes the profile.
     fn end(&mut self, summary: &Summary) -> Result<(), ExportError> {
-        let sums = self.sums.take();
+        let sums = self.sums.take(summary);
         write(&sums, &self.stretches, &self.options, summary, &mut self.writer).map_err(ExportError::Write)
     }
 }

@@ -17,7 +17,7 @@ use std::{
 use self::interned::Interned;
 use crate::{
     event::{Comm, Mode, StackEnd},
-    timeline::{CodePlace, FaultRow, FrameRow, Row, RowSet},
+    timeline::{CodePlace, FaultRow, FrameRow, ResidentPages, Row, RowSet, Summary},
     units::{Nanos, PageCount, PageSize},
 };
 
@@ -30,14 +30,17 @@ pub struct Costs {
     pub stall: Nanos,
     /// What they brought, as far as that is known.
     pub pages: PageCount,
+    /// What of it was there at the end.
+    pub resident: PageCount,
 }
 
 impl std::ops::AddAssign for Costs {
     fn add_assign(&mut self, other: Self) {
-        let Self { faults, stall, pages } = other;
+        let Self { faults, stall, pages, resident } = other;
         self.faults = self.faults.saturating_add(faults);
         self.stall += stall;
         self.pages += pages;
+        self.resident += resident;
     }
 }
 
@@ -71,6 +74,12 @@ pub const WEIGHTS: &[&Weight] = &[
         unit: "bytes",
         doc: "pages that faults brought, as far as scans saw them (outcome_pages)",
         of: |costs, page| costs.pages.bytes(page),
+    },
+    &Weight {
+        name: "resident",
+        unit: "bytes",
+        doc: "pages that faults brought and that were there at the end: memory that stays",
+        of: |costs, page| costs.resident.bytes(page),
     },
 ];
 
@@ -121,7 +130,7 @@ pub(super) struct StackSums {
 
 impl StackSums {
     /// What is made for it.
-    pub(super) const ROWS: RowSet = RowSet::FRAMES.union(RowSet::FAULTS);
+    pub(super) const ROWS: RowSet = RowSet::FRAMES.union(RowSet::FAULTS).union(RowSet::SUMS);
 
     /// Takes a row, of whatever table it is.
     pub(super) fn row(&mut self, row: &Row) {
@@ -160,12 +169,25 @@ impl StackSums {
             faults: 1,
             stall: fault.latency.unwrap_or_default(),
             pages: outcome.and_then(|outcome| outcome.pages).unwrap_or_default(),
+            resident: PageCount::default(),
         };
         *self.groups.entry(group).or_default() += costs;
     }
 
-    /// Hands over what there is.
-    pub(super) fn take(&mut self) -> Sums {
+    /// Hands over what there is, with what the summary says of it.
+    pub(super) fn take(&mut self, summary: &Summary) -> Sums {
+        for ResidentPages { process, stack, pages } in &summary.resident {
+            let stack = self.by_number.get(stack).copied();
+            let group = Group {
+                process: *process,
+                thread: None,
+                stack,
+                mode: Mode::User,
+                syscall: None,
+                function: None,
+            };
+            *self.groups.entry(group).or_default() += Costs { resident: *pages, ..Costs::default() };
+        }
         let Self { places, stacks, groups, .. } = mem::take(self);
         Sums { places: places.into_values(), stacks: stacks.into_values(), groups }
     }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     event::{FaultCounts, StackEnd},
-    timeline::{CodePlace, CodePosition, CodeTotals, Module, StackTotals},
+    timeline::{CodePlace, CodePosition, CodeTotals, Module, ResidentPages, StackTotals},
 };
 
 impl Report {
@@ -115,9 +115,15 @@ impl Report {
     }
 
     pub(super) fn stacks_json(&self) -> Value {
+        let mut resident: BTreeMap<u64, u64> = BTreeMap::new();
+        for ResidentPages { stack, pages, .. } in &self.summary.resident {
+            *resident.entry(*stack).or_default() += pages.get();
+        }
         let stacks = self.summary.stacks.iter().map(|stack| {
             let frames: Vec<_> = stack.places.iter().map(place).collect();
-            let head = json!({ "stack": stack.stack, "end": stack.end.name(), "frames": frames });
+            let resident = resident.get(&stack.stack).copied().unwrap_or_default();
+            let (number, end) = (stack.stack, stack.end.name());
+            let head = json!({ "stack": number, "end": end, "frames": frames, "resident_pages": resident });
             cost(head, &stack.totals)
         });
         stacks.collect()

@@ -6,6 +6,7 @@
 //! Not here: layout (`text::paths`), stacks one by one (`code`).
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     fmt::{self, Display, Formatter},
 };
@@ -19,7 +20,8 @@ use super::{
 };
 use crate::{
     event::StackEnd,
-    timeline::{CodePlace, CodeTotals, StackTotals},
+    timeline::{CodePlace, CodeTotals, ResidentPages, StackTotals, Summary},
+    units::PageCount,
 };
 
 /// Levels of the tree in JSON. A parser may refuse more than 128 levels of arrays and objects, as that of the crate `serde_json` does;
@@ -55,6 +57,8 @@ struct Node {
     /// Number of its last step.
     step: usize,
     totals: CodeTotals,
+    /// Pages that the faults on it brought and that were there at the end.
+    resident: PageCount,
 }
 
 /// The path without steps, which is the start of all others.
@@ -69,17 +73,31 @@ pub(super) struct CallTree {
     sorted: Vec<usize>,
 }
 
+/// What is first among the paths that go on from one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Most stall.
+    Stall,
+    /// Most memory that stays.
+    Resident,
+}
+
 impl CallTree {
-    fn of(stacks: &[StackTotals], without_stack: CodeTotals) -> Self {
+    fn of(summary: &Summary, order: Order) -> Self {
+        let mut resident: HashMap<u64, PageCount> = HashMap::new();
+        for ResidentPages { stack, pages, .. } in &summary.resident {
+            *resident.entry(*stack).or_default() += *pages;
+        }
         let mut builder = Builder::default();
-        for StackTotals { places, end, totals, .. } in stacks {
+        for StackTotals { stack, places, end, totals } in &summary.stacks {
             let missing = (*end != StackEnd::Root).then_some(Step::Missing(*end));
-            builder.add(missing.into_iter().chain(places.iter().rev().flat_map(steps)), *totals);
+            let path = missing.into_iter().chain(places.iter().rev().flat_map(steps));
+            builder.add(path, *totals, resident.get(stack).copied().unwrap_or_default());
         }
-        if without_stack != CodeTotals::default() {
-            builder.add([Step::Unknown].into_iter(), without_stack);
+        if summary.without_stack != CodeTotals::default() {
+            builder.add([Step::Unknown].into_iter(), summary.without_stack, PageCount::default());
         }
-        builder.finish()
+        builder.finish(order)
     }
 
     /// What the faults on the path `node` cost.
@@ -87,12 +105,17 @@ impl CallTree {
         self.nodes[node].totals
     }
 
+    /// Pages that the faults on the path `node` brought and that were there at the end.
+    pub(super) fn resident(&self, node: usize) -> PageCount {
+        self.nodes[node].resident
+    }
+
     /// The last step of the path `node`; `None` of the start.
     pub(super) fn step(&self, node: usize) -> Option<&Step> {
         (node != START).then(|| &self.steps[self.nodes[node].step])
     }
 
-    /// The paths that are one step longer, most stall first.
+    /// The paths that are one step longer, in order.
     pub(super) fn children(&self, node: usize) -> &[usize] {
         let parent = |child: &usize| self.nodes[*child].parent;
         let first = self.sorted.partition_point(|child| parent(child) < node);
@@ -117,6 +140,7 @@ impl CallTree {
                     head["missing_callers"] = end.name().into();
                 }
                 head["children"] = self.json(*child, level + 1);
+                head["resident_pages"] = self.resident(*child).get().into();
                 cost(head, &self.totals(*child))
             })
             .collect()
@@ -143,15 +167,17 @@ struct Builder {
 
 impl Default for Builder {
     fn default() -> Self {
-        let start = Node { parent: START, step: 0, totals: CodeTotals::default() };
+        let (totals, resident) = (CodeTotals::default(), PageCount::default());
+        let start = Node { parent: START, step: 0, totals, resident };
         Self { steps: Vec::new(), numbers: HashMap::new(), nodes: vec![start], known: HashMap::new() }
     }
 }
 
 impl Builder {
-    fn add(&mut self, path: impl Iterator<Item = Step>, totals: CodeTotals) {
+    fn add(&mut self, path: impl Iterator<Item = Step>, totals: CodeTotals, resident: PageCount) {
         let mut at = START;
         self.nodes[at].totals += totals;
+        self.nodes[at].resident += resident;
         for step in path {
             let Self { steps, numbers, nodes, known } = self;
             let number = *numbers.entry(step).or_insert_with_key(|step| {
@@ -159,19 +185,22 @@ impl Builder {
                 steps.len() - 1
             });
             at = *known.entry((at, number)).or_insert_with(|| {
-                nodes.push(Node { parent: at, step: number, totals: CodeTotals::default() });
+                let (totals, resident) = (CodeTotals::default(), PageCount::default());
+                nodes.push(Node { parent: at, step: number, totals, resident });
                 nodes.len() - 1
             });
             nodes[at].totals += totals;
+            nodes[at].resident += resident;
         }
     }
 
-    fn finish(self) -> CallTree {
+    fn finish(self, order: Order) -> CallTree {
         let Self { steps, nodes, .. } = self;
         let mut sorted: Vec<_> = (1..nodes.len()).collect();
         sorted.sort_unstable_by_key(|node| {
-            let Node { parent, step, totals } = &nodes[*node];
-            (*parent, dearness(totals), &steps[*step])
+            let Node { parent, step, totals, resident } = &nodes[*node];
+            let most = (order == Order::Resident).then_some(Reverse(*resident));
+            (*parent, most, dearness(totals), &steps[*step])
         });
         CallTree { steps, nodes, sorted }
     }
@@ -179,11 +208,11 @@ impl Builder {
 
 impl Report {
     /// Who called whom; `None` if no names are known.
-    pub(super) fn call_tree(&self) -> Option<CallTree> {
-        self.has_names().then(|| CallTree::of(&self.summary.stacks, self.summary.without_stack))
+    pub(super) fn call_tree(&self, order: Order) -> Option<CallTree> {
+        self.has_names().then(|| CallTree::of(&self.summary, order))
     }
 
     pub(super) fn call_tree_json(&self) -> Value {
-        self.call_tree().map_or_else(|| json!([]), |tree| tree.json(START, 1))
+        self.call_tree(Order::Stall).map_or_else(|| json!([]), |tree| tree.json(START, 1))
     }
 }

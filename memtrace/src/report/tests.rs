@@ -144,6 +144,7 @@ pub(super) fn report() -> Report {
             syscalls: BTreeMap::from([(Some(0), totals(3, 2, 30_000)), (None, totals(5, 0, 6_000))]),
             stacks: code::stacks(),
             without_stack: totals(1, 0, 2_000),
+            resident: Vec::new(),
             host,
             end: at(400),
             processes: vec![ProcessSummary {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{CodeTotals, Module};
 use crate::{
-    event::{Function, StackEnd, StackFrame},
+    event::{Comm, Function, StackEnd, StackFrame},
     units::{PageCount, VirtAddr},
 };
 
@@ -68,6 +68,15 @@ pub struct StackTotals {
     pub end: StackEnd,
     /// Faults and their stall.
     pub totals: CodeTotals,
-    /// Pages that these brought and that were there at the end, of the recording or of their address space.
-    pub resident: PageCount,
+}
+
+/// Pages that faults brought to processes of one name, and that were there at the end, of the recording or of the address space.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResidentPages {
+    /// Name of the processes, if it is known.
+    pub process: Option<Comm>,
+    /// Number of the stack of these faults.
+    pub stack: u64,
+    /// How many.
+    pub pages: PageCount,
 }

@@ -202,16 +202,25 @@ fn sums_are_those_of_completed_faults() {
     for row in &rows {
         sums.row(row);
     }
-    let sums = sums.take();
+    let resident =
+        ResidentPages { process: Some(Comm::from_text("gone")), stack: 1, pages: PageCount::new(3) };
+    let summary = Summary { resident: vec![resident], ..summary };
+    let sums = sums.take(&summary);
 
     let all = sums.groups.values().fold(Costs::default(), |mut all, costs| {
         all += *costs;
         all
     });
-    assert_eq!(all, Costs { faults: 8, stall: Nanos::new(22_849), pages: PageCount::new(32) });
+    assert_eq!(
+        all,
+        Costs { faults: 8, stall: Nanos::new(22_849), pages: PageCount::new(32), resident: all.resident }
+    );
     assert_eq!(all.faults, summary.faults.completed.total());
     let weights = WEIGHTS.iter().map(|weight| (weight.name, (weight.of)(&all, summary.host.page)));
-    assert_eq!(weights.collect::<Vec<_>>(), [("faults", 8), ("stall", 22_849), ("bytes", 32 * 4096)]);
+    assert_eq!(
+        weights.collect::<Vec<_>>(),
+        [("faults", 8), ("stall", 22_849), ("bytes", 32 * 4096), ("resident", 3 * 4096)]
+    );
 }
 
 #[test]
@@ -237,7 +246,7 @@ fn stacks_are_one_wherever_their_file_is_mapped() {
     sums.row(&Row::Frame(frame(3, 0x2010, StackEnd::TooDeep)));
 
     assert_eq!([1, 2, 3].map(|number| sums.by_number[&number]), [0, 0, 1]);
-    assert_eq!(sums.take().places, [place(0x10)]);
+    assert_eq!(sums.take(&rows().1).places, [place(0x10)]);
 }
 
 #[test]

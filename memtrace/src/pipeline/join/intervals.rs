@@ -319,11 +319,19 @@ impl Intervals {
     }
 
     /// Address spaces are gone, or the recording ends: what faults brought to them is there still.
-    pub(in crate::pipeline) fn end_spaces(&mut self, spaces: &[SpaceId], pages: &mut PageLedger) {
-        for (stack, pages) in spaces.iter().flat_map(|space| pages.take_resident(*space)) {
-            self.stacks.add_resident(stack, pages);
+    pub(in crate::pipeline) fn end_spaces(
+        &mut self,
+        spaces: &[(SpaceId, Option<ProcessId>)],
+        tasks: &Tasks,
+        pages: &mut PageLedger,
+    ) {
+        for (space, process) in spaces {
+            let name = process.map(|process| tasks.name(process));
+            for (stack, pages) in pages.take_resident(*space) {
+                self.stacks.add_resident(name, stack, pages);
+            }
+            self.stacks.forget(*space);
         }
-        self.stacks.forget(spaces);
     }
 
     /// Turns the oldest interval into rows.
@@ -360,7 +368,7 @@ impl Intervals {
             }
         }
         let purged = tasks.purge(start);
-        self.end_spaces(&purged.spaces, pages);
+        self.end_spaces(&purged.spaces, tasks, pages);
         rows.extend(totals.purge(purged, pages).map(|region| tasks.region_row(region)));
         pages.retain(|space| tasks.regions(space).is_some());
         self.closed = end;

@@ -10,10 +10,10 @@ use std::{
 
 use super::tasks::Tasks;
 use crate::{
-    event::{Mode, SpaceId, Stack, StackEnd, StackFrame, StackId},
+    event::{Comm, Mode, SpaceId, Stack, StackEnd, StackFrame, StackId},
     pipeline::END_OF_TIME,
     region::AddressSpace,
-    timeline::{CodePlace, CodeTotals, FaultRow, FrameRow, StackTotals},
+    timeline::{CodePlace, CodeTotals, FaultRow, FrameRow, ResidentPages, StackTotals, Summary},
     units::{PageCount, Timestamp},
 };
 
@@ -37,6 +37,8 @@ pub(in crate::pipeline) struct Stacks {
     waiting: Vec<Stack>,
     /// Completed faults whose stack is not known.
     unknown: CodeTotals,
+    /// Memory that stays, by the name of its process and the number of the stack that brought it.
+    resident: BTreeMap<(Option<Comm>, u64), PageCount>,
 }
 
 /// A stack that has a number.
@@ -101,13 +103,7 @@ impl Stacks {
         self.name(id, space, time, Some(number));
         let (frames, places, _) = &key;
         let totals = CodeTotals::default();
-        let totals = StackTotals {
-            stack: number,
-            places: Arc::clone(places),
-            end,
-            totals,
-            resident: PageCount::default(),
-        };
+        let totals = StackTotals { stack: number, places: Arc::clone(places), end, totals };
         self.known.push(Known { frames: Arc::clone(frames), totals });
         let mut rows = Vec::with_capacity(frames.len());
         for (depth, (frame, place)) in (0..).zip(frames.iter().zip(places.iter())) {
@@ -194,24 +190,26 @@ impl Stacks {
         totals.unwrap_or(&mut self.unknown).add(fault);
     }
 
-    /// Pages of an address space that is gone, or of the end, are there still that `id` brought.
-    pub(in crate::pipeline) fn add_resident(&mut self, id: StackId, pages: PageCount) {
-        let number = self.number(id, END_OF_TIME);
-        if let Some(known) = number.and_then(index).and_then(|index| self.known.get_mut(index)) {
-            known.totals.resident += pages;
+    /// Pages that `id` brought to a process of this name are there still, at the end of that or of the recording.
+    pub(in crate::pipeline) fn add_resident(&mut self, process: Option<Comm>, id: StackId, pages: PageCount) {
+        if let Some(number) = self.number(id, END_OF_TIME) {
+            *self.resident.entry((process, number)).or_default() += pages;
         }
     }
 
-    /// Forgets what identities meant in address spaces that are no more.
-    pub(in crate::pipeline) fn forget(&mut self, spaces: &[SpaceId]) {
-        for id in spaces.iter().filter_map(|space| self.of_space.remove(space)).flat_map(|one| one.ids) {
+    /// Forgets what identities meant in an address space that is no more.
+    pub(in crate::pipeline) fn forget(&mut self, space: SpaceId) {
+        for id in self.of_space.remove(&space).into_iter().flat_map(|one| one.ids) {
             self.by_id.remove(&id);
         }
     }
 
-    /// All stacks that faults had, and the faults whose stack is not known.
-    pub(in crate::pipeline) fn into_totals(self) -> (Vec<StackTotals>, CodeTotals) {
+    /// Adds what is known of stacks to a summary.
+    pub(in crate::pipeline) fn summary(self, summary: Summary) -> Summary {
         let had_faults = |stack: &StackTotals| stack.totals != CodeTotals::default();
-        (self.known.into_iter().map(|known| known.totals).filter(had_faults).collect(), self.unknown)
+        let stacks = self.known.into_iter().map(|known| known.totals).filter(had_faults).collect();
+        let resident = self.resident.into_iter();
+        let resident = resident.map(|((process, stack), pages)| ResidentPages { process, stack, pages });
+        Summary { stacks, without_stack: self.unknown, resident: resident.collect(), ..summary }
     }
 }

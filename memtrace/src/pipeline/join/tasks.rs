@@ -98,8 +98,8 @@ pub(in crate::pipeline) type RetiredIn = (Option<ProcessId>, SpaceId, Retired);
 pub(in crate::pipeline) struct Purged {
     /// Regions.
     pub(in crate::pipeline) regions: Vec<RetiredIn>,
-    /// Address spaces.
-    pub(in crate::pipeline) spaces: Vec<SpaceId>,
+    /// Address spaces, with their processes.
+    pub(in crate::pipeline) spaces: Vec<(SpaceId, Option<ProcessId>)>,
     /// Processes, with their names.
     pub(in crate::pipeline) processes: Vec<(ProcessId, Comm)>,
 }
@@ -427,7 +427,7 @@ impl Tasks {
             purged.regions.extend(space.regions.take_retired(time).map(|region| (process, *id, region)));
         }
         let dead = self.spaces.extract_if(.., |_, space| space.died.is_some_and(|died| died < time));
-        purged.spaces.extend(dead.map(|(id, _)| id));
+        purged.spaces.extend(dead.map(|(id, space)| (id, space.process)));
         purged
     }
 

@@ -334,7 +334,7 @@ impl Totals {
     /// Address spaces and processes have gone, and regions of which nobody wants to know.
     pub(in crate::pipeline) fn forget(&mut self, purged: Purged) {
         let Purged { regions: _, spaces, processes } = purged;
-        for space in spaces {
+        for (space, _) in spaces {
             self.maps.forget(space);
         }
         for (process, comm) in processes {
@@ -472,6 +472,7 @@ impl Totals {
             syscalls: self.code.syscalls,
             stacks: Vec::new(),
             without_stack: CodeTotals::default(),
+            resident: Vec::new(),
         }
     }
 }

@@ -269,8 +269,9 @@ fn pages_that_stay_are_of_the_stack_that_brought_them_last() {
 
     let (.., summary) = run_all(&records);
 
-    let resident: Vec<_> = summary.stacks.iter().map(|stack| (stack.stack, stack.resident.get())).collect();
-    assert_eq!(resident, [(1, 4), (2, 1), (3, 0)]);
+    let resident: Vec<_> = summary.resident.iter().map(|one| (one.stack, one.pages.get())).collect();
+    assert_eq!(resident, [(1, 4), (2, 1)]);
+    assert_eq!(summary.resident[0].process, Some(Comm::from_text("cc1")));
 }
 
 #[test]
@@ -299,6 +300,6 @@ fn pages_that_a_scan_does_not_find_do_not_stay() {
 
     let (.., summary) = run_all(&records);
 
-    let [stack] = &summary.stacks[..] else { panic!("one stack") };
-    assert_eq!(stack.resident.get(), 2, "one was seen, one came while the scan ran");
+    let [resident] = &summary.resident[..] else { panic!("of one stack: {:?}", summary.resident) };
+    assert_eq!(resident.pages.get(), 2, "one was seen, one came while the scan ran");
 }

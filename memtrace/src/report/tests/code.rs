@@ -34,7 +34,6 @@ pub(super) fn stacks() -> Vec<StackTotals> {
         places: places.into(),
         end,
         totals,
-        resident: PageCount::default(),
     };
     vec![
         stack(1, vec![copy.clone(), sort(0x2000)], StackEnd::Root, totals(50, 0, 5_000)),

@@ -2,7 +2,6 @@ use super::*;
 use crate::{
     event::{Function, StackEnd},
     timeline::{CodePlace, CodePosition, StackTotals},
-    units::PageCount,
 };
 
 /// Code of the function `name` of a file, with what was inlined there, innermost first.
@@ -28,7 +27,7 @@ fn named() -> Report {
     let sort = code("/bin/sort", "sort", &["swap"]);
     let stack = |stack, places: &[&CodePlace], end, totals| {
         let places = places.iter().map(|place| (*place).clone()).collect();
-        StackTotals { stack, places, end, totals, resident: PageCount::default() }
+        StackTotals { stack, places, end, totals }
     };
     let memcpy = code("/lib/libc.so.6", "memcpy", &[]);
     let callback = nameless("/lib/libc.so.6", 0x2000);
@@ -144,7 +143,6 @@ fn path_of_many_frames_is_printed_and_its_json_can_be_parsed() {
         places: (0..100_000).map(frame).collect(),
         end: StackEnd::Root,
         totals: totals(100, 0, 1_000_000),
-        resident: PageCount::default(),
     };
     report.summary.stacks.push(deep);
 

@@ -74,7 +74,7 @@ impl Report {
         });
         section(f, "Stacks", rows, all)?;
         if self.call_paths(f)? {
-            return Ok(());
+            return self.resident_paths(f);
         }
         let mut stacks: Vec<&StackTotals> = self.summary.stacks.iter().collect();
         stacks.sort_by_key(|stack| (std::cmp::Reverse(stack.totals.latency_sum), stack.stack));

@@ -2,11 +2,11 @@
 
 use std::fmt::{self, Formatter};
 
-use super::{Share, Time, heading};
+use super::{Share, Size, Time, heading};
 use crate::{
     report::{
         Report,
-        paths::{CallTree, START},
+        paths::{CallTree, Order, START},
     },
     timeline::CodeTotals,
 };
@@ -14,63 +14,108 @@ use crate::{
 /// Paths are shown that took one part in so many of all stall.
 const LEAST: u128 = 100;
 
+/// Paths are shown that brought one part in so many of all memory that stays: it is spread over more of them.
+const LEAST_RESIDENT: u128 = 20;
+
+/// What a path is shown for.
+#[derive(Clone, Copy, Debug)]
+struct Shown<'a> {
+    tree: &'a CallTree,
+    order: Order,
+    /// Bytes of a page.
+    page: u64,
+}
+
 /// A path to be printed.
 #[derive(Clone, Copy, Debug)]
 struct Line {
     node: usize,
     /// Branchings before it.
     depth: usize,
-    /// What the line above cost, if it is the caller and calls no other function that is shown.
-    caller: Option<CodeTotals>,
+    /// The path above, if that is the caller and calls no other function that is shown.
+    caller: Option<usize>,
 }
 
 impl Report {
     /// The callers of what faulted, outermost first. Returns whether there was something to print.
     pub(super) fn call_paths(&self, f: &mut Formatter<'_>) -> Result<bool, fmt::Error> {
-        let Some(tree) = self.call_tree() else { return Ok(false) };
+        let Some(tree) = self.call_tree(Order::Stall) else { return Ok(false) };
         heading(f, "Call paths", [])?;
         writeln!(f, "{:>12}{:>12}{:>12}  outermost caller first", "faults", "stall", "share")?;
-        let all = tree.totals(START);
-        let mut lines = below(&tree, START, 0, None);
-        while let Some(line) = lines.pop() {
-            self::line(f, &tree, line, all)?;
-            lines.extend(below(&tree, line.node, line.depth, Some(tree.totals(line.node))));
-        }
+        let page = self.header.host.page.bytes();
+        Shown { tree: &tree, order: Order::Stall, page }.write(f)?;
         writeln!(f, "  paths that took less than 1% of the stall are left out: memtrace report --json")?;
         Ok(true)
     }
-}
 
-/// What is to be printed below the path `node`, last one first.
-fn below(tree: &CallTree, node: usize, depth: usize, totals: Option<CodeTotals>) -> Vec<Line> {
-    let all = tree.totals(START);
-    let is_shown = |child: &usize| {
-        let child = tree.totals(*child);
-        let (part, whole) = match all.latency_sum.get() {
-            0 => (child.faults.total(), all.faults.total()),
-            stall => (child.latency_sum.get(), stall),
-        };
-        u128::from(part) * LEAST >= u128::from(whole)
-    };
-    let shown: Vec<_> = tree.children(node).iter().copied().filter(is_shown).collect();
-    let branches = shown.len() > 1 && node != START;
-    let caller = totals.filter(|_| shown.len() == 1);
-    let line = |node| Line { node, depth: depth + usize::from(branches), caller };
-    shown.into_iter().rev().map(line).collect()
-}
-
-/// Prints a path: its numbers, unless they are those of the line above, and its last step.
-fn line(f: &mut Formatter<'_>, tree: &CallTree, line: Line, all: CodeTotals) -> fmt::Result {
-    let Line { node, depth, caller } = line;
-    let totals @ CodeTotals { faults, latency_sum } = tree.totals(node);
-    if caller == Some(totals) {
-        write!(f, "{:36}", "")?;
-    } else {
-        let stall = Time(latency_sum.get()).to_string();
-        let share = Share(latency_sum.get(), all.latency_sum.get());
-        write!(f, "{:>12}{stall:>12}{share:>12}", faults.total())?;
+    /// The callers of what brought memory that was there at the end, outermost first; nothing if no names are known.
+    pub(super) fn resident_paths(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let tree = self.call_tree(Order::Resident).filter(|tree| tree.resident(START).get() > 0);
+        let Some(tree) = tree else { return Ok(()) };
+        heading(f, "Memory that stays", [])?;
+        writeln!(f, "{:>12}{:>12}{:>12}  outermost caller first", "faults", "resident", "share")?;
+        let page = self.header.host.page.bytes();
+        Shown { tree: &tree, order: Order::Resident, page }.write(f)?;
+        writeln!(f, "  paths of less than 5% are left out: memtrace export -f folded --weight resident")
     }
-    let mark = if caller.is_none() && depth > 0 { "└ " } else { "  " };
-    let step = tree.step(node).map(ToString::to_string).unwrap_or_default();
-    writeln!(f, "{:1$}{mark}{step}", "", 2 * depth)
+}
+
+impl Shown<'_> {
+    fn write(self, f: &mut Formatter<'_>) -> fmt::Result {
+        let mut lines = self.below(START, 0, None);
+        while let Some(line) = lines.pop() {
+            self.line(f, line)?;
+            lines.extend(self.below(line.node, line.depth, Some(line.node)));
+        }
+        Ok(())
+    }
+
+    /// What is to be printed below the path `node`, last one first.
+    fn below(self, node: usize, depth: usize, caller: Option<usize>) -> Vec<Line> {
+        let children = self.tree.children(node).iter().copied();
+        let shown: Vec<_> = children.filter(|child| self.is_large(*child)).collect();
+        let branches = shown.len() > 1 && node != START;
+        let caller = caller.filter(|_| shown.len() == 1);
+        let line = |node| Line { node, depth: depth + usize::from(branches), caller };
+        shown.into_iter().rev().map(line).collect()
+    }
+
+    /// Whether the path `node` is worth a line.
+    fn is_large(self, node: usize) -> bool {
+        let (all, totals) = (self.tree.totals(START), self.tree.totals(node));
+        let (part, whole, least) = match (self.order, all.latency_sum.get()) {
+            (Order::Resident, _) => {
+                (self.tree.resident(node).get(), self.tree.resident(START).get(), LEAST_RESIDENT)
+            }
+            (Order::Stall, 0) => (totals.faults.total(), all.faults.total(), LEAST),
+            (Order::Stall, stall) => (totals.latency_sum.get(), stall, LEAST),
+        };
+        u128::from(part) * least >= u128::from(whole)
+    }
+
+    /// Prints a path: its numbers, unless they are those of the line above, and its last step.
+    fn line(self, f: &mut Formatter<'_>, line: Line) -> fmt::Result {
+        let Line { node, depth, caller } = line;
+        let numbers = |node| (self.tree.totals(node), self.tree.resident(node));
+        let (CodeTotals { faults, latency_sum }, resident) = numbers(node);
+        if caller.is_some_and(|caller| numbers(caller) == numbers(node)) {
+            write!(f, "{:36}", "")?;
+        } else {
+            let (all, all_resident) = numbers(START);
+            let (size, share) = match self.order {
+                Order::Stall => {
+                    let share = Share(latency_sum.get(), all.latency_sum.get());
+                    (Time(latency_sum.get()).to_string(), share)
+                }
+                Order::Resident => {
+                    let share = Share(resident.get(), all_resident.get());
+                    (Size(resident.get().saturating_mul(self.page)).to_string(), share)
+                }
+            };
+            write!(f, "{:>12}{size:>12}{share:>12}", faults.total())?;
+        }
+        let mark = if caller.is_none() && depth > 0 { "└ " } else { "  " };
+        let step = self.tree.step(node).map(ToString::to_string).unwrap_or_default();
+        writeln!(f, "{:1$}{mark}{step}", "", 2 * depth)
+    }
 }
