@@ -166,6 +166,7 @@ fn program_that_is_deleted_while_it_runs_has_names() {
     let program = made!(compile(scratch.path(), SOURCE, "-g"));
 
     let mut recording = memtrace!().start(&["-g"], &[&program, "delete"]);
+    recording.wait_until_armed();
     // Who is gone before its first stack is unwound takes a deleted file along.
     recording.wait_for_stack(|frame| {
         frame.module.as_deref() == Some(&program) && frame.end.as_deref() == Some("root")

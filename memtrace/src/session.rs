@@ -245,7 +245,8 @@ async fn record(
     let (scan_now, stopped_probe) = (taker.scan_switch(), taker.stopped_probe());
     let exits = taker.exits();
     let first = vec![Frame::Control(armed.joins)];
-    let stacks = stacks.map(|(ring, table)| Stacks::new(ring, table, &facts, plan.follows_maps, &first));
+    let scope = (plan.follows_maps, options.symbols != SymbolTime::Never);
+    let stacks = stacks.map(|(ring, table)| Stacks::new(ring, table, &facts, scope, &first));
     let rings =
         Rings { side_band: armed.side_band, control, events, event_bytes: plan.ring_bytes as usize, stacks };
     let drain = Drain::new(rings, losses, armed.cpus, sender.clone());
@@ -305,9 +306,6 @@ async fn record(
 /// What finds the names of code at this time, until the switch is set.
 fn names(time: SymbolTime, stop: Arc<AtomicBool>) -> impl FnOnce(SeenCode) -> Vec<Symbols> + Send + 'static {
     move |code| {
-        if time == SymbolTime::Never {
-            return Vec::new();
-        }
         let (mut symbols, mut unnamed) = code.into_parts();
         if time == SymbolTime::Later {
             unnamed.retain(Unnamed::is_of_machine);

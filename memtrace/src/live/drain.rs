@@ -79,12 +79,12 @@ impl Drain {
     }
 
     /// Drains every 10 ms, or as long as stacks lack rules each millisecond, until `stop` is set, then once more; ends early if
-    /// nobody takes batches any more. Returns the code of which names are wanted, if stacks are recorded.
+    /// nobody takes batches any more. Returns the code of which names are wanted.
     pub fn run(mut self, stop: &AtomicBool) -> Option<SeenCode> {
         loop {
             let last = stop.load(Ordering::Acquire);
             if !self.pass(last) || last {
-                return self.stacks.map(Stacks::into_code);
+                return self.stacks.and_then(Stacks::into_code);
             }
             // The sooner there are rules, the fewer stacks need any.
             let is_learning = self.stacks.as_ref().is_some_and(Stacks::is_learning);

@@ -46,13 +46,13 @@ pub struct Stacks {
 
 impl Stacks {
     /// Takes them out of `ring`, and puts rules into `table`; `follows_maps` if events report every change of an address space,
-    /// and `first` reported the tasks that there are.
+    /// `wants_names` if code is to have names, and `first` reported the tasks that there are.
     #[must_use]
     pub fn new(
         ring: RingBuf<MapData>,
         table: RuleTable,
         host: &HostFacts,
-        follows_maps: bool,
+        (follows_maps, wants_names): (bool, bool),
         first: &[Frame],
     ) -> Self {
         let mut arrived = Arrived::new(host, follows_maps);
@@ -67,7 +67,7 @@ impl Stacks {
             arrived,
             forgotten: Timestamp::default(),
             images: Images::default(),
-            seen: SeenCode::default(),
+            seen: wants_names.then(SeenCode::default),
             table,
             spaces: HashMap::new(),
             out: Vec::new(),
@@ -83,11 +83,13 @@ impl Stacks {
 
     /// Takes note of fault records.
     pub(super) fn see_faults(&mut self, records: &[u8]) {
-        self.unwinder.seen.add_kernel(records);
+        if let Some(seen) = &mut self.unwinder.seen {
+            seen.add_kernel(records);
+        }
     }
 
-    /// The code that stacks led through, and kernel code that faulted.
-    pub(super) fn into_code(self) -> SeenCode {
+    /// The code that stacks led through, and kernel code that faulted, if it is to have names.
+    pub(super) fn into_code(self) -> Option<SeenCode> {
         self.unwinder.seen
     }
 
@@ -107,7 +109,7 @@ impl Stacks {
         let unwinder = &mut self.unwinder;
         unwinder.arrived.take(changes);
         unwinder.take_stale();
-        if unwinder.seen.read_maps(clock::boottime()) {
+        if unwinder.seen.as_mut().is_some_and(|seen| seen.read_maps(clock::boottime())) {
             // Stacks through it are others from now on.
             unwinder.table.forget_sent();
         }
@@ -164,8 +166,8 @@ struct Unwinder {
     /// What ended before has been forgotten.
     forgotten: Timestamp,
     images: Images,
-    /// All code that has been of interest.
-    seen: SeenCode,
+    /// All code that has been of interest, if it is to have names.
+    seen: Option<SeenCode>,
     table: RuleTable,
     spaces: HashMap<SpaceId, Space>,
     /// Records that have been made.
@@ -229,7 +231,9 @@ impl Unwinder {
         let KnownImage { table, file } = match self.images.of(code, process) {
             // What a just-in-time compiler makes has no table.
             Image::None => {
-                self.seen.add_memory(&place);
+                if let Some(seen) = &mut self.seen {
+                    seen.add_memory(&place);
+                }
                 return self.chain(event, at, above, None);
             }
             Image::Unreadable => return Rule::ending(StackEnd::NO_FILE),
@@ -242,7 +246,9 @@ impl Unwinder {
         };
         let in_region = place.addr.as_raw().wrapping_sub(code.range.start().as_raw());
         let offset = code.file_offset.unwrap_or(in_region);
-        self.seen.add(&place, &table, file.as_ref(), table.in_function(offset));
+        if let Some(seen) = &mut self.seen {
+            seen.add(&place, &table, file.as_ref(), table.in_function(offset));
+        }
         match table.rule(offset, at.ip) {
             Some(rule) => rule,
             None => self.chain(event, at, above, Some(&table)),

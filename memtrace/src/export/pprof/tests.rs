@@ -47,20 +47,23 @@ fn samples_have_all_weights_and_what_the_faults_have_in_common() {
 
     let types = profile.sample_type.iter();
     let types: Vec<_> = types.map(|one| (text(&profile, one.r#type), text(&profile, one.unit))).collect();
-    assert_eq!(types, [("faults", "count"), ("stall", "nanoseconds"), ("bytes", "bytes")]);
+    assert_eq!(
+        types,
+        [("faults", "count"), ("stall", "nanoseconds"), ("bytes", "bytes"), ("resident", "bytes")]
+    );
     assert_eq!(text(&profile, profile.default_sample_type), "stall");
     let mut samples: Vec<_> =
         profile.sample.iter().map(|sample| (&sample.value[..], functions(&profile, sample))).collect();
     samples.sort_by_key(|(values, _)| values[1]);
     let user = ["push", "main", "_start"];
     let expected: [(&[i64], &[&str]); 7] = [
-        (&[1, 2, 0], &["[kernel]_[k]", "push", "main", "[no_unwind_information]"]),
-        (&[1, 7, 0], &["[anon]", "_start"]),
-        (&[1, 40, 0], &["read_[k]", "push", "main", "[no_unwind_information]"]),
-        (&[1, 300, 0], &["copy_page_to_iter_[k]", "pread64_[k]", "push", "main", "_start"]),
-        (&[1, 500, 0], &user),
-        (&[2, 2_000, 32 * 4096], &user),
-        (&[1, 20_000, 0], &["[unknown]"]),
+        (&[1, 2, 0, 0], &["[kernel]_[k]", "push", "main", "[no_unwind_information]"]),
+        (&[1, 7, 0, 0], &["[anon]", "_start"]),
+        (&[1, 40, 0, 0], &["read_[k]", "push", "main", "[no_unwind_information]"]),
+        (&[1, 300, 0, 0], &["copy_page_to_iter_[k]", "pread64_[k]", "push", "main", "_start"]),
+        (&[1, 500, 0, 0], &user),
+        (&[2, 2_000, 32 * 4096, 0], &user),
+        (&[1, 20_000, 0, 0], &["[unknown]"]),
     ];
     assert_eq!(samples, expected.map(|(values, functions)| (values, functions.to_vec())));
     let of_stall = |stall| {

@@ -271,7 +271,7 @@ fn pages_that_stay_are_of_the_stack_that_brought_them_last() {
 
     let resident: Vec<_> = summary.resident.iter().map(|one| (one.stack, one.pages.get())).collect();
     assert_eq!(resident, [(1, 4), (2, 1)]);
-    assert_eq!(summary.resident[0].process, Some(Comm::from_text("cc1")));
+    assert_eq!(summary.resident[0].process, Some(Comm::from_text("prog")));
 }
 
 #[test]
