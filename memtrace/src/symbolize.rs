@@ -31,7 +31,7 @@ use object::read::ReadCache;
 
 use crate::{
     event::{CodeFile, CodeSegment, Function, NamedCode, Symbols},
-    units::Timestamp,
+    units::{Hexadecimal, Timestamp},
     unwind::UnwindTable,
 };
 
@@ -123,7 +123,7 @@ fn name_one(unnamed: Unnamed, debug_dirs: &[PathBuf]) -> Option<Symbols> {
 /// The file with debug information of the one with this build ID, where packages put it.
 #[must_use]
 pub fn debug_file(id: &[u8], debug_dirs: &[PathBuf]) -> Option<File> {
-    let hex = id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let hex = Hexadecimal(id).to_string();
     let (dir, name) = hex.split_at_checked(2)?;
     let below = format!(".build-id/{dir}/{name}.debug");
     debug_dirs.iter().find_map(|debug| {

@@ -13,7 +13,7 @@ use std::{fmt, num::NonZeroU64, ops::Range};
 
 pub use printable::Printable;
 use serde::{Deserialize, Serialize};
-pub use text::ParseUnitError;
+pub use text::{Hexadecimal, ParseUnitError};
 
 /// A base page size: a power of two, in bytes, as reported by the traced host.
 ///

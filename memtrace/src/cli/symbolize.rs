@@ -27,7 +27,7 @@ use crate::{
     record::{self, MAGIC},
     symbolize::{self, Names, Unnamed},
     timeline::{CodePosition, FrameRow, Row, RowSet},
-    units::Printable,
+    units::{Hexadecimal, Printable},
     unwind::UnwindTable,
 };
 
@@ -82,8 +82,7 @@ fn said(added: usize, missing: &[(BuildId, SeenFile)]) -> String {
     let mut text = format!("memtrace: added names of {added} places in code\n");
     for (id, seen) in missing {
         let paths: Vec<_> = seen.paths.iter().map(|path| Printable::from_bytes(path).to_string()).collect();
-        let id = id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let places = seen.offsets.len();
+        let (id, places) = (Hexadecimal(id), seen.offsets.len());
         let _fits = writeln!(
             text,
             "memtrace: no file with build ID {id}, for {places} places in {}: install it or its debug package, or give --debug-dir",

@@ -14,7 +14,7 @@ use super::{Content, ExportError, Format, Sink, Table, Value};
 use crate::{
     event::HostFacts,
     timeline::{Row, RowSet, Summary},
-    units::Timestamp,
+    units::{Hexadecimal, Timestamp},
 };
 
 /// The format.
@@ -89,7 +89,7 @@ impl<W: io::Write> Fields<W> {
             Value::Bits(bits) => write!(self.number, "{bits:#x}")?,
             Value::Error(error) => write!(self.number, "-{error}")?,
             Value::Flags(flags) => write!(self.number, "{flags}")?,
-            Value::Hex(bytes) => bytes.iter().try_for_each(|byte| write!(self.number, "{byte:02x}"))?,
+            Value::Hex(bytes) => write!(self.number, "{}", Hexadecimal(bytes))?,
             Value::Word(word) => return self.writer.write_field(word),
             Value::Text(text) => {
                 return self.writer.write_field(String::from_utf8_lossy(text).as_bytes());

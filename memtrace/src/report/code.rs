@@ -4,13 +4,11 @@ use std::{cmp::Reverse, collections::BTreeMap};
 
 use serde_json::{Value, json};
 
-use super::{
-    Report, calls,
-    function::{FunctionLabel, hexadecimal},
-};
+use super::{Report, calls, function::FunctionLabel};
 use crate::{
     event::{FaultCounts, StackEnd},
     timeline::{CodePlace, CodePosition, CodeTotals, Module, ResidentPages, StackTotals},
+    units::Hexadecimal,
 };
 
 impl Report {
@@ -164,7 +162,7 @@ fn place(place: &CodePlace) -> Value {
     let id = place.build_id.as_ref();
     json!({
         "module": place.module.as_ref().map(|module| String::from_utf8_lossy(module.name())),
-        "build_id": id.map(|id| hexadecimal(id)),
+        "build_id": id.map(|id| Hexadecimal(id).to_string()),
         "file_offset_bytes": offset,
         "address": addr,
     })

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::{
     event::Mode,
     timeline::{CodePlace, CodePosition, FaultRow, Module},
-    units::{Printable, VirtAddr},
+    units::{Hexadecimal, Printable, VirtAddr},
 };
 
 /// A function, in the module that it is of.
@@ -91,7 +91,7 @@ impl FunctionLabel {
         json!({
             "name": self.name_json(),
             "module": self.module_json(),
-            "build_id": id.map(|id| hexadecimal(id)),
+            "build_id": id.map(|id| Hexadecimal(id).to_string()),
             "file_offset_bytes": offset,
             "address": addr,
         })
@@ -124,11 +124,6 @@ pub(super) fn file_name(module: Option<&Module>) -> String {
     let path = module.map_or(&b"in no known region"[..], Module::name);
     let file = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
     Printable::from_bytes(file).to_string()
-}
-
-/// `bytes` in hexadecimal digits.
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |digits, byte| format!("{digits}{byte:02x}"))
 }
 
 #[cfg(test)]

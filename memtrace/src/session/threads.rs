@@ -55,8 +55,8 @@ impl<W: Write + Send + 'static> Threads<W> {
         name: impl FnOnce(SeenCode) -> Vec<Symbols> + Send + 'static,
     ) -> io::Result<(Self, oneshot::Receiver<()>)> {
         let (failed, failure) = oneshot::channel();
-        let (end, recorded) = oneshot::channel();
-        let (drain_end, drained) = oneshot::channel();
+        let (end, record_ended) = oneshot::channel();
+        let (drain_end, drain_ended) = oneshot::channel();
         // Its receiver is here.
         let _received = sender.send(first);
         let recording = Builder::new().name("mt-record".to_owned()).spawn(move || {
@@ -81,7 +81,7 @@ impl<W: Write + Send + 'static> Threads<W> {
                 code.filter(|_| is_taken).map(name).unwrap_or_default()
             }
         })?;
-        let ended = [recorded, drained];
+        let ended = [record_ended, drain_ended];
         Ok((Self { last, stop: Stop(stop), draining, recording, ended }, failure))
     }
 

@@ -1,4 +1,4 @@
-//! Sizes, times, shares and ranges as people type them and read them.
+//! Sizes, times, shares, ranges and build IDs as people type them and read them.
 
 use std::{fmt, str::FromStr};
 
@@ -18,6 +18,16 @@ fn split_number(text: &str) -> (Option<u64>, &str) {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
     (number.parse().ok(), unit.trim_start())
+}
+
+/// Bytes as pairs of hexadecimal digits, as build IDs are written.
+#[derive(Clone, Copy, Debug)]
+pub struct Hexadecimal<'a>(pub &'a [u8]);
+
+impl fmt::Display for Hexadecimal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
 }
 
 const SIZE_UNITS: [(&str, u32); 4] = [("T", 40), ("G", 30), ("M", 20), ("K", 10)];

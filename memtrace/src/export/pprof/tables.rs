@@ -14,6 +14,7 @@ use crate::{
         names::{self, KernelFrame},
     },
     timeline::{CodePlace, CodePosition, Module},
+    units::Hexadecimal,
 };
 
 /// The tables as they grow.
@@ -94,7 +95,7 @@ impl Tables {
         if let Some(id) = self.stretches.get(&(file, stretch.start)) {
             return (*id, address);
         }
-        let build_id = build_id.map_or_else(String::new, |id| hexadecimal(&id));
+        let build_id = build_id.map_or_else(String::new, |id| Hexadecimal(&id).to_string());
         let mapping = Mapping {
             memory_start: base.saturating_add(stretch.start),
             memory_limit: base.saturating_add(stretch.end),
@@ -176,9 +177,4 @@ impl Tables {
 /// Where the entry with the number `id` is; `None` for 0, which none has.
 fn index(id: u64) -> Option<usize> {
     usize::try_from(id.checked_sub(1)?).ok()
-}
-
-/// `bytes` in hexadecimal digits.
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |digits, byte| format!("{digits}{byte:02x}"))
 }
