@@ -73,8 +73,9 @@ fn compile(directory: &Path, source: &str, options: &str) -> Result<String, Stri
         return Err(reason);
     }
     let options: Vec<_> = iter::once("-O2").chain(options.split(' ')).collect();
+    let mut headers = source.lines().filter_map(|line| line.strip_prefix("#include <")?.strip_suffix('>'));
     gcc::compile(directory, source, &options).map_err(|gcc| {
-        assert!(gcc.stderr.contains("stdio.h"), "{gcc:#?}");
+        assert!(headers.any(|header| gcc.stderr.contains(header)), "{gcc:#?}");
         "needs the headers of the C library: apt-get install libc6-dev".to_owned()
     })
 }
