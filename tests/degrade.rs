@@ -6,14 +6,10 @@ use memtrace_tests::{
     directory,
     ledger::Ledger,
     memtrace, program,
-    recording::{Memtrace, Recording},
+    recording::{MOST_SKIPPED, Memtrace, Recording},
     require, requirement,
 };
 use serde_json::Value;
-
-/// Most programs that a preemptible kernel may skip while `touch` is recorded: they are skipped for all tasks of the machine, and
-/// other tests change maps meanwhile.
-const MOST_SKIPPED: u64 = 100;
 
 /// Records a phase of `touch` on a kernel that lacks something; its faults must be those of its ledger, but for as many as the
 /// kernel says that it skipped programs.
