@@ -76,6 +76,19 @@ fn fork() {
 
 #[test]
 #[ignore = "made by `cargo xtask corpus`"]
+fn stacks() {
+    require!(root);
+    require!(bpf);
+    let _turn = turn();
+    let recording = memtrace!().record(&["-g"], &["sh", "-c", "ls /"]).expect_code(0);
+
+    let _complete = recording.expect_complete();
+    assert!(recording.faults().iter().any(|fault| fault.ip_function.is_some()), "some code has names");
+    keep("stacks", &recording);
+}
+
+#[test]
+#[ignore = "made by `cargo xtask corpus`"]
 fn thp() {
     require!(root);
     require!(bpf);

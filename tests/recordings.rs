@@ -22,6 +22,9 @@ mod fields;
 use container::{Container, FRAMES};
 use fields::{Item, Payload};
 
+/// What `memtrace::record` calls chunks with names of code.
+const SYMBOLS: u32 = 4;
+
 /// What is in one of the recordings; `None` what could not be known.
 #[derive(Debug, Deserialize)]
 struct Facts {
@@ -126,6 +129,26 @@ fn region_that_moved_has_the_pages_that_were_seen_of_it() {
     let mut regions = report["regions"].as_array().expect("regions").iter();
     let moved = regions.find(|region| region["start_addr"] == *place).expect("it had faults");
     assert_eq!((&moved["minor_faults"], &moved["pages"]["present"]), (&256.into(), &256.into()));
+}
+
+/// A shell ran `ls`. Names stand behind the end mark, where earlier builds do not read.
+#[test]
+fn code_has_the_names_that_the_recording_has() {
+    let path = fixtures().join("stacks.mtrace");
+    let frames = output(&["export", "-f", "csv", "--table", "frames"], &path);
+    let mut frames = csv::Reader::from_reader(frames.as_bytes());
+    let rows = frames.deserialize().map(|row| row.expect("a row of frames"));
+    let rows: Vec<BTreeMap<String, String>> = rows.collect();
+    let named = |name: &str| rows.iter().filter(|row| row["function"] == name).count();
+
+    assert_eq!((rows.len(), named(""), named("_dl_relocate_object")), (1363, 156, 22));
+    let mut recording = Container::parse(&fs::read(&path).expect("it is in the tree"));
+    recording.chunks.retain(|chunk| chunk.kind != SYMBOLS);
+    let scratch = directory();
+    let without = scratch.path().join("without.mtrace");
+    fs::write(&without, recording.to_bytes()).expect("there is room");
+    let frames = output(&["export", "-f", "csv", "--table", "frames"], &without);
+    assert!(!frames.contains("_dl_relocate_object"));
 }
 
 #[test]

@@ -123,6 +123,8 @@ fn payload(chunk: &mut Chunk, rng: &mut Rng) {
     } else if let Ok(mut json) = serde_json::from_slice(&chunk.plain) {
         leaf(&mut json, rng);
         chunk.plain = serde_json::to_vec(&json).expect("JSON");
+    } else {
+        bytes(&mut chunk.plain, rng);
     }
 }
 
