@@ -1,9 +1,7 @@
 //! Stacks of faults of programs of C, with and without what says who called whom.
 
-use std::{iter, path::Path};
-
 use memtrace_tests::{
-    directory, gcc, ledger::Area, made, memtrace, recording::Recording, require, requirement, rows::FrameRow,
+    directory, gcc, ledger::Area, made, memtrace, recording::Recording, require, rows::FrameRow,
     stacks::Stacks, symbols::in_elf,
 };
 use object::{Object as _, ObjectSection as _};
@@ -67,19 +65,6 @@ const PLACE: Area = Area {
     unfinished: 0,
 };
 
-/// Makes a program of `source`, or says what is missing.
-fn compile(directory: &Path, source: &str, options: &str) -> Result<String, String> {
-    if let Some(reason) = requirement::program("gcc", "gcc") {
-        return Err(reason);
-    }
-    let options: Vec<_> = iter::once("-O2").chain(options.split(' ')).collect();
-    let mut headers = source.lines().filter_map(|line| line.strip_prefix("#include <")?.strip_suffix('>'));
-    gcc::compile(directory, source, &options).map_err(|gcc| {
-        assert!(headers.any(|header| gcc.stderr.contains(header)), "{gcc:#?}");
-        "needs the headers of the C library: apt-get install libc6-dev".to_owned()
-    })
-}
-
 /// Whether a program has a table by which stacks are walked.
 fn has_unwind_table(program: &str) -> bool {
     let bytes = in_elf(program, |file| file.section_by_name(".eh_frame").map(|table| table.size()));
@@ -117,7 +102,7 @@ fn expect_stacks_of_c(linking: &str) {
     require!(btf);
     let scratch = directory();
     let options = format!("-fomit-frame-pointer {linking}");
-    let program = made!(compile(scratch.path(), WITH_LIBC, &options));
+    let program = made!(gcc::optimised(scratch.path(), WITH_LIBC, &options));
     assert!(has_unwind_table(&program));
 
     let recording = memtrace!().record(&["-g"], &[&program]).expect_code(0);
@@ -159,7 +144,7 @@ const NO_TABLES: &str =
 #[track_caller]
 fn stacks_without_tables(option: &str) -> Result<Vec<Named>, String> {
     let scratch = directory();
-    let program = compile(scratch.path(), ALONE, &format!("{option} {NO_TABLES}"))?;
+    let program = gcc::optimised(scratch.path(), ALONE, &format!("{option} {NO_TABLES}"))?;
     assert!(!has_unwind_table(&program));
     let recording = memtrace!().record(&["-g"], &[&program]).expect_code(0);
     Ok(stacks_of(&recording, &program, None))
@@ -198,7 +183,7 @@ fn code_without_unwind_information_that_a_library_calls_ends_the_stack() {
     require!(btf);
     let scratch = directory();
     let options = "-fomit-frame-pointer -fno-asynchronous-unwind-tables -fno-unwind-tables";
-    let program = made!(compile(scratch.path(), WITH_LIBC, options));
+    let program = made!(gcc::optimised(scratch.path(), WITH_LIBC, options));
 
     let recording = memtrace!().record(&["-g"], &[&program]).expect_code(0);
 
@@ -251,9 +236,10 @@ fn library_in_the_place_of_another_has_no_stacks_of_that_one() {
     let (one, other, scratch) = (directory(), directory(), directory());
     let options = |kept| format!("-fomit-frame-pointer -fPIC -shared -DKEPT={kept}");
     let libraries = [(&one, 8), (&other, 600)];
-    let libraries = libraries.map(|(directory, kept)| compile(directory.path(), LIBRARY, &options(kept)));
+    let libraries =
+        libraries.map(|(directory, kept)| gcc::optimised(directory.path(), LIBRARY, &options(kept)));
     let [one, other] = libraries.map(|library| library.expect("it needs no headers"));
-    let program = made!(compile(scratch.path(), TURNS, "-fomit-frame-pointer"));
+    let program = made!(gcc::optimised(scratch.path(), TURNS, "-fomit-frame-pointer"));
 
     let recording = memtrace!().record(&["-g"], &[&program, &one, &other]).expect_code(0);
 

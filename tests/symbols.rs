@@ -7,7 +7,7 @@ use memtrace_tests::{
     ledger::Area,
     made, memtrace,
     recording::Recording,
-    require, requirement,
+    require,
     rows::{FaultRow, FrameRow},
     run::Run,
     symbols::Symbols,
@@ -46,18 +46,6 @@ fn line_of(source: &str, comment: &str) -> u64 {
     line.expect("it is there") as u64 + 1
 }
 
-/// Makes a program, or says what is missing.
-fn compile(directory: &Path, source: &str, options: &str) -> Result<String, String> {
-    if let Some(reason) = requirement::program("gcc", "gcc") {
-        return Err(reason);
-    }
-    let options: Vec<_> = iter::once("-O2").chain(options.split(' ')).collect();
-    gcc::compile(directory, source, &options).map_err(|gcc| {
-        assert!(gcc.stderr.contains("stdio.h"), "{gcc:#?}");
-        "needs the headers of the C library: apt-get install libc6-dev".to_owned()
-    })
-}
-
 /// Runs a program of binutils or xz.
 #[track_caller]
 fn run(program: &str, arguments: &[&str]) {
@@ -86,7 +74,7 @@ fn functions_have_names_lines_and_what_was_inlined() {
     require!(bpf);
     require!(btf);
     let scratch = directory();
-    let program = made!(compile(scratch.path(), SOURCE, "-g"));
+    let program = made!(gcc::optimised(scratch.path(), SOURCE, "-g"));
 
     let recording = memtrace!().record(&["-g"], &[&program]).expect_code(0);
 
@@ -118,7 +106,7 @@ fn code_of_a_stripped_file_has_the_start_of_its_function() {
     require!(btf);
     require!(program "strip" of "binutils");
     let scratch = directory();
-    let program = made!(compile(scratch.path(), SOURCE, "-g"));
+    let program = made!(gcc::optimised(scratch.path(), SOURCE, "-g"));
     let symbols = Symbols::of(&program);
     run("strip", &[&program]);
 
@@ -141,7 +129,7 @@ fn stripped_file_with_a_packed_symbol_table_has_names() {
     require!(program "strip" of "binutils");
     require!(program "xz" of "xz-utils");
     let scratch = directory();
-    let program = made!(compile(scratch.path(), SOURCE, "-g"));
+    let program = made!(gcc::optimised(scratch.path(), SOURCE, "-g"));
     let packed = format!("{program}.tables");
     fs::copy(&program, &packed).expect("a copy");
     run("strip", &["--strip-debug", &packed]);
@@ -163,7 +151,7 @@ fn program_that_is_deleted_while_it_runs_has_names() {
     require!(bpf);
     require!(btf);
     let scratch = directory();
-    let program = made!(compile(scratch.path(), SOURCE, "-g"));
+    let program = made!(gcc::optimised(scratch.path(), SOURCE, "-g"));
 
     let mut recording = memtrace!().start(&["-g"], &[&program, "delete"]);
     recording.wait_until_armed();
@@ -185,7 +173,7 @@ fn report_is_the_same_where_no_file_is() {
     require!(bpf);
     require!(btf);
     let scratch = directory();
-    let program = made!(compile(scratch.path(), SOURCE, "-g"));
+    let program = made!(gcc::optimised(scratch.path(), SOURCE, "-g"));
     let recording = memtrace!().record(&["-g"], &[&program]).expect_code(0);
     let report = || memtrace!().run(["report"]).arg(recording.path()).finish().expect_code(0).stdout;
     let before = report();
@@ -203,7 +191,7 @@ fn names_are_added_later_from_files_with_the_same_build_id() {
     require!(btf);
     require!(program "strip" of "binutils");
     let (scratch, debug) = (directory(), directory());
-    let program = made!(compile(scratch.path(), SOURCE, "-g -Wl,--build-id"));
+    let program = made!(gcc::optimised(scratch.path(), SOURCE, "-g -Wl,--build-id"));
     let full = debug.path().join("full");
     fs::copy(&program, &full).expect("a copy");
     run("strip", &[&program]);
@@ -272,7 +260,7 @@ fn code_of_a_compiler_has_the_name_that_it_had_then() {
     require!(bpf);
     require!(btf);
     let scratch = directory();
-    let program = made!(compile(scratch.path(), COMPILER, "-g"));
+    let program = made!(gcc::optimised(scratch.path(), COMPILER, "-g"));
 
     let recording = memtrace!().record(&["-g"], &[&program]).expect_code(0);
 
@@ -323,7 +311,7 @@ fn kernel_code_has_the_name_that_the_kernel_lists() {
     require!(bpf);
     require!(btf);
     let scratch = directory();
-    let program = made!(compile(scratch.path(), READER, "-g"));
+    let program = made!(gcc::optimised(scratch.path(), READER, "-g"));
 
     let recording = memtrace!().record(&["-g"], &[&program]).expect_code(0);
 
@@ -344,7 +332,7 @@ fn without_names_there_are_none() {
     require!(bpf);
     require!(btf);
     let scratch = directory();
-    let program = made!(compile(scratch.path(), SOURCE, "-g"));
+    let program = made!(gcc::optimised(scratch.path(), SOURCE, "-g"));
 
     let recording = memtrace!().record(&["-g", "--symbols", "none"], &[&program]).expect_code(0);
 
