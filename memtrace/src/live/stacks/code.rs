@@ -99,12 +99,12 @@ impl SeenCode {
 
     /// What has names by now, and what is to be named.
     #[must_use]
-    pub fn into_parts(mut self) -> (Vec<Symbols>, Vec<Unnamed>) {
-        self.read_maps(clock::boottime());
+    pub fn into_parts(self) -> (Vec<Symbols>, Vec<Unnamed>) {
+        let now = clock::boottime();
         let compiled = self.compiled.into_iter().map(|(space, map)| Symbols {
             file: CodeFile::Memory(space),
             segments: Vec::new(),
-            code: map.into_named(),
+            code: map.into_named(now),
         });
         let files = self.files.into_iter().map(|(key, SeenFile { file, segments, code })| Unnamed {
             file: key,

@@ -19,11 +19,14 @@ use super::images::SPARE_FILES;
 use crate::{
     event::{Function, NamedCode, Tgid},
     sys::limits,
-    units::Timestamp,
+    units::{Nanos, Timestamp},
 };
 
 /// Bytes of a file that are read at most: ten times those of a large server.
 const MOST: u64 = 256 << 20;
+
+/// Time between two attempts to open a file: most compilers write none.
+const TRY_AGAIN: Nanos = Nanos::new(100_000_000);
 
 /// Bytes that are read at once.
 const PIECE: u64 = 1 << 20;
@@ -36,6 +39,8 @@ pub(super) struct PerfMap {
     owner: u32,
     /// `None` as long as it is not there.
     file: Option<File>,
+    /// When it was last tried to open it.
+    tried: Timestamp,
     read: u64,
     /// The begin of a line of which the end has not been written.
     rest: Vec<u8>,
@@ -63,6 +68,7 @@ impl PerfMap {
             path: if is_own { PathBuf::from("/") } else { root }.join(name),
             owner,
             file: None,
+            tried: Timestamp::default(),
             read: 0,
             rest: Vec::new(),
             functions: Functions::default(),
@@ -82,7 +88,8 @@ impl PerfMap {
 
     /// Takes what has been written by `now`; whether code of which the name is wanted has got another one.
     pub(super) fn read(&mut self, now: Timestamp) -> bool {
-        if self.file.is_none() {
+        if self.file.is_none() && self.tried.after(TRY_AGAIN) <= now {
+            self.tried = now;
             self.open();
         }
         let mut is_changed = false;
@@ -130,20 +137,20 @@ impl PerfMap {
 
     /// Opens the file, if it is there by now.
     fn open(&mut self) {
-        if limits::check_files(SPARE_FILES).is_err() {
-            return;
-        }
         let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
         let opened = OpenOptions::new().read(true).custom_flags(flags).open(&self.path);
         let Ok((metadata, file)) = opened.and_then(|file| Ok((file.metadata()?, file))) else { return };
         // It lies in a directory in which anybody may write.
-        if metadata.is_file() && [0, self.owner].contains(&metadata.uid()) {
+        let is_its = metadata.is_file() && [0, self.owner].contains(&metadata.uid());
+        if is_its && limits::check_files(SPARE_FILES).is_ok() {
             self.file = Some(file);
         }
     }
 
-    /// The names of the code of which they were wanted.
-    pub(super) fn into_named(self) -> Vec<NamedCode> {
+    /// The names of the code of which they were wanted, with what has been written by `now`: some write when their process ends.
+    pub(super) fn into_named(mut self, now: Timestamp) -> Vec<NamedCode> {
+        self.tried = Timestamp::default();
+        self.read(now);
         let places = self.places.into_iter();
         let named = places
             .flat_map(|(at, named)| named.into_iter().map(move |(since, function)| (at, since, function)));
@@ -205,11 +212,12 @@ mod tests {
 
     /// Since when, where and by which function code is named.
     fn named(map: PerfMap) -> Vec<(u64, u64, String, u64)> {
-        let named = map.into_named().into_iter().map(|NamedCode { at, since, functions }| {
-            let Function { name, offset, .. } = functions[0].clone();
-            let name = String::from_utf8_lossy(&name.expect("each has a name")).into_owned();
-            (since.as_nanos(), at, name, offset.expect("each has an offset"))
-        });
+        let named =
+            map.into_named(at(TRY_AGAIN.get())).into_iter().map(|NamedCode { at, since, functions }| {
+                let Function { name, offset, .. } = functions[0].clone();
+                let name = String::from_utf8_lossy(&name.expect("each has a name")).into_owned();
+                (since.as_nanos(), at, name, offset.expect("each has an offset"))
+            });
         named.collect()
     }
 
