@@ -12,6 +12,7 @@ use std::{
     fs::File,
     iter,
     os::{fd::AsRawFd as _, unix::ffi::OsStrExt as _},
+    panic,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -26,7 +27,6 @@ use blazesym::{
         source::{Elf, Kernel, Source},
     },
 };
-
 use object::read::ReadCache;
 
 use crate::{
@@ -81,7 +81,11 @@ pub fn name(code: Vec<Unnamed>, debug_dirs: &[PathBuf], stop: &AtomicBool) -> Ve
             log::warn!("not all code has names, as a signal came: `memtrace symbolize` adds them");
             break;
         }
-        symbols.extend(name_one(unnamed, debug_dirs));
+        // Files are anybody's, and a recording is not to be lost for its names.
+        match panic::catch_unwind(|| name_one(unnamed, debug_dirs)) {
+            Ok(named) => symbols.extend(named),
+            Err(_) => log::warn!("code of one file has no names: its debug information is damaged"),
+        }
     }
     symbols
 }

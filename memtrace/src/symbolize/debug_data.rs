@@ -28,7 +28,10 @@ pub(super) fn of(file: &File) -> Option<File> {
     let endian = header.endian().ok()?;
     let sections = header.sections(endian, &cache).ok()?;
     let (_, section) = sections.section_by_name(endian, b".gnu_debugdata")?;
-    let packed = section.data(endian, &cache).ok().filter(|_| section.sh_size(endian) <= MOST_PACKED)?;
+    if section.sh_size(endian) > MOST_PACKED {
+        return None;
+    }
+    let packed = section.data(endian, &cache).ok()?;
     unpack(packed).inspect_err(|error| log::debug!("cannot unpack .gnu_debugdata: {error}")).ok()
 }
 
