@@ -422,7 +422,13 @@ impl Pipeline {
                     None => scan.runs = Vec::new(),
                 }
             }
-            Seen::Resident(pages) => self.focus.count(observation.space, *pages),
+            Seen::Resident(pages) => {
+                self.focus.count(observation.space, *pages);
+                // What is asked for last after each reading.
+                if let Some(intervals) = &mut self.intervals {
+                    intervals.answered();
+                }
+            }
             Seen::Nothing => self.directory.forget(observation.tgid, observation.space),
             Seen::Maps(_) => {}
         }

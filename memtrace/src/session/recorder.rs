@@ -107,6 +107,8 @@ pub(super) struct Recorder<W: Write> {
     reclaim: Option<ReclaimReader>,
     interval: Nanos,
     next_reading: Timestamp,
+    /// A reading of the heat counters waits for its turn: which scans it asks for is not known yet.
+    is_reading_waiting: bool,
     flushed: Instant,
     scan_now: Arc<AtomicBool>,
     still: (Sender<Waiting>, Receiver<Waiting>),
@@ -141,6 +143,7 @@ impl<W: Write> Recorder<W> {
             reclaim: ReclaimReader::open().ok(),
             interval,
             next_reading: host.start.after(interval),
+            is_reading_waiting: false,
             flushed: Instant::now(),
             scan_now: Arc::default(),
             still: channel(),
@@ -247,6 +250,7 @@ impl<W: Write> Recorder<W> {
     fn read_heat(&mut self) -> Result<(), RecorderError> {
         self.read_reclaim()?;
         let reading = self.heat.read(clock::boottime());
+        self.is_reading_waiting = true;
         self.write_own(Frame::Heat(reading))
     }
 
@@ -280,15 +284,18 @@ impl<W: Write> Recorder<W> {
         self.batches.done(&frame);
         self.rows.drain(..).try_for_each(|row| self.sinks.row(&row))?;
         self.answer()?;
-        if let Frame::Tick(time) = frame {
-            self.tick(time)?;
+        match frame {
+            Frame::Tick(time) => self.tick(time)?,
+            Frame::Heat(_) => self.is_reading_waiting = false,
+            _ => {}
         }
         Ok(true)
     }
 
-    /// Takes what is due at `time`.
+    /// Takes what is due at `time`. A reading is taken when all scans have been that the one before asked for: they pass for those of
+    /// the last reading.
     fn tick(&mut self, time: Timestamp) -> Result<(), RecorderError> {
-        if time >= self.next_reading {
+        if time >= self.next_reading && !self.is_reading_waiting {
             self.read_heat()?;
             while self.next_reading <= time {
                 self.next_reading = self.next_reading.after(self.interval);

@@ -58,14 +58,16 @@ struct Reading {
     time: Timestamp,
     /// Time of the last scan that followed it; of the reading if there was none yet.
     last_scan: Timestamp,
-    /// The first tick after it: by then its scans have arrived. A recorder that lags behind scans later than its ticks say.
+    /// The first tick after it.
     tick: Option<Timestamp>,
+    /// Whether all its scans have arrived. Those of a recorder that lags behind come later than its ticks say.
+    is_answered: bool,
 }
 
 impl Reading {
     /// Whether all its scans have been counted, if that is true of all events before `released`.
     fn is_done(&self, released: Timestamp) -> bool {
-        self.tick.is_some_and(|tick| tick <= released) && self.last_scan < released
+        self.is_answered && self.tick.is_some_and(|tick| tick <= released) && self.last_scan < released
     }
 }
 
@@ -253,7 +255,8 @@ impl Intervals {
     /// Notes that the heat counters were read. With counts alone that ends the interval in progress.
     pub(in crate::pipeline) fn read(&mut self, reading: &HeatReading) {
         let time = reading.time;
-        self.readings.push_back(Reading { time, last_scan: time, tick: None });
+        self.answered();
+        self.readings.push_back(Reading { time, last_scan: time, tick: None, is_answered: false });
         if self.detail == Detail::Counts
             && let Some(current) = self.open.back_mut()
         {
@@ -271,10 +274,17 @@ impl Intervals {
         }
     }
 
+    /// Notes that all scans have arrived which the readings until now asked for.
+    pub(in crate::pipeline) fn answered(&mut self) {
+        for reading in self.readings.iter_mut().rev().take_while(|reading| !reading.is_answered) {
+            reading.is_answered = true;
+        }
+    }
+
     /// Closes every interval that ended before `released` and was scanned after its end, now that `tick` has come.
     ///
-    /// The tick that passes the end of an interval comes before the reading that follows it, and the scans come before
-    /// the next tick; if there is no reading, one more interval is time enough.
+    /// The tick that passes the end of an interval comes before the reading that follows it. Its scans come before the next tick, or
+    /// later if the recorder lags behind; if there is no reading, one more interval is time enough.
     pub(in crate::pipeline) fn close_until(
         &mut self,
         tick: Timestamp,
@@ -291,9 +301,11 @@ impl Intervals {
             self.scanned = self.scanned.max(reading.time);
         }
         let (scanned, length) = (self.scanned, self.length);
-        let last_reading = self.readings.back().map(|reading| reading.time);
+        let last_reading = self.readings.back().map(|reading| (reading.time, reading.is_answered));
         let is_over = |interval: &mut Interval| {
-            let waits = last_reading.is_some_and(|reading| reading >= interval.end);
+            // No reading is taken while one is not answered.
+            let waits =
+                last_reading.is_some_and(|(reading, is_answered)| !is_answered || reading >= interval.end);
             interval.end <= released
                 && (interval.end <= scanned || !waits && interval.end.after(length) <= released)
         };

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     event::{MapCall, MapRequest},
-    timeline::{PageCounts, PageProperty},
+    timeline::{OutcomeKind, PageCounts, PageProperty},
 };
 
 /// A scan of the first 2 MiB that knew zero pages from others, and not huge ones.
@@ -141,6 +141,7 @@ fn region_that_a_scan_finds_after_the_fault_gets_the_fault() {
         tick(100),
         heat(101, (0, 0x20_0000), 1),
         maps(102, SPACE, &[(0x1000, 0x9000)]),
+        resident(103),
         tick(110),
         // A quarter of a second after the scan and the tick that followed it.
         tick(361),
@@ -155,12 +156,40 @@ fn region_that_a_scan_finds_after_the_fault_gets_the_fault() {
     assert_eq!(row.faults.completed.minor, 1);
 }
 
+/// What is asked for last after a reading.
+fn resident(millis: u64) -> Record {
+    let seen = Seen::Resident(PageCount::new(1));
+    Record::Observation(Observation { time: at(millis), tgid: TGID, space: SPACE, seen })
+}
+
+#[test]
+fn scan_is_waited_for_however_far_the_recorder_lags_behind() {
+    let options = Options { wants: RowSet::all(), ..options(Detail::Full) };
+    let mut records = vec![join(1), maps(2, SPACE, &[(0x1000, 0x9000)]), fault(50, 0x3000), tick(100)];
+    // The counters have been read. Before the recorder comes to that, it takes what was drained meanwhile.
+    records.push(heat(110, (0, 0x20_0000), 1));
+    records.extend((2..10).map(|tenth| tick(tenth * 100)));
+    assert_eq!(closed(options.clone(), &records), []);
+
+    let runs = vec![StateRun::new(range(0x3000, 0x4000), PageCategories::PRESENT)];
+    let Seen::Pages(scan) = pages(runs) else { panic!("a scan of pages") };
+    let seen = Seen::Pages(PageScan { began: at(990), depth: ScanDepth::Words, ..scan });
+    records.push(Record::Observation(Observation { time: at(1000), tgid: TGID, space: SPACE, seen }));
+    records.extend([resident(1001), tick(1010), tick(1260)]);
+    let rows = closed(options, &records);
+
+    let faults = rows.iter().filter_map(|row| if let Row::Fault(row) = row { Some(row) } else { None });
+    let kinds: Vec<_> = faults.map(|row| row.outcome.map(|outcome| outcome.kind)).collect();
+    assert_eq!(kinds, [Some(OutcomeKind::Anon)]);
+}
+
 #[test]
 fn scan_is_waited_for_when_ticks_are_far_apart() {
     let mut records = story();
     // One tick from 60 to 190: the interval to 100 is over before the reading at its end.
     records.truncate(6);
-    records.extend([tick(190), heat(191, (0, 0x20_0000), 2), maps(192, SPACE, &[(0x1000, 0xa000)])]);
+    let reading = heat(191, (0, 0x20_0000), 2);
+    records.extend([tick(190), reading, maps(192, SPACE, &[(0x1000, 0xa000)]), resident(193)]);
     // By 440 all events before 190 have come, but not the scan that followed the reading.
     records.extend([tick(200), tick(440)]);
     assert_eq!(timeline(&closed(options(Detail::Full), &records)), Vec::<&TimelineRow>::new());
