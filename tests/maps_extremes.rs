@@ -125,6 +125,8 @@ def call(name, number, *args):
         print(name)
     return result
 page = call(None, 9, 0, 0x10000, 3, 0x22, ALL, 0)
+call(None, 157, 41, 1, 0, 0, 0)
+call(None, 157, 67, 1, 0, 0, 0)
 call("mlock", 149, page, 0x1000)
 call("mlock", 325, page, 0x1000, 1)
 call("munlock", 150, page, 0x1000)
@@ -176,8 +178,10 @@ fn rare_calls_are_rows_and_leave_the_map_equal_to_the_kernels() {
     for (name, count) in known {
         assert_eq!(found.get(name), Some(&count), "{name}: {found:?}");
     }
-    // The kernel unmaps the ring of io_setup(2) with no call of munmap.
-    assert!(rows.iter().any(|row| row.action == "unexplained"), "{rows:#x?}");
+    // The kernel unmaps the ring of io_setup(2) with no call of munmap. What prctl(2) sets here does not show in maps.
+    let unexplained: Vec<_> =
+        rows.iter().filter(|row| row.action == "unexplained").map(|row| row.flags.as_str()).collect();
+    assert!(!unexplained.is_empty() && !unexplained.contains(&"syscall_157"), "{rows:#x?}");
 }
 
 #[test]

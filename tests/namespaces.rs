@@ -80,7 +80,12 @@ fn expect_identities(recording: &Recording) {
     assert!(accounted >= report.processes().len() as u64, "{}", report.at("/map_identity"));
     // The first reading of a map after something was skipped is no check.
     let (skips, _) = recording.skips_and_other_losses();
-    assert!(identity("checks") > 0 || skips > 0, "{}", report.at("/map_identity"));
+    assert!(
+        identity("checks") > 0 || skips > 0,
+        "{}: {}",
+        report.at("/map_identity"),
+        recording.export("maps")
+    );
 }
 
 /// Records phases of `touch` in the namespaces that `prefix` makes; ledger, wait4(2) and the wall clock are the judges.

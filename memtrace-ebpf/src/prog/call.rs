@@ -13,6 +13,8 @@ use crate::CALLS;
 const PR_SET_VMA: u32 = 0x5356_4d41;
 /// `PR_SET_MM` of `include/uapi/linux/prctl.h`.
 const PR_SET_MM: u32 = 35;
+/// `PR_SET_THP_DISABLE` and `PR_SET_MEMORY_MERGE` of `include/uapi/linux/prctl.h`: what they set does not show in maps.
+const PR_UNSEEN: [u32; 2] = [41, 67];
 /// `MAP_ANONYMOUS`
 const MAP_ANONYMOUS: u64 = 0x20;
 /// `UFFDIO_REGISTER` and `UFFDIO_UNREGISTER` of `include/uapi/linux/userfaultfd.h`.
@@ -74,12 +76,14 @@ impl Request {
         Self { number, call: call_of(number, is_32_bit), regs, is_32_bit }
     }
 
-    /// Whether a change of the address space in this call is in the record of the call, or in that of others of its kind.
+    /// Whether a change of the address space in this call is in the record of the call, or in that of others of its kind, or shows
+    /// nowhere.
     #[inline(always)]
     pub(crate) fn explains(self) -> bool {
         match self.call {
             Call(0) | Call::PTRACE => false,
-            Call::PRCTL | Call::IOCTL => self.is_told(),
+            Call::PRCTL => self.is_told() || PR_UNSEEN.contains(&self.int(0)),
+            Call::IOCTL => self.is_told(),
             _ => true,
         }
     }
