@@ -9,6 +9,7 @@ use crate::{
         paths::{CallTree, Order, START},
     },
     timeline::CodeTotals,
+    units::PageCount,
 };
 
 /// Paths are shown that took one part in so many of all stall.
@@ -16,6 +17,13 @@ const LEAST: u128 = 100;
 
 /// Paths are shown that brought one part in so many of all memory that stays: it is spread over more of them.
 const LEAST_RESIDENT: u128 = 20;
+
+/// Of callers that call one function each, all for the same faults, so many are shown: outermost and innermost ones.
+const OUTERMOST: usize = 2;
+const INNERMOST: usize = 4;
+
+/// Width of what a path took.
+const NUMBERS: usize = 36;
 
 /// What a path is shown for.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +52,10 @@ impl Report {
         writeln!(f, "{:>12}{:>12}{:>12}  outermost caller first", "faults", "stall", "share")?;
         let page = self.header.host.page.bytes();
         Shown { tree: &tree, order: Order::Stall, page }.write(f)?;
-        writeln!(f, "  paths that took less than 1% of the stall are left out: memtrace report --json")?;
+        writeln!(
+            f,
+            "  paths that took less than 1% of the stall are left out; memtrace export -f folded has all, with every caller"
+        )?;
         Ok(true)
     }
 
@@ -56,18 +67,43 @@ impl Report {
         writeln!(f, "{:>12}{:>12}{:>12}  outermost caller first", "faults", "resident", "share")?;
         let page = self.header.host.page.bytes();
         Shown { tree: &tree, order: Order::Resident, page }.write(f)?;
-        writeln!(f, "  paths of less than 5% are left out: memtrace export -f folded --weight resident")
+        writeln!(
+            f,
+            "  paths of less than 5% are left out; memtrace export -f folded --weight resident has all, with every caller"
+        )
     }
 }
 
 impl Shown<'_> {
     fn write(self, f: &mut Formatter<'_>) -> fmt::Result {
-        let mut lines = self.below(START, 0, None);
-        while let Some(line) = lines.pop() {
-            self.line(f, line)?;
-            lines.extend(self.below(line.node, line.depth, Some(line.node)));
+        let (mut lines, mut left) = (Vec::new(), self.below(START, 0, None));
+        while let Some(line) = left.pop() {
+            lines.push(line);
+            left.extend(self.below(line.node, line.depth, Some(line.node)));
+        }
+        for chain in lines.chunk_by(|_, line| self.has_numbers_of_caller(*line)) {
+            let hidden = chain.len().saturating_sub(OUTERMOST + INNERMOST);
+            // A line that says that one is hidden is no shorter than that one.
+            if hidden < 2 {
+                chain.iter().try_for_each(|line| self.line(f, *line))?;
+                continue;
+            }
+            let (outermost, innermost) = (&chain[..OUTERMOST], &chain[OUTERMOST + hidden..]);
+            outermost.iter().try_for_each(|line| self.line(f, *line))?;
+            writeln!(f, "{:1$}… {hidden} more", "", NUMBERS + 2 * innermost[0].depth + 2)?;
+            innermost.iter().try_for_each(|line| self.line(f, *line))?;
         }
         Ok(())
+    }
+
+    /// What the faults on the path `node` cost, and what of it stays.
+    fn numbers(self, node: usize) -> (CodeTotals, PageCount) {
+        (self.tree.totals(node), self.tree.resident(node))
+    }
+
+    /// Whether the numbers of a path are those of the line above.
+    fn has_numbers_of_caller(self, line: Line) -> bool {
+        line.caller.is_some_and(|caller| self.numbers(caller) == self.numbers(line.node))
     }
 
     /// What is to be printed below the path `node`, last one first.
@@ -96,12 +132,11 @@ impl Shown<'_> {
     /// Prints a path: its numbers, unless they are those of the line above, and its last step.
     fn line(self, f: &mut Formatter<'_>, line: Line) -> fmt::Result {
         let Line { node, depth, caller } = line;
-        let numbers = |node| (self.tree.totals(node), self.tree.resident(node));
-        let (CodeTotals { faults, latency_sum }, resident) = numbers(node);
-        if caller.is_some_and(|caller| numbers(caller) == numbers(node)) {
-            write!(f, "{:36}", "")?;
+        let (CodeTotals { faults, latency_sum }, resident) = self.numbers(node);
+        if self.has_numbers_of_caller(line) {
+            write!(f, "{:NUMBERS$}", "")?;
         } else {
-            let (all, all_resident) = numbers(START);
+            let (all, all_resident) = self.numbers(START);
             let (size, share) = match self.order {
                 Order::Stall => {
                     let share = Share(latency_sum.get(), all.latency_sum.get());
