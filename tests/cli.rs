@@ -283,6 +283,11 @@ fn groups_have_the_sums_of_the_faults_selected() {
     ] {
         assert_eq!(groups(args)["total"]["faults"], faults, "{args:?}");
     }
+    for (args, faults) in [(&["--from", "2ms"][..], 3), (&["--from", "2ms", "--to", "103ms"], 2)] {
+        let folded = output(&[&["export", "-f", "folded", "--weight", "faults"], args].concat(), &path);
+        let weights = folded.lines().filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+        assert_eq!(weights.sum::<u64>(), faults, "{args:?}: {folded}");
+    }
     let by_process = groups(&["process", "--top", "1"]);
     assert_eq!(
         serde_json::json!(values(&by_process, &["process", "of", "faults"])),

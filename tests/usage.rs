@@ -33,6 +33,8 @@ fn export_refuses_what_a_format_has_no_use_for() {
         (&["-f", "folded", "--table", "faults"][..], ["--table", "stacks"]),
         (&["-f", "pprof", "--table", "timeline"], ["--table", "stacks"]),
         (&["-f", "csv", "--weight", "stall"], ["--weight", "table"]),
+        (&["-f", "csv", "--to", "3s"], ["--to", "table"]),
+        (&["-f", "folded", "--from", "3s", "--to", "2s"], ["--to 2s", "must be later"]),
     ] {
         // Before the file is opened: there is none.
         let run = memtrace!().run(["export"]).args(args).arg("/no/such/file").finish();

@@ -10,7 +10,9 @@ use std::io;
 
 use crate::{
     event::{HostFacts, Loss},
-    timeline::{FaultRow, FrameRow, MapRow, PageRow, RegionSummary, Row, RowSet, Summary, TimelineRow},
+    timeline::{
+        FaultRow, FrameRow, MapRow, PageRow, RegionSummary, Row, RowSet, Summary, TimeRange, TimelineRow,
+    },
     units::Timestamp,
 };
 
@@ -58,6 +60,11 @@ pub enum ExportError {
 pub trait Sink {
     /// What is made for it. Rows that others want come too, and are none of its business.
     fn wants(&self) -> RowSet;
+
+    /// The part of the recording whose faults it is about.
+    fn times(&self) -> TimeRange {
+        TimeRange::default()
+    }
 
     /// Takes note of the host, before all rows.
     fn begin(&mut self, _host: &HostFacts) -> Result<(), ExportError> {
@@ -125,6 +132,8 @@ pub enum Content {
 pub struct StackOptions {
     /// What stacks are weighed by; in a format that has all weights, which one is shown first.
     pub weight: &'static Weight,
+    /// Whose faults are meant, and at whose end it is seen what is there still.
+    pub times: TimeRange,
     /// What was traced, in words.
     pub subject: String,
 }

@@ -15,7 +15,7 @@ use crate::{
         Record, Seen, TaskAction, TaskEvent, Tid,
     },
     order::{Event, Reorder},
-    timeline::{MapRow, Row, RowSet, Summary},
+    timeline::{MapRow, Row, RowSet, Summary, TimeRange},
     units::{Nanos, Timestamp},
 };
 
@@ -64,6 +64,8 @@ pub struct Options {
     pub verify: bool,
     /// What is made of the records.
     pub wants: RowSet,
+    /// Of which time the faults are whose pages are followed to its end: memory that stays.
+    pub stays: TimeRange,
     /// What is scanned.
     pub focus: FocusOptions,
 }

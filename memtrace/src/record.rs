@@ -17,7 +17,7 @@ use crate::{
     event::{FaultCounts, HostFacts},
     pagemap::PageEra,
     pipeline::{Detail, FocusOptions, Options},
-    timeline::RowSet,
+    timeline::{RowSet, TimeRange},
     units::{Nanos, Timestamp},
 };
 
@@ -76,7 +76,8 @@ impl Header {
         let Capture { interval, detail, follows_maps, verify, .. } = self.capture;
         let focus = self.capture.focus.clone();
         let sees_effects = self.feature("mmap_lock_tracepoint") == Some(&Availability::Usable);
-        Options { interval, detail, follows_maps, sees_effects, verify, wants, focus }
+        let stays = TimeRange::default();
+        Options { interval, detail, follows_maps, sees_effects, verify, wants, stays, focus }
     }
 
     /// The state of the facility called `name` when the recording was made.

@@ -17,7 +17,11 @@ use clap::{
 use super::report::ReportArgs;
 #[cfg(feature = "live")]
 use super::{record::RecordArgs, snapshot::SnapshotArgs};
-use crate::export::{ColumnHead, FORMATS, Format, TABLES, Table, WEIGHTS, Weight};
+use crate::{
+    export::{ColumnHead, FORMATS, Format, TABLES, Table, WEIGHTS, Weight},
+    timeline::TimeRange,
+    units::Nanos,
+};
 
 /// Records every page fault and every change of an address space, and what the kernel gave for it
 #[derive(Debug, Parser)]
@@ -101,6 +105,35 @@ pub(super) struct InputArgs {
     pub(super) strict: bool,
 }
 
+/// Which faults are meant, by time.
+#[derive(Args, Debug)]
+pub(super) struct TimeArgs {
+    /// Only faults that completed so long after the start of the recording, or later
+    #[arg(long, value_name = "TIME", help_heading = "Selection")]
+    from: Option<Nanos>,
+
+    /// Only faults that completed before that; of memory that stays, what is there then
+    #[arg(long, value_name = "TIME", help_heading = "Selection")]
+    to: Option<Nanos>,
+}
+
+impl TimeArgs {
+    /// What makes no sense together, if anything does.
+    pub(super) fn check(&self) -> Result<(), String> {
+        match (self.from, self.to) {
+            (Some(from), Some(to)) if from >= to => {
+                Err(format!("no time lies between --from {from} and --to {to}: --to must be later"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The part of the recording that is meant.
+    pub(super) const fn times(&self) -> TimeRange {
+        TimeRange { from: self.from, to: self.to }
+    }
+}
+
 /// Write a table of a recording, or the stacks of its faults, in a common format
 #[derive(Args, Debug)]
 #[command(after_help = EXPORT_EXAMPLES, after_long_help = export_details())]
@@ -119,6 +152,9 @@ pub(super) struct ExportArgs {
     /// What stacks are weighed by, in folded; what pprof shows first [default: stall]
     #[arg(long, value_name = "WEIGHT", value_parser = weights(), help_heading = "Output")]
     pub(super) weight: Option<&'static Weight>,
+
+    #[command(flatten)]
+    pub(super) times: TimeArgs,
 
     /// File to write; `-` is stdout
     #[arg(short, long, value_name = "OUT", default_value = "-", help_heading = "Output")]
@@ -206,6 +242,8 @@ Examples:
   memtrace export server.mtrace -f csv --table maps         every change of an address space
   memtrace export server.mtrace -f folded | flamegraph.pl --countname ns > stall.svg
   memtrace export server.mtrace -f folded --weight faults   count faults instead of adding up their stall
+  memtrace export server.mtrace -f folded --weight resident --from 10s --to 60s
+                                                            what came in that time and was there at its end
   memtrace export server.mtrace -f pprof -o faults.pb.gz    all weights, for pprof, speedscope and others
   zstdcat old.mtrace.zst | memtrace export - -f csv         from stdin";
 

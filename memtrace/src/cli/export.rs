@@ -21,6 +21,7 @@ use super::{
 use crate::{
     export::{self, Content, STALL, Sink, StackOptions, TIMELINE},
     record,
+    timeline::TimeRange,
 };
 
 /// Options that do not go together.
@@ -45,13 +46,17 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
 }
 
 impl ExportArgs {
-    /// Refuses options that the format has no use for.
+    /// Refuses options that make no sense together, or that the format has no use for.
     fn check(&self) -> Result<(), UsageError> {
+        self.times.check().map_err(UsageError)?;
         let format = self.format.name;
         let refuse = |message: String| Err(UsageError(message));
         match self.format.content {
             Content::Table(_) if self.weight.is_some() => refuse(format!(
                 "--weight is of stacks, and -f {format} writes a table, whose columns have them all: leave it out, or take -f folded"
+            )),
+            Content::Table(_) if self.times.times() != TimeRange::default() => refuse(format!(
+                "--from and --to are of stacks, and -f {format} writes a table, whose rows have times: leave them out, or take -f folded"
             )),
             Content::Stacks(_) if self.table.is_some() => refuse(format!(
                 "--table is of formats that write one, and -f {format} writes the stacks of all faults: leave it out, or take -f csv"
@@ -70,8 +75,8 @@ impl ExportArgs {
         match self.format.content {
             Content::Table(sink) => sink(self.table.unwrap_or(TIMELINE), writer),
             Content::Stacks(sink) => {
-                let options =
-                    StackOptions { weight: self.weight.unwrap_or(STALL), subject: capture.to_string() };
+                let (weight, times) = (self.weight.unwrap_or(STALL), self.times.times());
+                let options = StackOptions { weight, times, subject: capture.to_string() };
                 sink(options, writer)
             }
         }

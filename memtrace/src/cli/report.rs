@@ -10,14 +10,14 @@ use anyhow::bail;
 use clap::{Args, builder::TypedValueParser};
 
 use super::{
-    args::{InputArgs, one_of},
+    args::{InputArgs, TimeArgs, one_of},
     input,
 };
 use crate::{
     event::Tgid,
     pipeline::Detail,
     report::{GroupReport, Grouping, KEYS, Key, ORDERS, Order, Report},
-    units::Nanos,
+    timeline::TimeRange,
 };
 
 /// Groups that are shown where nothing else is asked for.
@@ -70,13 +70,8 @@ pub(super) struct ReportArgs {
     )]
     pids: Vec<u32>,
 
-    /// Only faults that completed so long after the start of the recording, or later
-    #[arg(long, value_name = "TIME", requires = "by", help_heading = "Groups")]
-    from: Option<Nanos>,
-
-    /// Only faults that completed before that
-    #[arg(long, value_name = "TIME", requires = "by", help_heading = "Groups")]
-    to: Option<Nanos>,
+    #[command(flatten)]
+    times: TimeArgs,
 }
 
 /// Takes the name of a key.
@@ -96,12 +91,10 @@ impl ReportArgs {
         if let Some((_, key)) = again {
             return Err(format!("--by {} is there twice: name each key once", key.name()));
         }
-        if let (Some(from), Some(to)) = (self.from, self.to)
-            && from >= to
-        {
-            return Err(format!("no time lies between --from {from} and --to {to}: --to must be later"));
+        if self.by.is_empty() && self.times.times() != TimeRange::default() {
+            return Err("--from and --to go with --by <KEY>: add --by function".to_owned());
         }
-        Ok(())
+        self.times.check()
     }
 
     /// The groups that are wanted, if any are.
@@ -110,8 +103,7 @@ impl ReportArgs {
         (!self.by.is_empty()).then(|| Grouping {
             by: self.by.iter().map(|key| **key).collect(),
             pids: self.pids.iter().copied().map(Tgid).collect(),
-            from: self.from,
-            to: self.to,
+            times: self.times.times(),
             order: self.sort.copied().unwrap_or_default(),
             most: (!self.all).then_some(most),
         })

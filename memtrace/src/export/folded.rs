@@ -16,7 +16,8 @@ use super::{
     stacks::{StackSums, Sums, interned::Interned, names},
 };
 use crate::{
-    timeline::{Row, RowSet, Summary},
+    event::HostFacts,
+    timeline::{Row, RowSet, Summary, TimeRange},
     units::PageSize,
 };
 
@@ -25,7 +26,7 @@ pub const FORMAT: Format = Format {
     name: "folded",
     doc: "stacks of faults, one a line with its weight, for flame graphs",
     is_text: true,
-    content: Content::Stacks(|StackOptions { weight, .. }, output| Box::new(Folded::new(weight, output))),
+    content: Content::Stacks(|options, output| Box::new(Folded::new(&options, output))),
 };
 
 /// Writes stacks with one weight.
@@ -42,15 +43,25 @@ impl<W: io::Write> fmt::Debug for Folded<W> {
 }
 
 impl<W: io::Write> Folded<W> {
-    /// Writes stacks with `weight` into `writer`.
-    pub fn new(weight: &'static Weight, writer: W) -> Self {
-        Self { weight, sums: StackSums::default(), writer: io::BufWriter::new(writer) }
+    /// Writes stacks into `writer`.
+    pub fn new(options: &StackOptions, writer: W) -> Self {
+        let StackOptions { weight, times, subject: _ } = *options;
+        Self { weight, sums: StackSums::of(times), writer: io::BufWriter::new(writer) }
     }
 }
 
 impl<W: io::Write> Sink for Folded<W> {
     fn wants(&self) -> RowSet {
         StackSums::ROWS
+    }
+
+    fn times(&self) -> TimeRange {
+        self.sums.times()
+    }
+
+    fn begin(&mut self, host: &HostFacts) -> Result<(), ExportError> {
+        self.sums.begin(host);
+        Ok(())
     }
 
     fn row(&mut self, row: &Row) -> Result<(), ExportError> {

@@ -28,8 +28,8 @@ use super::{
     stacks::{Costs, Group, StackSums, Sums, names},
 };
 use crate::{
-    event::Mode,
-    timeline::{Row, RowSet, Summary},
+    event::{HostFacts, Mode},
+    timeline::{Row, RowSet, Summary, TimeRange},
     units::PageSize,
 };
 
@@ -58,13 +58,23 @@ impl<W: io::Write> fmt::Debug for Pprof<W> {
 impl<W: io::Write> Pprof<W> {
     /// Writes a profile into `writer`.
     pub fn new(options: StackOptions, writer: W) -> Self {
-        Self { options, sums: StackSums::default(), stretches: Stretches::default(), writer }
+        let sums = StackSums::of(options.times);
+        Self { options, sums, stretches: Stretches::default(), writer }
     }
 }
 
 impl<W: io::Write> Sink for Pprof<W> {
     fn wants(&self) -> RowSet {
         StackSums::ROWS | RowSet::REGIONS
+    }
+
+    fn times(&self) -> TimeRange {
+        self.sums.times()
+    }
+
+    fn begin(&mut self, host: &HostFacts) -> Result<(), ExportError> {
+        self.sums.begin(host);
+        Ok(())
     }
 
     fn row(&mut self, row: &Row) -> Result<(), ExportError> {

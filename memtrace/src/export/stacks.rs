@@ -16,9 +16,9 @@ use std::{
 
 use self::interned::Interned;
 use crate::{
-    event::{Comm, Mode, StackEnd},
-    timeline::{CodePlace, FaultRow, FrameRow, ResidentPages, Row, RowSet, Summary},
-    units::{Nanos, PageCount, PageSize},
+    event::{Comm, HostFacts, Mode, StackEnd},
+    timeline::{CodePlace, FaultRow, FrameRow, ResidentPages, Row, RowSet, Summary, TimeRange},
+    units::{Nanos, PageCount, PageSize, Timestamp},
 };
 
 /// What faults cost together.
@@ -119,6 +119,9 @@ pub(super) struct Sums {
 /// Adds up.
 #[derive(Debug, Default)]
 pub(super) struct StackSums {
+    start: Timestamp,
+    /// Whose faults are meant.
+    times: TimeRange,
     places: Interned<CodePlace>,
     stacks: Interned<PlacedStack>,
     /// By the number that rows have.
@@ -131,6 +134,20 @@ pub(super) struct StackSums {
 impl StackSums {
     /// What is made for it.
     pub(super) const ROWS: RowSet = RowSet::FRAMES.union(RowSet::FAULTS).union(RowSet::SUMS);
+
+    /// Adds up faults of `times`.
+    pub(super) fn of(times: TimeRange) -> Self {
+        Self { times, ..Self::default() }
+    }
+
+    pub(super) const fn times(&self) -> TimeRange {
+        self.times
+    }
+
+    /// Takes note of the host, before all rows.
+    pub(super) const fn begin(&mut self, host: &HostFacts) {
+        self.start = host.start;
+    }
 
     /// Takes a row, of whatever table it is.
     pub(super) fn row(&mut self, row: &Row) {
@@ -154,7 +171,7 @@ impl StackSums {
 
     fn fault(&mut self, row: &FaultRow) {
         let FaultRow { fault, comm, process_comm, function, syscall, stack, outcome, .. } = row;
-        if !fault.kind.is_completed() {
+        if !fault.kind.is_completed() || !self.times.contains(fault.time.since(self.start)) {
             return;
         }
         let group = Group {

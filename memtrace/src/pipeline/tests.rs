@@ -41,6 +41,7 @@ fn options(detail: Detail) -> Options {
         sees_effects: true,
         verify: false,
         wants: RowSet::TIMELINE | RowSet::REGIONS | RowSet::LOSSES,
+        stays: TimeRange::default(),
         focus: FocusOptions::default(),
     }
 }

@@ -10,7 +10,7 @@ use super::{RecordError, Recording};
 use crate::{
     event::Record,
     export::{ExportError, Sink},
-    pipeline::Pipeline,
+    pipeline::{Options, Pipeline},
     timeline::Summary,
 };
 
@@ -32,7 +32,8 @@ pub enum ReplayError {
 pub fn replay<R: Read>(recording: &mut Recording<R>, sink: &mut dyn Sink) -> Result<Summary, ReplayError> {
     let header = recording.header();
     sink.begin(&header.host)?;
-    let mut pipeline = Pipeline::new(header.host.clone(), header.options(sink.wants()));
+    let options = Options { stays: sink.times(), ..header.options(sink.wants()) };
+    let mut pipeline = Pipeline::new(header.host.clone(), options);
     let (mut rows, mut requests) = (Vec::new(), Vec::new());
     for symbols in recording.take_symbols() {
         pipeline.push(Record::Symbols(Box::new(symbols)), &mut rows, &mut requests);

@@ -18,7 +18,7 @@ use crate::{
     event::{FaultCounts, FaultKind, HostFacts, Tgid, Tid},
     export::{ExportError, Sink},
     record::{self, Recording, ReplayError},
-    timeline::{CodeTotals, FaultRow, FrameRow, ProcessId, RegionId, RegionLabel, Row, RowSet},
+    timeline::{CodeTotals, FaultRow, FrameRow, ProcessId, RegionId, RegionLabel, Row, RowSet, TimeRange},
     units::{Nanos, PageCount, Timestamp},
 };
 
@@ -35,10 +35,8 @@ pub struct Grouping {
     pub by: Vec<Key>,
     /// Faults of these processes alone; of all if there are none.
     pub pids: Vec<Tgid>,
-    /// Faults that completed at this time since the start of the recording, or later.
-    pub from: Option<Nanos>,
-    /// Faults that completed before this time since the start of the recording.
-    pub to: Option<Nanos>,
+    /// Faults that completed in this part of the recording.
+    pub times: TimeRange,
     /// Which groups stand first.
     pub order: Order,
     /// How many groups are shown; all if it is `None`.
@@ -181,9 +179,8 @@ impl Groups {
 
     /// Whether a completed fault is among those that are grouped.
     fn selects(&mut self, row: &FaultRow) -> bool {
-        let Grouping { pids, from, to, .. } = &self.grouping;
-        let time = row.fault.time.since(self.start);
-        if from.is_some_and(|from| time < from) || to.is_some_and(|to| time >= to) {
+        let Grouping { pids, times, .. } = &self.grouping;
+        if !times.contains(row.fault.time.since(self.start)) {
             return false;
         }
         match row.process {

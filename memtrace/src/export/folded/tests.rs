@@ -5,7 +5,8 @@ use crate::export::{WEIGHTS, stacks::tests::feed};
 fn lines(weight: &str) -> Vec<String> {
     let weight = WEIGHTS.iter().find(|one| one.name == weight).expect("there is such a weight");
     let mut out = Vec::new();
-    feed(&mut Folded::new(weight, &mut out));
+    let options = StackOptions { weight, times: TimeRange::default(), subject: String::new() };
+    feed(&mut Folded::new(&options, &mut out));
     String::from_utf8(out).expect("text").lines().map(str::to_owned).collect()
 }
 

@@ -12,7 +12,8 @@ use crate::export::{STALL, stacks::tests::feed};
 /// The profile of the story.
 fn profile() -> Profile {
     let mut out = Vec::new();
-    let options = StackOptions { weight: STALL, subject: "prog --fast".to_owned() };
+    let options =
+        StackOptions { weight: STALL, times: TimeRange::default(), subject: "prog --fast".to_owned() };
     feed(&mut Pprof::new(options, &mut out));
     let mut bytes = Vec::new();
     GzDecoder::new(&out[..]).read_to_end(&mut bytes).expect("gzip");

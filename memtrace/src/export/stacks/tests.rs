@@ -9,7 +9,7 @@ use crate::{
     },
     export::Sink,
     pipeline::{Detail, FocusOptions, Options, Pipeline},
-    timeline::{FaultOutcome, OutcomeKind, Summary},
+    timeline::{FaultOutcome, OutcomeKind, Summary, TimeRange},
     units::{Timestamp, VirtAddr, VirtRange},
 };
 
@@ -166,6 +166,7 @@ fn rows() -> (Vec<Row>, Summary) {
         sees_effects: true,
         verify: false,
         wants: RowSet::all(),
+        stays: TimeRange::default(),
         focus: FocusOptions::default(),
     };
     let mut pipeline = Pipeline::new(HostFacts::sample(at(0)), options);
@@ -221,6 +222,28 @@ fn sums_are_those_of_completed_faults() {
         weights.collect::<Vec<_>>(),
         [("faults", 8), ("stall", 22_849), ("bytes", 32 * 4096), ("resident", 3 * 4096)]
     );
+}
+
+#[test]
+fn sums_of_a_time_range_are_those_of_its_faults() {
+    let (rows, summary) = rows();
+    let since = |fault: &FaultRow| fault.fault.time.since(summary.host.start);
+    let faults = rows.iter().filter_map(|row| if let Row::Fault(row) = row { Some(row) } else { None });
+    let mut times: Vec<_> = faults.filter(|row| row.fault.kind.is_completed()).map(since).collect();
+    times.sort_unstable();
+    let middle = times[times.len() / 2];
+    let count = |times: TimeRange| {
+        let mut sums = StackSums::of(times);
+        sums.begin(&summary.host);
+        for row in &rows {
+            sums.row(row);
+        }
+        sums.take(&summary).groups.values().map(|costs| costs.faults).sum::<u64>()
+    };
+
+    let before = count(TimeRange { from: None, to: Some(middle) });
+    assert_eq!(before, times.iter().filter(|time| **time < middle).count() as u64);
+    assert_eq!(before + count(TimeRange { from: Some(middle), to: None }), 8);
 }
 
 #[test]

@@ -248,24 +248,27 @@ fn functions_of_the_kernel_have_their_names_by_address() {
     assert_eq!(functions.collect::<Vec<_>>(), [Some(name), None]);
 }
 
+fn fault_of(millis: u64, addr: u64, raw: u64) -> Record {
+    let Record::Fault(fault) = fault(millis, addr) else { panic!("a fault") };
+    Record::Fault(Fault { stack: id(raw), ..fault })
+}
+
+/// Memory is given back.
+fn zap(millis: u64, addr: u64, length: u64) -> Record {
+    let (addr, advice) = (VirtAddr::from_raw(addr), flags::MADV_DONTNEED);
+    let request = MapRequest::Madvise { addr, length, advice };
+    let call = MapCall { request, result: Ok(0), may_have_resized: false, file: None, stack: None };
+    map(millis, MapAction::Call { space: SPACE, call })
+}
+
 #[test]
 fn pages_that_stay_are_of_the_stack_that_brought_them_last() {
-    let fault_at = |millis, addr, raw| {
-        let Record::Fault(fault) = fault(millis, addr) else { panic!("a fault") };
-        Record::Fault(Fault { stack: id(raw), ..fault })
-    };
-    let zap = |millis, addr, length| {
-        let (addr, advice) = (VirtAddr::from_raw(addr), flags::MADV_DONTNEED);
-        let request = MapRequest::Madvise { addr, length, advice };
-        let call = MapCall { request, result: Ok(0), may_have_resized: false, file: None, stack: None };
-        map(millis, MapAction::Call { space: SPACE, call })
-    };
     let mut records = begin();
     records.extend([stack(3, 7, &[CODE.0]), stack(3, 8, &[CODE.0 + 0x10]), stack(3, 9, &[CODE.0 + 0x20])]);
     // Eight pages: six of the one, of which two go and one comes back with the other; one more of each is not there in the end.
-    records.extend((0..6).map(|page| fault_at(5, 0x1000 + page * 0x1000, 7)));
-    records.extend([zap(6, 0x2000, 0x2000), fault_at(7, 0x2000, 8)]);
-    records.extend([fault_at(8, 0x7000, 9), zap(9, 0x7000, 0x1000), tick(1_000)]);
+    records.extend((0..6).map(|page| fault_of(5, 0x1000 + page * 0x1000, 7)));
+    records.extend([zap(6, 0x2000, 0x2000), fault_of(7, 0x2000, 8)]);
+    records.extend([fault_of(8, 0x7000, 9), zap(9, 0x7000, 0x1000), tick(1_000)]);
 
     let (.., summary) = run_all(&records);
 
@@ -275,13 +278,34 @@ fn pages_that_stay_are_of_the_stack_that_brought_them_last() {
 }
 
 #[test]
-fn pages_that_a_scan_does_not_find_do_not_stay() {
-    let fault_at = |millis, addr| {
-        let Record::Fault(fault) = fault(millis, addr) else { panic!("a fault") };
-        Record::Fault(Fault { stack: id(7), ..fault })
-    };
+fn pages_that_stay_are_those_of_a_time_range_at_its_end() {
     let mut records = begin();
-    records.extend([stack(3, 7, &[CODE.0]), fault_at(5, 0x1000), fault_at(5, 0x2000), fault_at(50, 0x5000)]);
+    records.extend([stack(3, 7, &[CODE.0]), stack(3, 8, &[CODE.0 + 0x10])]);
+    // Two pages before it, of which one comes again in it; three in it, of which one goes in it and one after it.
+    records.extend([fault_of(5, 0x1000, 7), fault_of(5, 0x2000, 7), zap(11, 0x2000, 0x1000)]);
+    records.extend([fault_of(12, 0x2000, 8), fault_of(13, 0x3000, 7), fault_of(13, 0x4000, 7)]);
+    records.extend([fault_of(14, 0x5000, 8), zap(15, 0x4000, 0x1000)]);
+    records.extend([zap(20, 0x3000, 0x1000), fault_of(21, 0x6000, 8), tick(1_000)]);
+
+    let resident = |from: Option<u64>, to: Option<u64>| {
+        let since_start = |millis: u64| Nanos::new(millis * MS);
+        let stays = TimeRange { from: from.map(since_start), to: to.map(since_start) };
+        let options = Options { wants: RowSet::all(), stays, ..options(Detail::Full) };
+        let (_, _, summary) = run_with(options, &records);
+        summary.resident.iter().map(|one| (one.stack, one.pages.get())).collect::<Vec<_>>()
+    };
+
+    assert_eq!(resident(Some(10), Some(20)), [(1, 1), (2, 2)]);
+    assert_eq!(resident(None, Some(10)), [(1, 2)]);
+    assert_eq!(resident(Some(10), None), [(2, 3)]);
+    assert_eq!(resident(None, None), [(1, 1), (2, 3)]);
+}
+
+#[test]
+fn pages_that_a_scan_does_not_find_do_not_stay() {
+    let mut records = begin();
+    records.extend([stack(3, 7, &[CODE.0]), fault_of(5, 0x1000, 7), fault_of(5, 0x2000, 7)]);
+    records.push(fault_of(50, 0x5000, 7));
     let scan = |depth| PageScan {
         depth,
         began: at(40),

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{Costs, GroupReport, Grouping, Key};
 use crate::{
     event::FaultCounts,
+    timeline::TimeRange,
     units::{Nanos, PageSize},
 };
 
@@ -16,7 +17,7 @@ impl GroupReport {
     #[must_use]
     pub fn to_json(&self) -> Value {
         let (header, groups) = (&self.report.header, &self.groups);
-        let Grouping { by, pids, from, to, order, most: _ } = &groups.grouping;
+        let Grouping { by, pids, times: TimeRange { from, to }, order, most: _ } = &groups.grouping;
         let (shown, hidden, rest) = self.shown();
         let page = header.host.page;
         let costs = |sums: &Costs| costs(sums, groups.total.stall, page);

@@ -284,10 +284,10 @@ fn selection_is_half_open_in_time_and_leaves_out_what_may_be_of_others() {
         of(44, row(199, 10_000)),
         of(42, row(200, 100_000)),
     ];
-    let (from, to) = (Some(Nanos::new(100)), Some(Nanos::new(200)));
+    let times = TimeRange { from: Some(Nanos::new(100)), to: Some(Nanos::new(200)) };
 
     let report =
-        grouped(Grouping { pids: vec![Tgid(42), Tgid(44)], from, to, ..by(&[Key::Thread]) }, faults(rows));
+        grouped(Grouping { pids: vec![Tgid(42), Tgid(44)], times, ..by(&[Key::Thread]) }, faults(rows));
 
     let text = report.to_string();
     let heading = "Completed faults of processes 42, 44, from 100ns on, before 200ns: 2, 0 of them major, stall 10.0 µs";

@@ -11,6 +11,7 @@ use crate::{
         numbers::{Share, Size, Time},
         text::{HEADING, LABEL, WIDEST_LABEL},
     },
+    timeline::TimeRange,
     units::{Nanos, PageSize},
 };
 
@@ -30,7 +31,7 @@ impl GroupReport {
     /// Which faults these are, and what they add up to.
     fn selection(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let groups = &self.groups;
-        let Grouping { pids, from, to, .. } = &groups.grouping;
+        let Grouping { pids, times: TimeRange { from, to }, .. } = &groups.grouping;
         write!(f, "\nCompleted faults")?;
         match &pids[..] {
             [] => {}

@@ -90,7 +90,7 @@ impl PageLedger {
             reclaims: Reclaims::default(),
             unresolved: Unresolved::default(),
             occupancy: Occupancy::new(host.page),
-            origins: Origins::new(host.page, options.wants.contains(RowSet::SUMS)),
+            origins: Origins::new(host, options.wants.contains(RowSet::SUMS), options.stays),
         }
     }
 
@@ -104,7 +104,7 @@ impl PageLedger {
         match what {
             Happening::Begin => {
                 self.history.begin(space);
-                self.origins.begin(space);
+                self.origins.begin(time, space);
             }
             Happening::Fork(parent) => self.history.fork(time, parent, space),
             Happening::Call(request, range) => {
@@ -112,7 +112,7 @@ impl PageLedger {
                 if has_taken {
                     self.unresolved.forget(space, range, self.page);
                 }
-                self.origins.call(space, request, range, has_taken);
+                self.origins.call(time, space, request, range, has_taken);
                 if let Some(regions) = regions {
                     self.occupancy.call((space, regions), request, range);
                 }
@@ -229,7 +229,7 @@ impl PageLedger {
     ) {
         // What these faults brought is gone.
         self.unresolved.take(space, range, self.page, scan.began, racing);
-        self.origins.absent(space, range, racing);
+        self.origins.absent(scan.began, space, range, racing);
         let known = self.history.observe_absent(space, range, racing);
         for region in overlapping(regions, range) {
             if known.overlaps(&region.range.addrs()) {
@@ -258,7 +258,7 @@ impl PageLedger {
         } else {
             RangeSet::new()
         };
-        self.origins.see(space, slot, &runs, racing);
+        self.origins.see(scan.began, space, slot, &runs, racing);
         let before = self.history.replace(time, space, slot, &runs, &raced);
         let known = self.counting.known_from(scan);
         let reclaims = self.reclaims;

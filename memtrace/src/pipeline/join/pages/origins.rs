@@ -6,10 +6,10 @@ use rangemap::{RangeMap, RangeSet};
 
 use super::moves::move_pages;
 use crate::{
-    event::{Fault, MapRequest, SpaceId, StackId},
+    event::{Fault, HostFacts, MapRequest, SpaceId, StackId},
     pagemap::StateRun,
-    timeline::PropertySet,
-    units::{PageCount, PageSize, VirtAddr, VirtRange},
+    timeline::{PropertySet, TimeRange},
+    units::{Nanos, PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
 };
 
 /// Ranges that are remembered of one address space: 40 MiB. If there are more, all are forgotten.
@@ -21,21 +21,34 @@ pub(super) struct Origins {
     page: PageSize,
     /// Whether somebody asks for them.
     is_wanted: bool,
+    start: Timestamp,
+    /// Whose faults are meant; what happens to their pages after it does not count.
+    times: TimeRange,
     spaces: BTreeMap<SpaceId, RangeMap<VirtAddr, StackId>>,
 }
 
 impl Origins {
-    pub(super) const fn new(page: PageSize, is_wanted: bool) -> Self {
-        Self { page, is_wanted, spaces: BTreeMap::new() }
+    pub(super) fn new(host: &HostFacts, is_wanted: bool, times: TimeRange) -> Self {
+        Self { page: host.page, is_wanted, start: host.start, times, spaces: BTreeMap::new() }
     }
 
-    /// A fault in `space` was completed; of one without a stack it is not known who brought its page.
+    fn since_start(&self, time: Timestamp) -> Nanos {
+        time.since(self.start)
+    }
+
+    /// Whether what is so at `time` does not count.
+    fn is_over(&self, time: Timestamp) -> bool {
+        self.times.is_over(self.since_start(time))
+    }
+
+    /// A fault in `space` was completed. Who brought its page is not known of one without a stack, and not asked of one that is too early.
     pub(super) fn fault(&mut self, space: SpaceId, fault: &Fault) {
-        if !self.is_wanted {
+        if !self.is_wanted || self.is_over(fault.time) {
             return;
         }
         let page = VirtRange::of_page(fault.addr, self.page);
-        match fault.stack {
+        let is_ahead = self.times.is_ahead(self.since_start(fault.time));
+        match fault.stack.filter(|_| !is_ahead) {
             Some(stack) => {
                 let known = self.spaces.entry(space).or_default();
                 known.insert(page.addrs(), stack);
@@ -60,8 +73,17 @@ impl Origins {
         }
     }
 
-    /// A scan that `raced` with these found no pages in `range`, or other than present ones.
-    pub(super) fn absent(&mut self, space: SpaceId, range: VirtRange, raced: &RangeSet<VirtAddr>) {
+    /// A scan that began at `time` and `raced` with these found no pages in `range`, or other than present ones.
+    pub(super) fn absent(
+        &mut self,
+        time: Timestamp,
+        space: SpaceId,
+        range: VirtRange,
+        raced: &RangeSet<VirtAddr>,
+    ) {
+        if self.is_over(time) {
+            return;
+        }
         let Some(known) = self.spaces.get_mut(&space) else { return };
         let gone: Vec<_> = raced.gaps(&range.addrs()).collect();
         for gap in gone {
@@ -69,9 +91,10 @@ impl Origins {
         }
     }
 
-    /// A scan of `slot` saw these `runs`, but for what raced with it.
+    /// A scan of `slot` that began at `time` saw these `runs`, but for what raced with it.
     pub(super) fn see(
         &mut self,
+        time: Timestamp,
         space: SpaceId,
         slot: VirtRange,
         runs: &[StateRun],
@@ -86,14 +109,24 @@ impl Origins {
             present.map(|run| (run.range.start(), run.range.end())).chain([(slot.end(), slot.end())])
         {
             if let Some(gap) = VirtRange::new(next, start) {
-                self.absent(space, gap, raced);
+                self.absent(time, space, gap, raced);
             }
             next = end;
         }
     }
 
-    /// A call about `range` took effect; `has_taken` if pages that were there are there no more.
-    pub(super) fn call(&mut self, space: SpaceId, request: &MapRequest, range: VirtRange, has_taken: bool) {
+    /// A call about `range` took effect at `time`; `has_taken` if pages that were there are there no more.
+    pub(super) fn call(
+        &mut self,
+        time: Timestamp,
+        space: SpaceId,
+        request: &MapRequest,
+        range: VirtRange,
+        has_taken: bool,
+    ) {
+        if self.is_over(time) {
+            return;
+        }
         let page = self.page;
         match *request {
             MapRequest::Mremap { old_addr, old_size, .. } => {
@@ -107,9 +140,11 @@ impl Origins {
         }
     }
 
-    /// A program is loaded into `space`, which is empty.
-    pub(super) fn begin(&mut self, space: SpaceId) {
-        self.spaces.remove(&space);
+    /// A program is loaded at `time` into `space`, which is empty.
+    pub(super) fn begin(&mut self, time: Timestamp, space: SpaceId) {
+        if !self.is_over(time) {
+            self.spaces.remove(&space);
+        }
     }
 
     fn remove(&mut self, space: SpaceId, range: VirtRange) {
