@@ -208,6 +208,7 @@ impl Pipeline {
         if let Some(mut intervals) = self.intervals {
             intervals.close_all(end, &mut self.tasks, (&mut self.totals, &mut self.pages), rows);
             let purged = self.tasks.purge(END_OF_TIME);
+            intervals.end_spaces(&purged.spaces, &self.tasks, &mut self.pages);
             let gone = self.totals.purge(purged, &mut self.pages);
             rows.extend(gone.map(|region| self.tasks.region_row(region)));
             let live = self.totals.live(&self.tasks, &mut self.pages);

@@ -268,13 +268,17 @@ fn pages_that_stay_are_of_the_stack_that_brought_them_last() {
     // Eight pages: six of the one, of which two go and one comes back with the other; one more of each is not there in the end.
     records.extend((0..6).map(|page| fault_of(5, 0x1000 + page * 0x1000, 7)));
     records.extend([zap(6, 0x2000, 0x2000), fault_of(7, 0x2000, 8)]);
-    records.extend([fault_of(8, 0x7000, 9), zap(9, 0x7000, 0x1000), tick(1_000)]);
+    records.extend([fault_of(8, 0x7000, 9), zap(9, 0x7000, 0x1000)]);
 
-    let (.., summary) = run_all(&records);
+    // It goes on, it ends with the recording, or it has ended long before.
+    for end in [&[tick(1_000)][..], &[exit(10), tick(11)], &[exit(10), tick(500), tick(1_000)]] {
+        let (.., summary) = run_all(&[&records[..], end].concat());
 
-    let resident: Vec<_> = summary.resident.iter().map(|one| (one.stack, one.pages.get())).collect();
-    assert_eq!(resident, [(1, 4), (2, 1)]);
-    assert_eq!(summary.resident[0].process, Some(Comm::from_text("prog")));
+        let resident: Vec<_> = summary.resident.iter().map(|one| (one.stack, one.pages.get())).collect();
+        assert_eq!(resident, [(1, 4), (2, 1)]);
+        let names: Vec<_> = summary.resident.iter().map(|one| one.process).collect();
+        assert_eq!(names, [Some(Comm::from_text("prog")); 2], "{end:?}");
+    }
 }
 
 #[test]
