@@ -387,6 +387,13 @@ fn stdin_is_read_as_the_file_is_with_its_names() {
 }
 
 #[test]
+fn device_that_never_ends_is_refused() {
+    let run = memtrace!().run(["report", "/dev/zero"]).finish();
+
+    run.expect_failure(1, &["/dev/zero", "not a recording"]);
+}
+
+#[test]
 fn stdin_that_is_no_recording_is_refused() {
     let (directory, _path) = file("small.mtrace", &fixture::small());
     for (script, words) in [

@@ -29,7 +29,7 @@ use crate::{
     pagemap::{PageCategories, PageEra},
     pipeline::{Detail, FocusOptions},
     probe::{Prober, files::FileError},
-    record::{Capture, End, Ending, ExitReason, Header, RecordError, Writer},
+    record::{Capture, Cost, End, Ending, ExitReason, Header, RecordError, Totals, Writer, add_symbols},
     symbolize::{self, Unnamed},
     sys::{clock, heap, limits, ptrace::call},
     timeline::Summary,
@@ -51,7 +51,7 @@ pub use launch::{Gated, LaunchError};
 pub use recorder::RecorderError;
 
 use keeper::{Keeper, KeeperError, Task};
-use recorder::Recorder;
+use recorder::{Recorded, Recorder};
 use threads::Threads;
 use unseen::Entered;
 pub use watch::SIGNALS;
@@ -279,28 +279,44 @@ async fn record(
     let now = clock::boottime();
     let mut last: Batch = entered.loss(&charges, &states, now).map(Frame::Loss).into_iter().collect();
     last.extend(remains::batch(&states, plan.config.has_task_layout, now));
-    let (recorded, ended) = watch.finish(threads.finish(last), ended, command, &stop_scans).await;
+    let ((recorded, naming), ended) = watch.finish(threads.finish(last), ended, command, &stop_scans).await;
     if recorded.is_err() && command.is_some() && ended.exit.is_none() {
         // Why is the last word of memtrace; the command may take days until then.
         log::warn!("recording has failed; the command runs on");
     }
-    let recorded = recorded.and_then(|(recorded, symbols)| {
-        let end = End {
-            time: clock::boottime(),
-            ending: ended.ending,
-            exit: ended.exit.map(|(reason, _)| reason),
-            rusage: ended.exit.map(|(_, faults)| faults),
-            totals: live::heat::totals(&counters, cpus.possible),
-            cost: recorded.prober.cost(clock::own_cpu_time()) + exit_cost,
-        };
-        recorded.writer.finish(&end, &symbols)?;
-        Ok((recorded.summary, end))
-    });
+    let totals = live::heat::totals(&counters, cpus.possible);
+    let recorded = recorded.and_then(|recorded| mark_end(recorded, &ended, totals, exit_cost));
     drop(probes);
+    let (symbols, ended) = watch.finish(naming.finish(), ended, command, &stop_scans).await;
+    let recorded = recorded.map(|(summary, end, sink)| {
+        if let Err(error) = add_symbols(sink, &symbols) {
+            log::warn!("cannot add names of functions: {error}");
+        }
+        (summary, end)
+    });
     let alive = states.iter().filter(|(_, state)| state.flags & TaskState::EXITED == 0);
     let alive = alive.map(|(_, state)| Tgid(state.tgid)).chain(command).collect();
     let (ending, exit) = see_off(options, &mut watch, ended, command, &alive).await?;
     Ok(Outcome { ending, exit, recorded })
+}
+
+/// Writes the end mark: from here on the recording is whole, whatever is added to it. Returns what it is added to.
+fn mark_end<W: Write>(
+    recorded: Recorded<W>,
+    ended: &Ended,
+    totals: Totals,
+    exit_cost: Cost,
+) -> Result<(Summary, End, W), RecorderError> {
+    let end = End {
+        time: clock::boottime(),
+        ending: ended.ending,
+        exit: ended.exit.map(|(reason, _)| reason),
+        rusage: ended.exit.map(|(_, faults)| faults),
+        totals,
+        cost: recorded.prober.cost(clock::own_cpu_time()) + exit_cost,
+    };
+    let sink = recorded.writer.finish(&end)?;
+    Ok((recorded.summary, end, sink))
 }
 
 /// What finds the names of code at this time, until the switch is set.

@@ -13,7 +13,7 @@ use memtrace::{
         Observation, Seen, SpaceId, Symbols, Tgid, Vma,
     },
     pipeline::{Detail, FocusOptions},
-    record::{Capture, Cost, End, Ending, ExitReason, Header, Totals, Writer},
+    record::{Capture, Cost, End, Ending, ExitReason, Header, Totals, Writer, add_symbols},
     units::{Nanos, PageSize, Timestamp, VirtAddr, VirtRange},
 };
 use memtrace_ebpf::{
@@ -74,7 +74,7 @@ pub fn small() -> Vec<u8> {
     ] {
         writer.append(&frame).expect("memory takes all");
     }
-    writer.finish(&end(), &[]).expect("memory takes all")
+    writer.finish(&end()).expect("memory takes all")
 }
 
 /// As many minor faults as asked for, a millisecond apart; nothing is lost.
@@ -90,7 +90,7 @@ pub fn storm(faults: u64) -> Vec<u8> {
     }
     writer.append(&Frame::Faults(bytes)).expect("memory takes all");
     writer.append(&Frame::Tick(at(faults + 100))).expect("memory takes all");
-    writer.finish(&end(), &[]).expect("memory takes all")
+    writer.finish(&end()).expect("memory takes all")
 }
 
 /// Two minor faults with one stack: in `main` of `/bin/demo` a call of `grow`, where `push` was inlined.
@@ -151,7 +151,9 @@ pub fn named() -> Vec<u8> {
     ] {
         writer.append(&frame).expect("memory takes all");
     }
-    writer.finish(&end(), &symbols).expect("memory takes all")
+    let mut recording = writer.finish(&end()).expect("memory takes all");
+    add_symbols(&mut recording, &symbols).expect("memory takes all");
+    recording
 }
 
 /// A time in milliseconds since the start.

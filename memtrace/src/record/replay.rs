@@ -269,7 +269,7 @@ mod tests {
             totals: Totals::default(),
             cost: Cost::default(),
         };
-        writer.finish(&end, &[]).expect("a Vec takes everything")
+        writer.finish(&end).expect("a Vec takes everything")
     }
 
     fn replayed(table: &'static Table, bytes: &[u8]) -> (Vec<u8>, Summary) {

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     RecordError,
     chunk::{ChunkReader, ChunkWriter, Head, Kind},
+    reader::check_preamble,
     wire,
 };
 use crate::{
@@ -22,8 +23,12 @@ use crate::{
     units::Timestamp,
 };
 
-/// Places in code of one file in one chunk at most.
+/// Places in code of one file in one chunk at most, and bytes of their names after which it is full.
 const FULL: usize = 16 << 10;
+const FULL_BYTES: usize = 4 << 20;
+
+/// Functions at one place at most: many times what compilers inline into each other. Of a place with more none is taken.
+const MOST_FUNCTIONS: usize = 256;
 
 /// Names of code of one file.
 #[derive(Serialize, Deserialize)]
@@ -56,34 +61,42 @@ struct Function {
     line: Option<u32>,
 }
 
-/// Writes `symbols` behind what `sink` has, which ends with a chunk of the time `last`.
-pub(super) fn write<W: Write>(
-    chunks: &mut ChunkWriter<W>,
-    last: Timestamp,
-    symbols: &[Symbols],
-) -> Result<(), RecordError> {
-    for Symbols { file, segments, code } in symbols {
-        for code in code.chunks(FULL) {
-            let part = Symbols { file: file.clone(), segments: segments.clone(), code: code.to_vec() };
-            let mut plain = Vec::new();
-            wire::put(&Named::of(&part), &mut plain);
-            chunks.write(Head { kind: Kind::Symbols, items: 1, first: last, last }, &plain, 0)?;
-        }
-    }
-    Ok(())
-}
-
 /// Appends `symbols` to the recording that `sink` has, and flushes it.
 pub fn add_symbols<W: Write>(sink: W, symbols: &[Symbols]) -> Result<(), RecordError> {
     let mut chunks = ChunkWriter::new(sink)?;
-    write(&mut chunks, Timestamp::default(), symbols)?;
+    let time = Timestamp::default();
+    for Symbols { file, segments, code } in symbols {
+        let mut left = &code[..];
+        while !left.is_empty() {
+            let (code, rest) = left.split_at(fitting(left));
+            left = rest;
+            let part = Symbols { file: file.clone(), segments: segments.clone(), code: code.to_vec() };
+            let mut plain = Vec::new();
+            wire::put(&Named::of(&part), &mut plain);
+            chunks.write(Head { kind: Kind::Symbols, items: 1, first: time, last: time }, &plain, 0)?;
+        }
+    }
     chunks.flush()
+}
+
+/// How many places fill a chunk, one at least.
+fn fitting(code: &[NamedCode]) -> usize {
+    let bytes = |text: &Option<Arc<[u8]>>| text.as_ref().map_or(0, |text| text.len());
+    let mut sum = 0;
+    let fits = code.iter().take(FULL).take_while(|code| {
+        let functions = code.functions.iter();
+        let is_within = sum < FULL_BYTES;
+        sum += functions.map(|function| bytes(&function.name) + bytes(&function.source_file)).sum::<usize>();
+        is_within
+    });
+    fits.count()
 }
 
 /// All names in the recording that `source` is, in order, wherever they stand.
 pub(super) fn read<R: Read>(source: R) -> Result<Vec<Symbols>, RecordError> {
     let mut symbols = Vec::new();
     let mut chunks = ChunkReader::only(Kind::Symbols, source).map_err(RecordError::Read)?;
+    check_preamble(&mut chunks)?;
     while let Some(chunk) = chunks.next().map_err(RecordError::Read)?.chunk {
         if chunk.head.kind == Kind::Symbols {
             symbols.extend(wire::take::<Named>(&chunk.plain).map(Named::into_event));
@@ -119,7 +132,9 @@ impl Named {
         };
         let segments = self.segments.into_iter();
         let segments = segments.map(|(offset, len, addr)| CodeSegment { offset, len, addr });
-        let code = self.code.into_iter().zip(self.since).map(|((at, functions), since)| NamedCode {
+        let code = self.code.into_iter().zip(self.since);
+        let code = code.filter(|((_, functions), _)| functions.len() <= MOST_FUNCTIONS);
+        let code = code.map(|((at, functions), since)| NamedCode {
             at,
             since: Timestamp::from_nanos(since),
             functions: functions.into_iter().map(Function::into_event).collect(),

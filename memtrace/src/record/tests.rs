@@ -73,7 +73,7 @@ fn recorded(chunks: &[Vec<Frame>]) -> Vec<u8> {
         }
         writer.flush().expect("a Vec takes everything");
     }
-    writer.finish(&end(), &[]).expect("a Vec takes everything")
+    writer.finish(&end()).expect("a Vec takes everything")
 }
 
 /// The frames of a recording, and the recording behind the last of them.
@@ -407,7 +407,7 @@ fn a_page_touch_storm_takes_at_most_six_bytes_a_fault() {
         }
         writer.append(&Frame::Faults(frame)).expect("a Vec takes everything");
     }
-    let bytes = writer.finish(&end(), &[]).expect("a Vec takes everything");
+    let bytes = writer.finish(&end()).expect("a Vec takes everything");
 
     let tenths = bytes.len() as u64 * 10 / FAULTS;
     assert!(tenths <= 60, "{tenths} tenths of a byte for each fault");

@@ -12,9 +12,8 @@ use super::{
     End, FORMAT_VERSION, Header, MAGIC, RecordError,
     chunk::{ChunkWriter, Head, Kind},
     frames::Pending,
-    symbols,
 };
-use crate::{decode::Frame, event::Symbols, units::Timestamp};
+use crate::{decode::Frame, units::Timestamp};
 
 /// A recording that is being written.
 pub struct Writer<W> {
@@ -59,11 +58,10 @@ impl<W: Write> Writer<W> {
         self.chunks.flush()
     }
 
-    /// Writes the end mark and names of code, flushes, and gives the sink back.
-    pub fn finish(mut self, end: &End, symbols: &[Symbols]) -> Result<W, RecordError> {
+    /// Writes the end mark, flushes, and gives the sink back, for what is added behind it.
+    pub fn finish(mut self, end: &End) -> Result<W, RecordError> {
         self.write_pending()?;
         self.write_json(Kind::End, end.time, end)?;
-        symbols::write(&mut self.chunks, end.time, symbols)?;
         self.chunks.flush()?;
         Ok(self.chunks.into_sink())
     }

@@ -1,6 +1,6 @@
 //! The two threads of a session: one drains the rings, one records what was drained.
 //!
-//! Layer: shell. Input: a [`Drain`] and a [`Recorder`]. Output: [`Recorded`] when both have ended.
+//! Layer: shell. Input: a [`Drain`] and a [`Recorder`]. Output: [`Recorded`] when that has ended, then the names of code.
 //! Keeps: the way of batches between them is the only thing they share.
 //! Not here: signals and the target (`watch`).
 
@@ -30,8 +30,25 @@ pub(super) struct Threads<W: Write> {
     stop: Stop,
     draining: JoinHandle<Vec<Symbols>>,
     recording: JoinHandle<Result<Recorded<W>, RecorderError>>,
-    /// Closed when recording and draining end, whatever they came to.
-    ended: [oneshot::Receiver<()>; 2],
+    /// Closed when recording ends, whatever it came to.
+    ended: oneshot::Receiver<()>,
+    drain_ended: oneshot::Receiver<()>,
+}
+
+/// The thread that has drained, and finds the names of code now.
+#[derive(Debug)]
+pub(super) struct Naming {
+    thread: JoinHandle<Vec<Symbols>>,
+    /// Closed when it ends.
+    ended: oneshot::Receiver<()>,
+}
+
+impl Naming {
+    /// The names.
+    pub(super) async fn finish(self) -> Vec<Symbols> {
+        let _closed = self.ended.await;
+        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
 }
 
 /// Tells the drain to end, at the latest when the session is given up.
@@ -81,20 +98,17 @@ impl<W: Write + Send + 'static> Threads<W> {
                 code.filter(|_| is_taken).map(name).unwrap_or_default()
             }
         })?;
-        let ended = [record_ended, drain_ended];
-        Ok((Self { last, stop: Stop(stop), draining, recording, ended }, failure))
+        let stop = Stop(stop);
+        Ok((Self { last, stop, draining, recording, ended: record_ended, drain_ended }, failure))
     }
 
-    /// Drains what is left, records `last` behind it, and ends both threads; returns the names of code too. It takes no third
-    /// thread, for which there may be no memory by now.
-    pub(super) async fn finish(self, last: Batch) -> Result<(Recorded<W>, Vec<Symbols>), RecorderError> {
+    /// Drains what is left, records `last` behind it, and ends recording. Names take no third thread, for which there may be no memory
+    /// by now.
+    pub(super) async fn finish(self, last: Batch) -> (Result<Recorded<W>, RecorderError>, Naming) {
         let _panicked = self.last.send(last);
         drop(self.stop);
-        for ended in self.ended {
-            let _closed = ended.await;
-        }
-        let symbols = self.draining.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let _closed = self.ended.await;
         let recorded = self.recording.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Ok((recorded?, symbols))
+        (recorded, Naming { thread: self.draining, ended: self.drain_ended })
     }
 }

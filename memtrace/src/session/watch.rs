@@ -140,7 +140,7 @@ impl Watch {
         }
     }
 
-    /// Waits until the recording is `finished`. `stop_scans` cuts the last scans of pages short: a second after the signal that
+    /// Waits until the recording, or the search for names, is `finished`. `stop_scans` cuts the last scans of pages, or that, short: a second after the signal that
     /// ended the recording, or at the next signal.
     pub(super) async fn finish<T>(
         &mut self,
@@ -160,7 +160,7 @@ impl Watch {
             () = received(&mut self.hangup) => Some(libc::SIGHUP),
         };
         stop_scans.store(true, Ordering::Relaxed);
-        self.is_hurried = is_asked && signal.is_some();
+        self.is_hurried |= is_asked && signal.is_some();
         let ended = match signal {
             Some(libc::SIGINT) if !is_asked && ended.exit.is_none() => {
                 Ended { ending: Ending::Signal(libc::SIGINT), exit: None }
