@@ -2,7 +2,8 @@
 //!
 //! Source: `tools/perf/Documentation/jit-interface.txt`: a line has start and size in hexadecimal, and a name; lines are added
 //! as code is made.
-//! Keeps: code that is made in the place of other code has its own name from then on.
+//! Keeps: code that is made in the place of other code has its own name from then on. What a process writes is bounded in what it
+//! costs.
 
 use std::{
     collections::BTreeMap,
@@ -25,8 +26,15 @@ use crate::{
 /// Bytes of a file that are read at most: ten times those of a large server.
 const MOST: u64 = 256 << 20;
 
-/// Time between two attempts to open a file: most compilers write none.
+/// Bytes of a line at most, as longer ones are passed over.
+const LONGEST: usize = 4 << 10;
+
+/// How often a place of which the name is wanted may be in a function that is added.
+const MOST_NAMINGS: u32 = 1 << 20;
+
+/// Time between the first two attempts to open a file, which becomes longer to that: most compilers write none.
 const TRY_AGAIN: Nanos = Nanos::new(100_000_000);
+const SELDOM: Nanos = Nanos::new(5_000_000_000);
 
 /// Bytes that are read at once.
 const PIECE: u64 = 1 << 20;
@@ -39,11 +47,16 @@ pub(super) struct PerfMap {
     owner: u32,
     /// `None` as long as it is not there.
     file: Option<File>,
-    /// When it was last tried to open it.
+    /// When it was last tried to open it, and how long the next attempt waits.
     tried: Timestamp,
+    wait: Nanos,
     read: u64,
     /// The begin of a line of which the end has not been written.
     rest: Vec<u8>,
+    /// Whether that line is too long.
+    is_too_long: bool,
+    /// How often places have been in functions that were added.
+    namings: u32,
     functions: Functions,
     /// Code of which the names are wanted, and those that it has had, with the times.
     places: BTreeMap<u64, Vec<(Timestamp, Function)>>,
@@ -62,15 +75,18 @@ impl PerfMap {
         let name = format!("tmp/perf-{}.map", inner.unwrap_or(process.cast_signed()));
         let owner = fs::metadata(format!("/proc/{process}")).map_or(0, |metadata| metadata.uid());
         let root = PathBuf::from(format!("/proc/{process}/root"));
-        // Where the process has the root directory of this one, the file outlives it under its own name.
-        let is_own = fs::read_link(&root).is_ok_and(|root| root.as_os_str() == "/");
+        // Where the process sees the files of this one, the file outlives it under its own name.
+        let is_own = has_own_files(process);
         Self {
             path: if is_own { PathBuf::from("/") } else { root }.join(name),
             owner,
             file: None,
             tried: Timestamp::default(),
+            wait: TRY_AGAIN,
             read: 0,
             rest: Vec::new(),
+            is_too_long: false,
+            namings: 0,
             functions: Functions::default(),
             places: BTreeMap::new(),
         }
@@ -88,13 +104,15 @@ impl PerfMap {
 
     /// Takes what has been written by `now`; whether code of which the name is wanted has got another one.
     pub(super) fn read(&mut self, now: Timestamp) -> bool {
-        if self.file.is_none() && self.tried.after(TRY_AGAIN) <= now {
+        if self.file.is_none() && self.tried.after(self.wait) <= now {
             self.tried = now;
+            self.wait = SELDOM.min(Nanos::new(self.wait.get() * 2));
             self.open();
         }
         let mut is_changed = false;
         while let Some(mut file) = self.file.as_ref()
             && self.read < MOST
+            && self.namings < MOST_NAMINGS
         {
             let mut piece = std::mem::take(&mut self.rest);
             let before = piece.len();
@@ -113,11 +131,22 @@ impl PerfMap {
     /// Takes whole lines of `text`, and keeps what is left.
     fn take(&mut self, now: Timestamp, text: &[u8]) -> bool {
         let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let (lines, rest) = text.split_at(whole);
         let mut is_changed = false;
-        for (start, size, name) in text[..whole].split(|byte| *byte == b'\n').filter_map(line_of) {
+        for line in lines.split_inclusive(|byte| *byte == b'\n') {
+            let is_rest = std::mem::take(&mut self.is_too_long);
+            let Some((start, size, name)) = line_of(line).filter(|_| !is_rest) else { continue };
             let end = start.saturating_add(size);
             let name: Arc<[u8]> = name.into();
             for (addr, named) in self.places.range_mut(start..end.max(start)) {
+                if self.namings == MOST_NAMINGS {
+                    log::warn!(
+                        "names in {} are not followed any more: too many are of the same code",
+                        self.path.display()
+                    );
+                    return is_changed;
+                }
+                self.namings += 1;
                 let function = function(&name, addr - start);
                 match named.last() {
                     Some((_, known)) if *known == function => {}
@@ -131,7 +160,8 @@ impl PerfMap {
             }
             self.functions.add(start, end, name);
         }
-        self.rest = text[whole..].to_vec();
+        self.is_too_long |= rest.len() > LONGEST;
+        self.rest = if self.is_too_long { Vec::new() } else { rest.to_vec() };
         is_changed
     }
 
@@ -149,7 +179,7 @@ impl PerfMap {
 
     /// The names of the code of which they were wanted, with what has been written by `now`: some write when their process ends.
     pub(super) fn into_named(mut self, now: Timestamp) -> Vec<NamedCode> {
-        self.tried = Timestamp::default();
+        (self.tried, self.wait) = (Timestamp::default(), TRY_AGAIN);
         self.read(now);
         let places = self.places.into_iter();
         let named = places
@@ -180,19 +210,30 @@ impl Functions {
     }
 }
 
+/// Whether `process` sees the files of this one: it has the same root directory and the same mounts.
+fn has_own_files(process: u32) -> bool {
+    let is_same = |own: &str, its: &str| {
+        let [own, its] = [own.to_owned(), format!("/proc/{process}/{its}")].map(fs::metadata);
+        let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        own.ok().zip(its.ok()).is_some_and(|(own, its)| id(own) == id(its))
+    };
+    is_same("/", "root/") && is_same("/proc/self/ns/mnt", "ns/mnt")
+}
+
 fn function(name: &Arc<[u8]>, offset: u64) -> Function {
     Function { name: Some(Arc::clone(name)), offset: Some(offset), ..Function::default() }
 }
 
 /// Start, size and name in a line.
 fn line_of(line: &[u8]) -> Option<(u64, u64, &[u8])> {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
     let mut words = line.splitn(3, |byte| *byte == b' ');
     let mut number = || {
         let word = str::from_utf8(words.next()?).ok()?;
         u64::from_str_radix(word.trim_start_matches("0x"), 16).ok()
     };
     let (start, size) = (number()?, number()?);
-    let name = words.next().filter(|name| !name.is_empty())?;
+    let name = words.next().filter(|name| !name.is_empty() && line.len() <= LONGEST)?;
     Some((start, size, name))
 }
 
@@ -248,6 +289,31 @@ mod tests {
 
         let (old, new) = ((0, 0x1090, "old".to_owned(), 0x90), (7, 0x1090, "new".to_owned(), 0x10));
         assert_eq!(named(map), [old, new]);
+    }
+
+    #[test]
+    fn line_without_an_end_takes_no_room_and_is_passed_over() {
+        let mut map = map(&[0x1000, 0x2000]);
+        let long = [b"1000 10 ", &[b'a'; 2 * LONGEST][..]].concat();
+
+        assert!(!map.take(at(5), &long));
+        assert!(map.rest.is_empty());
+        assert!(!map.take(at(6), b"b1000 10 still that line"));
+        assert!(map.rest.is_empty());
+        assert!(!map.take(at(7), b"1000 10 its end\n2000 10 next\n"));
+
+        assert_eq!(named(map), [(0, 0x2000, "next".to_owned(), 0)]);
+    }
+
+    #[test]
+    fn code_that_gets_names_without_end_gets_no_more_of_them() {
+        let mut map = map(&(0..1_000).collect::<Vec<_>>());
+        let names = [&b"0 ffffffffffffffff a\n0 ffffffffffffffff b\n"[..]; 1_000].concat();
+
+        assert!(map.take(at(5), &names));
+
+        let most = usize::try_from(MOST_NAMINGS).expect("few");
+        assert_eq!(map.places.values().map(Vec::len).sum::<usize>(), most);
     }
 
     #[test]
