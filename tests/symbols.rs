@@ -146,6 +146,28 @@ fn stripped_file_with_a_packed_symbol_table_has_names() {
 }
 
 #[test]
+fn file_that_names_a_pipe_as_its_debug_information_holds_nobody_up() {
+    require!(root);
+    require!(bpf);
+    require!(btf);
+    require!(program "objcopy" of "binutils");
+    let scratch = directory();
+    let program = made!(gcc::optimised(scratch.path(), SOURCE, "-g0"));
+    let link = scratch.path().join("link.debug");
+    fs::write(&link, "whatever").expect("a file");
+    run("objcopy", &[&format!("--add-gnu-debuglink={}", link.display()), &program]);
+    fs::remove_file(&link).expect("it is there");
+    run("mkfifo", &[&link.display().to_string()]);
+
+    let recording = memtrace!().record(&["-g"], &[&program]).expect_code(0);
+
+    for (fault, frames) in touched(&recording) {
+        assert_eq!(fault.ip_function.as_deref(), Some("touch"));
+        assert_eq!(functions(&frames, &program)[..2], ["touch", "main"], "{frames:#?}");
+    }
+}
+
+#[test]
 fn program_that_is_deleted_while_it_runs_has_names() {
     require!(root);
     require!(bpf);

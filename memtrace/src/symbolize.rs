@@ -27,7 +27,11 @@ use blazesym::{
         source::{Elf, Kernel, Source},
     },
 };
-use object::read::ReadCache;
+use object::{
+    Endianness,
+    elf::FileHeader64,
+    read::{ReadCache, elf::FileHeader as _},
+};
 
 use crate::{
     event::{CodeFile, CodeSegment, Function, NamedCode, Symbols},
@@ -54,6 +58,11 @@ impl Unnamed {
     pub const fn is_of_machine(&self) -> bool {
         matches!(self.file, CodeFile::Kernel | CodeFile::Vdso)
     }
+
+    /// Whether its file is found by its build ID.
+    const fn has_build_id(&self) -> bool {
+        matches!(self.file, CodeFile::BuildId(_))
+    }
 }
 
 /// Where packages put files with debug information.
@@ -73,12 +82,15 @@ pub enum Names {
     Nowhere,
 }
 
-/// The names of `code`, as far as they are found before `stop` is set; debug information is searched for in `debug_dirs` too.
-pub fn name(code: Vec<Unnamed>, debug_dirs: &[PathBuf], stop: &AtomicBool) -> Vec<Symbols> {
+/// The names of `code`, as far as they are found before `stop` is set; debug information is searched for in `debug_dirs` too. Those come
+/// first that nobody finds later.
+pub fn name(mut code: Vec<Unnamed>, debug_dirs: &[PathBuf], stop: &AtomicBool) -> Vec<Symbols> {
+    code.sort_by_key(|unnamed| (!unnamed.is_of_machine(), unnamed.has_build_id()));
     let mut symbols = Vec::new();
     for unnamed in code {
         if stop.load(Ordering::Relaxed) {
-            log::warn!("not all code has names, as a signal came: `memtrace symbolize` adds them");
+            let later = if unnamed.has_build_id() { ": `memtrace symbolize` adds them" } else { "" };
+            log::warn!("not all code has names, as a signal came{later}");
             break;
         }
         // Files are anybody's, and a recording is not to be lost for its names.
@@ -146,8 +158,10 @@ fn of_elf(file: &File, debug: Option<&File>, addrs: &[u64]) -> Vec<Vec<Function>
         let elf = Elf { debug_syms: false, ..Elf::new(path_of(file)) };
         of_source(&Source::Elf(elf), Input::VirtOffset(addrs))
     };
-    let debug_information = Elf::new(path_of(debug.unwrap_or(file)));
-    let mut found = of_source(&Source::Elf(debug_information), Input::VirtOffset(addrs));
+    let mut found = match debug.or_else(|| (!names_another(file)).then_some(file)) {
+        Some(file) => of_source(&Source::Elf(Elf::new(path_of(file))), Input::VirtOffset(addrs)),
+        None => Vec::new(),
+    };
     found.resize(addrs.len(), Vec::new());
     let own = tables(file);
     let others = debug.map(tables).unwrap_or_default();
@@ -165,6 +179,20 @@ fn of_elf(file: &File, debug: Option<&File>, addrs: &[u64]) -> Vec<Vec<Function>
         }
     }
     found
+}
+
+/// Whether `file` names another one with debug information. A name may be of anything, as of a pipe that nobody writes to: the build ID is
+/// what such a file is found by.
+fn names_another(file: &File) -> bool {
+    let cache = ReadCache::new(file);
+    let has_link = || {
+        let header = FileHeader64::<Endianness>::parse(&cache).ok()?;
+        let endian = header.endian().ok()?;
+        let sections = header.sections(endian, &cache).ok()?;
+        let links: [&[u8]; 2] = [b".gnu_debuglink", b".gnu_debugaltlink"];
+        Some(links.iter().any(|link| sections.section_by_name(endian, link).is_some()))
+    };
+    has_link().unwrap_or(true)
 }
 
 /// Adds what a symbol table has to what debug information has of one address.
