@@ -219,7 +219,8 @@ impl Pipeline {
             intervals.end_spaces(&spaces, &self.tasks, &mut self.pages);
             stacks = intervals.stacks;
         }
-        stacks.summary(self.totals.summary(&self.tasks))
+        let resident_lower_bound = self.pages.is_resident_lower_bound();
+        Summary { resident_lower_bound, ..stacks.summary(self.totals.summary(&self.tasks)) }
     }
 
     /// Lets a task event wait for its turn. One that reports a task which was there before acts at once:

@@ -347,6 +347,8 @@ pub struct Summary {
     pub without_stack: CodeTotals,
     /// Memory that stays: pages that faults with a known stack brought.
     pub resident: Vec<ResidentPages>,
+    /// Whether more stays: of a process in too many pieces all that it had by then was forgotten.
+    pub resident_lower_bound: bool,
 }
 
 /// A part of a recording, by the time since its start.

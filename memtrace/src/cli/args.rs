@@ -112,7 +112,7 @@ pub(super) struct TimeArgs {
     #[arg(long, value_name = "TIME", help_heading = "Selection")]
     from: Option<Nanos>,
 
-    /// Only faults that completed before that; of memory that stays, what is there then
+    /// Only faults that completed before that; of memory that stays, what is there then, or was when its process ended
     #[arg(long, value_name = "TIME", help_heading = "Selection")]
     to: Option<Nanos>,
 }

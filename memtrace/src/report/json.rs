@@ -83,6 +83,7 @@ impl Report {
             "code": self.code_json(),
             "stack_ends": self.stack_ends_json(),
             "call_tree": self.call_tree_json(),
+            "resident_lower_bound": self.summary.resident_lower_bound,
             "stacks": self.stacks_json(),
             "scans": self.scans_json(),
             "cost": self.cost_json(),

@@ -145,6 +145,7 @@ pub(super) fn report() -> Report {
             stacks: code::stacks(),
             without_stack: totals(1, 0, 2_000),
             resident: Vec::new(),
+            resident_lower_bound: false,
             host,
             end: at(400),
             processes: vec![ProcessSummary {

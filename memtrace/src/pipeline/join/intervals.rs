@@ -338,9 +338,9 @@ impl Intervals {
         pages: &mut PageLedger,
     ) {
         for (space, process) in spaces {
-            let name = process.map(|process| tasks.name(process));
-            for (stack, pages) in pages.take_resident(*space) {
-                self.stacks.add_resident(name, stack, pages);
+            let name = process.map(|process| tasks.name(process)).filter(|comm| !comm.as_bytes().is_empty());
+            for (origin, pages) in pages.take_resident(*space) {
+                self.stacks.add_resident(name, origin, pages);
             }
             self.stacks.forget(*space);
         }

@@ -11,4 +11,5 @@ mod outcome;
 mod races;
 
 pub(in crate::pipeline) use ledger::{Findings, Happening, PageLedger};
+pub(in crate::pipeline) use origins::Origin;
 pub(in crate::pipeline) use outcome::FaultId;

@@ -8,10 +8,9 @@ use std::{
     sync::Arc,
 };
 
-use super::tasks::Tasks;
+use super::{pages::Origin, tasks::Tasks};
 use crate::{
     event::{Comm, Mode, SpaceId, Stack, StackEnd, StackFrame, StackId},
-    pipeline::END_OF_TIME,
     region::AddressSpace,
     timeline::{CodePlace, CodeTotals, FaultRow, FrameRow, ResidentPages, StackTotals, Summary},
     units::{PageCount, Timestamp},
@@ -190,9 +189,14 @@ impl Stacks {
         totals.unwrap_or(&mut self.unknown).add(fault);
     }
 
-    /// Pages that `id` brought to a process of this name are there still, at the end of that or of the recording.
-    pub(in crate::pipeline) fn add_resident(&mut self, process: Option<Comm>, id: StackId, pages: PageCount) {
-        if let Some(number) = self.number(id, END_OF_TIME) {
+    /// Pages that `origin` brought to a process of this name are there still, at the end of that or of the recording.
+    pub(in crate::pipeline) fn add_resident(
+        &mut self,
+        process: Option<Comm>,
+        origin: Origin,
+        pages: PageCount,
+    ) {
+        if let Some(number) = origin.times().into_iter().find_map(|time| self.number(origin.stack, time)) {
             *self.resident.entry((process, number)).or_default() += pages;
         }
     }

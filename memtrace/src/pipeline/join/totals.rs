@@ -472,6 +472,7 @@ impl Totals {
             syscalls: self.code.syscalls,
             stacks: Vec::new(),
             without_stack: CodeTotals::default(),
+            resident_lower_bound: false,
             resident: Vec::new(),
         }
     }

@@ -282,6 +282,21 @@ fn pages_that_stay_are_of_the_stack_that_brought_them_last() {
 }
 
 #[test]
+fn pages_that_stay_are_of_what_their_stack_was_when_they_came() {
+    let mut records = begin();
+    records.extend([stack(3, 7, &[CODE.0]), fault_of(5, 0x1000, 7), fault_of(5, 0x2000, 7)]);
+    // The library goes, and another one comes, in which the same identity is another stack.
+    records.extend(replaced(40));
+    records.extend([stack(1_100, 7, &[CODE.0]), fault_of(1_102, 0x5000, 7), tick(3_000)]);
+
+    let (.., summary) = run_all(&records);
+
+    let resident: Vec<_> = summary.resident.iter().map(|one| (one.stack, one.pages.get())).collect();
+    assert_eq!(resident, [(1, 2), (2, 1)]);
+    assert!(!summary.resident_lower_bound);
+}
+
+#[test]
 fn pages_that_stay_are_those_of_a_time_range_at_its_end() {
     let mut records = begin();
     records.extend([stack(3, 7, &[CODE.0]), stack(3, 8, &[CODE.0 + 0x10])]);
@@ -309,18 +324,22 @@ fn pages_that_stay_are_those_of_a_time_range_at_its_end() {
 fn pages_that_a_scan_does_not_find_do_not_stay() {
     let mut records = begin();
     records.extend([stack(3, 7, &[CODE.0]), fault_of(5, 0x1000, 7), fault_of(5, 0x2000, 7)]);
-    records.push(fault_of(50, 0x5000, 7));
+    records.extend([fault_of(50, 0x5000, 7), fault_of(5, 0x3000, 7)]);
+    let page = |addr, categories| StateRun {
+        range: range(addr, addr + 0x1000),
+        categories,
+        words: Some(PageWords { entry: PagemapEntry::from_raw(1 << 63), flags: None }),
+    };
     let scan = |depth| PageScan {
         depth,
         began: at(40),
         reason: ScanReason::Heat,
         range: range(0x1000, 0x9000),
         known: PageCategories::all(),
-        runs: vec![StateRun {
-            range: range(0x2000, 0x3000),
-            categories: PageCategories::PRESENT,
-            words: Some(PageWords { entry: PagemapEntry::from_raw(1 << 63), flags: None }),
-        }],
+        runs: vec![
+            page(0x2000, PageCategories::PRESENT),
+            page(0x3000, PageCategories::PRESENT | PageCategories::PFNZERO),
+        ],
     };
     let seen = Seen::Pages(scan(ScanDepth::Words));
     records.push(Record::Observation(Observation { time: at(60), tgid: TGID, space: SPACE, seen }));
@@ -329,5 +348,5 @@ fn pages_that_a_scan_does_not_find_do_not_stay() {
     let (.., summary) = run_all(&records);
 
     let [resident] = &summary.resident[..] else { panic!("of one stack: {:?}", summary.resident) };
-    assert_eq!(resident.pages.get(), 2, "one was seen, one came while the scan ran");
+    assert_eq!(resident.pages.get(), 2, "one was seen, one came while the scan ran, one is the zero page");
 }

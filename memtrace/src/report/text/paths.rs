@@ -67,6 +67,9 @@ impl Report {
         writeln!(f, "{:>12}{:>12}{:>12}  outermost caller first", "faults", "resident", "share")?;
         let page = self.header.host.page.bytes();
         Shown { tree: &tree, order: Order::Resident, page }.write(f)?;
+        if self.summary.resident_lower_bound {
+            writeln!(f, "  more stays: what a process had when it was in too many pieces is not among it")?;
+        }
         writeln!(
             f,
             "  paths of less than 5% are left out; memtrace export -f folded --weight resident has all, with every caller"

@@ -8,13 +8,12 @@ use super::{
     counts::{Counting, stretches},
     history::{self, PageHistory, fault_around},
     occupancy::{Occupancy, Occupied},
-    origins::Origins,
+    origins::{Origin, Origins},
     outcome::{Counted, FaultId, PageChange, SlotScan, Unresolved},
 };
 use crate::{
     event::{
-        Fault, HostFacts, MapRequest, PageScan, ReclaimReading, ScanDepth, SpaceId, StackId, TaskAction,
-        TaskEvent,
+        Fault, HostFacts, MapRequest, PageScan, ReclaimReading, ScanDepth, SpaceId, TaskAction, TaskEvent,
     },
     pipeline::{
         Detail, Options,
@@ -279,7 +278,7 @@ impl PageLedger {
         for (addr, fault) in faults {
             let outcome = seen.outcome(addr, region_at(addr), &fault, &mut counted);
             if let Some(block) = outcome.and_then(|outcome| block_of(addr, &outcome, region_at(addr), page)) {
-                self.origins.brought(space, addr, block, &runs);
+                self.origins.brought(space, (fault.time, addr), block, &runs);
             }
             findings.outcomes.extend(outcome.map(|outcome| (fault.id, outcome)));
         }
@@ -290,9 +289,14 @@ impl PageLedger {
         self.occupancy.take(space, region)
     }
 
-    /// Takes the pages that faults brought to `space` and that are there still, by stack.
-    pub(in crate::pipeline) fn take_resident(&mut self, space: SpaceId) -> BTreeMap<StackId, PageCount> {
+    /// Takes the pages that faults brought to `space` and that are there still, by stack and time.
+    pub(in crate::pipeline) fn take_resident(&mut self, space: SpaceId) -> BTreeMap<Origin, PageCount> {
         self.origins.take(space)
+    }
+
+    /// Whether more stays than [`Self::take_resident`] has.
+    pub(in crate::pipeline) const fn is_resident_lower_bound(&self) -> bool {
+        self.origins.is_lower_bound()
     }
 
     /// All address spaces with pages that faults brought.

@@ -12,8 +12,36 @@ use crate::{
     units::{Nanos, PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
 };
 
-/// Ranges that are remembered of one address space: 40 MiB. If there are more, all are forgotten.
+/// Ranges that are remembered of one address space: 48 MiB. If there are more, all are forgotten.
 const MOST: usize = 1 << 20;
+
+/// What an identity of a stack means is distinguished by times so far apart; what one stack brought in between is one range.
+const SLICE: Nanos = Nanos::new(10_000_000);
+
+/// A stack, and the slice in which it brought pages: later its identity may mean another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::pipeline) struct Origin {
+    pub(in crate::pipeline) stack: StackId,
+    slice: u64,
+}
+
+impl Origin {
+    fn of(stack: StackId, time: Timestamp) -> Self {
+        Self { stack, slice: time.as_nanos() / SLICE.get() }
+    }
+
+    /// Begin and end of the slice.
+    pub(in crate::pipeline) fn times(self) -> [Timestamp; 2] {
+        let at = |slice: u64| Timestamp::from_nanos(slice.saturating_mul(SLICE.get()));
+        [at(self.slice), at(self.slice + 1)]
+    }
+}
+
+/// Whether pages of `run` are memory: the zero page is there, and takes none.
+fn is_memory(run: &StateRun) -> bool {
+    let properties = PropertySet::of(run);
+    properties.contains(PropertySet::PRESENT) && !properties.contains(PropertySet::ZERO)
+}
 
 /// The pages that faults brought, and that nothing is known to have taken away.
 #[derive(Debug)]
@@ -24,12 +52,21 @@ pub(super) struct Origins {
     start: Timestamp,
     /// Whose faults are meant; what happens to their pages after it does not count.
     times: TimeRange,
-    spaces: BTreeMap<SpaceId, RangeMap<VirtAddr, StackId>>,
+    spaces: BTreeMap<SpaceId, RangeMap<VirtAddr, Origin>>,
+    /// Whether some were forgotten.
+    is_lower_bound: bool,
 }
 
 impl Origins {
     pub(super) fn new(host: &HostFacts, is_wanted: bool, times: TimeRange) -> Self {
-        Self { page: host.page, is_wanted, start: host.start, times, spaces: BTreeMap::new() }
+        Self {
+            page: host.page,
+            is_wanted,
+            start: host.start,
+            times,
+            spaces: BTreeMap::new(),
+            is_lower_bound: false,
+        }
     }
 
     fn since_start(&self, time: Timestamp) -> Nanos {
@@ -51,29 +88,38 @@ impl Origins {
         match fault.stack.filter(|_| !is_ahead) {
             Some(stack) => {
                 let known = self.spaces.entry(space).or_default();
-                known.insert(page.addrs(), stack);
+                known.insert(page.addrs(), Origin::of(stack, fault.time));
                 if known.len() > MOST {
                     known.clear();
+                    self.is_lower_bound = true;
                 }
             }
             None => self.remove(space, page),
         }
     }
 
-    /// The fault at `addr` brought the page there and those around it in `block`, of which a scan saw `runs`.
-    pub(super) fn brought(&mut self, space: SpaceId, addr: VirtAddr, block: VirtRange, runs: &[StateRun]) {
+    /// The fault at `addr` at `time` brought the page there and those around it in `block`, of which a scan saw `runs`.
+    pub(super) fn brought(
+        &mut self,
+        space: SpaceId,
+        (time, addr): (Timestamp, VirtAddr),
+        block: VirtRange,
+        runs: &[StateRun],
+    ) {
+        if self.is_over(time) {
+            return;
+        }
         let Some(known) = self.spaces.get_mut(&space) else { return };
-        let Some(stack) = known.get(&addr).copied() else { return };
-        let present = runs.iter().filter(|run| PropertySet::of(run).contains(PropertySet::PRESENT));
-        for part in present.filter_map(|run| run.range.intersection(block)) {
+        let Some(origin) = known.get(&addr).copied() else { return };
+        for part in runs.iter().filter(|run| is_memory(run)).filter_map(|run| run.range.intersection(block)) {
             let others: Vec<_> = known.gaps(&part.addrs()).collect();
             for gap in others {
-                known.insert(gap, stack);
+                known.insert(gap, origin);
             }
         }
     }
 
-    /// A scan that began at `time` and `raced` with these found no pages in `range`, or other than present ones.
+    /// A scan that began at `time` and `raced` with these found no memory in `range`.
     pub(super) fn absent(
         &mut self,
         time: Timestamp,
@@ -104,7 +150,7 @@ impl Origins {
             return;
         }
         let mut next = slot.start();
-        let present = runs.iter().filter(|run| PropertySet::of(run).contains(PropertySet::PRESENT));
+        let present = runs.iter().filter(|run| is_memory(run));
         for (start, end) in
             present.map(|run| (run.range.start(), run.range.end())).chain([(slot.end(), slot.end())])
         {
@@ -153,15 +199,20 @@ impl Origins {
         }
     }
 
-    /// Takes the pages of `space`, which is gone, or of which nobody will ask again, by the stacks that brought them.
-    pub(super) fn take(&mut self, space: SpaceId) -> BTreeMap<StackId, PageCount> {
+    /// Takes the pages of `space`, which is gone, or of which nobody will ask again, by what brought them.
+    pub(super) fn take(&mut self, space: SpaceId) -> BTreeMap<Origin, PageCount> {
         let mut pages: BTreeMap<_, PageCount> = BTreeMap::new();
-        for (range, stack) in self.spaces.remove(&space).unwrap_or_default() {
+        for (range, origin) in self.spaces.remove(&space).unwrap_or_default() {
             let range = VirtRange::new(range.start, range.end);
-            *pages.entry(stack).or_default() +=
+            *pages.entry(origin).or_default() +=
                 range.map_or(PageCount::default(), |range| range.pages(self.page));
         }
         pages
+    }
+
+    /// Whether there were more.
+    pub(super) const fn is_lower_bound(&self) -> bool {
+        self.is_lower_bound
     }
 
     /// All address spaces with pages.

@@ -28,7 +28,7 @@ pub(super) struct Unresolved(BTreeMap<(SpaceId, Vpn), Waiting>);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Waiting {
     pub(super) id: FaultId,
-    time: Timestamp,
+    pub(super) time: Timestamp,
     kind: FaultKind,
     access: Option<Access>,
     protection: Option<bool>,
