@@ -80,6 +80,10 @@ struct Run {
     tally: FaultTally,
 }
 
+/// How far behind its ticks a recorder may take a reading, and still have the intervals before it wait for that. What they hold grows with
+/// it.
+const LAG: Nanos = Nanos::new(2_000_000_000);
+
 impl Intervals {
     pub(in crate::pipeline) fn new(host: &HostFacts, options: &Options) -> Self {
         let Options { interval, detail, wants, .. } = *options;
@@ -284,7 +288,7 @@ impl Intervals {
     /// Closes every interval that ended before `released` and was scanned after its end, now that `tick` has come.
     ///
     /// The tick that passes the end of an interval comes before the reading that follows it. Its scans come before the next tick, or
-    /// later if the recorder lags behind; if there is no reading, one more interval is time enough.
+    /// later if the recorder lags behind. So does the reading; if there is none, one more interval and [`LAG`] are time enough.
     pub(in crate::pipeline) fn close_until(
         &mut self,
         tick: Timestamp,
@@ -307,7 +311,7 @@ impl Intervals {
             let waits =
                 last_reading.is_some_and(|(reading, is_answered)| !is_answered || reading >= interval.end);
             interval.end <= released
-                && (interval.end <= scanned || !waits && interval.end.after(length) <= released)
+                && (interval.end <= scanned || !waits && interval.end.after(length).after(LAG) <= released)
         };
         while self.open.front_mut().is_some_and(is_over) {
             self.close_front(tasks, (totals, pages), rows);

@@ -165,22 +165,27 @@ fn resident(millis: u64) -> Record {
 #[test]
 fn scan_is_waited_for_however_far_the_recorder_lags_behind() {
     let options = Options { wants: RowSet::all(), ..options(Detail::Full) };
-    let mut records = vec![join(1), maps(2, SPACE, &[(0x1000, 0x9000)]), fault(50, 0x3000), tick(100)];
-    // The counters have been read. Before the recorder comes to that, it takes what was drained meanwhile.
-    records.push(heat(110, (0, 0x20_0000), 1));
-    records.extend((2..10).map(|tenth| tick(tenth * 100)));
-    assert_eq!(closed(options.clone(), &records), []);
+    let begin = [join(1), maps(2, SPACE, &[(0x1000, 0x9000)]), fault(50, 0x3000), tick(100)];
+    let ticks: Vec<_> = (2..10).map(|tenth| tick(tenth * 100)).collect();
+    // The counters have been read, and before the recorder comes to that, it takes what was drained meanwhile; or it does so before it
+    // comes to the tick at which they are read.
+    let read_early = [&[heat(110, (0, 0x20_0000), 1)][..], &ticks].concat();
+    let read_late = [&ticks[..], &[heat(910, (0, 0x20_0000), 1)]].concat();
+    for lagging in [read_early, read_late] {
+        let mut records = [&begin[..], &lagging].concat();
+        assert_eq!(closed(options.clone(), &records), []);
 
-    let runs = vec![StateRun::new(range(0x3000, 0x4000), PageCategories::PRESENT)];
-    let Seen::Pages(scan) = pages(runs) else { panic!("a scan of pages") };
-    let seen = Seen::Pages(PageScan { began: at(990), depth: ScanDepth::Words, ..scan });
-    records.push(Record::Observation(Observation { time: at(1000), tgid: TGID, space: SPACE, seen }));
-    records.extend([resident(1001), tick(1010), tick(1260)]);
-    let rows = closed(options, &records);
+        let runs = vec![StateRun::new(range(0x3000, 0x4000), PageCategories::PRESENT)];
+        let Seen::Pages(scan) = pages(runs) else { panic!("a scan of pages") };
+        let seen = Seen::Pages(PageScan { began: at(990), depth: ScanDepth::Words, ..scan });
+        records.push(Record::Observation(Observation { time: at(1000), tgid: TGID, space: SPACE, seen }));
+        records.extend([resident(1001), tick(1010), tick(1260)]);
+        let rows = closed(options.clone(), &records);
 
-    let faults = rows.iter().filter_map(|row| if let Row::Fault(row) = row { Some(row) } else { None });
-    let kinds: Vec<_> = faults.map(|row| row.outcome.map(|outcome| outcome.kind)).collect();
-    assert_eq!(kinds, [Some(OutcomeKind::Anon)]);
+        let faults = rows.iter().filter_map(|row| if let Row::Fault(row) = row { Some(row) } else { None });
+        let kinds: Vec<_> = faults.map(|row| row.outcome.map(|outcome| outcome.kind)).collect();
+        assert_eq!(kinds, [Some(OutcomeKind::Anon)]);
+    }
 }
 
 #[test]
