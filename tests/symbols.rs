@@ -235,6 +235,13 @@ fn names_are_added_later_from_files_with_the_same_build_id() {
         let run = memtrace!().run(["symbolize", "--debug-dir"]).arg(debug.path()).arg(path).finish();
         run.expect_code(0).stderr
     };
+    let cut = scratch.path().join("cut.mtrace");
+    let whole = fs::read(path).expect("a file");
+    fs::write(&cut, &whole[..whole.len() - 7]).expect("a file");
+    let run = memtrace!().run(["symbolize", "--debug-dir"]).arg(debug.path()).arg(&cut).finish();
+    run.expect_failure(1, &["cut.mtrace", "is cut"]);
+    assert_eq!(fs::metadata(&cut).expect("a file").len(), whole.len() as u64 - 7);
+
     let said = symbolize();
 
     assert!(named(path) > 0, "{said}");

@@ -24,7 +24,7 @@ use super::{args::SymbolizeArgs, input, output::Output};
 use crate::{
     event::{CodeFile, CodeSegment, Function, NamedCode, Symbols},
     export::{ExportError, Sink},
-    record::{self, MAGIC},
+    record::{self, MAGIC, Recording},
     symbolize::{self, Names, Unnamed},
     timeline::{CodePosition, FrameRow, Row, RowSet},
     units::{Hexadecimal, Printable},
@@ -38,7 +38,7 @@ pub(super) fn run(args: &SymbolizeArgs, quiet: bool) -> anyhow::Result<ExitCode>
     if !recording.header().capture.stacks {
         bail!("{} has no stacks, whose code could have names: record with -g", args.file.display());
     }
-    let known = Known::of(recording.symbols());
+    let (known, known_places) = (Known::of(recording.symbols()), places(recording.symbols()));
     let mut code = Code::default();
     let summary = record::replay(&mut recording, &mut code)?;
     drop(summary);
@@ -53,9 +53,9 @@ pub(super) fn run(args: &SymbolizeArgs, quiet: bool) -> anyhow::Result<ExitCode>
         let found = symbolize::name(vec![unnamed], &debug_dirs, &AtomicBool::new(false));
         better.extend(found.into_iter().filter_map(|symbols| known.improved(symbols)));
     }
-    let added: usize = better.iter().map(|symbols| symbols.code.len()).sum();
+    let added = places(&better);
     if added > 0 {
-        append(&args.file, &better)?;
+        append(&args.file, &better, known_places)?;
     }
     if !quiet {
         // Nobody is left to read it.
@@ -64,8 +64,13 @@ pub(super) fn run(args: &SymbolizeArgs, quiet: bool) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes `symbols` behind the recording at `path`.
-fn append(path: &Path, symbols: &[Symbols]) -> anyhow::Result<()> {
+/// How many places in code have names.
+fn places(symbols: &[Symbols]) -> usize {
+    symbols.iter().map(|symbols| symbols.code.len()).sum()
+}
+
+/// Writes `symbols` behind the recording at `path`, in which so many places have names.
+fn append(path: &Path, symbols: &[Symbols], known: usize) -> anyhow::Result<()> {
     let output = Output::open(path, |head| {
         if !head.starts_with(&MAGIC) {
             bail!("it is no recording any more");
@@ -73,8 +78,14 @@ fn append(path: &Path, symbols: &[Symbols]) -> anyhow::Result<()> {
         Ok(())
     })?;
     let mut file = &output.file;
-    file.seek(SeekFrom::End(0)).context("names can only be added to a file")?;
-    Ok(record::add_symbols(file, symbols)?)
+    let len = file.seek(SeekFrom::End(0)).context("names can only be added to a file")?;
+    record::add_symbols(file, symbols)?;
+    // Behind a chunk that was cut, they are taken for the rest of it.
+    if places(Recording::open(path)?.symbols()) != known + places(symbols) {
+        file.set_len(len).context("names that cannot be read are behind the recording")?;
+        bail!("{} is cut: names behind it could not be read, and none were added", path.display());
+    }
+    Ok(())
 }
 
 /// What was done, and for which files there was nothing.
