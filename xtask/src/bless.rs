@@ -8,6 +8,6 @@ use crate::workspace;
 pub(crate) fn bless() -> anyhow::Result<()> {
     let shell = workspace::shell()?;
     let test = "readme_has_the_facilities_of_the_program";
-    let run = cmd!(shell, "cargo test --quiet --package memtrace-tests --test cli -- --exact {test}");
+    let run = cmd!(shell, "cargo test --quiet --package memtrace-tests --test doctor -- --exact {test}");
     Ok(run.env("MEMTRACE_BLESS", "1").run()?)
 }
