@@ -10,10 +10,8 @@ use std::io;
 
 use crate::{
     event::{HostFacts, Loss},
-    timeline::{
-        FaultRow, FrameRow, MapRow, PageRow, RegionSummary, Row, RowSet, Summary, TimeRange, TimelineRow,
-    },
-    units::Timestamp,
+    timeline::{FaultRow, FrameRow, MapRow, PageRow, RegionSummary, Row, RowSet, Summary, TimelineRow},
+    units::{TimeRange, Timestamp},
 };
 
 mod column;

@@ -15,8 +15,8 @@ use crate::{
         Record, Seen, TaskAction, TaskEvent, Tid,
     },
     order::{Event, Reorder},
-    timeline::{MapRow, Row, RowSet, Summary, TimeRange},
-    units::{Nanos, Timestamp},
+    timeline::{MapRow, Row, RowSet, Summary},
+    units::{Nanos, TimeRange, Timestamp},
 };
 
 mod arrived;

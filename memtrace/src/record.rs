@@ -17,8 +17,8 @@ use crate::{
     event::{FaultCounts, HostFacts},
     pagemap::PageEra,
     pipeline::{Detail, FocusOptions, Options},
-    timeline::{RowSet, TimeRange},
-    units::{Nanos, Timestamp},
+    timeline::RowSet,
+    units::{Nanos, TimeRange, Timestamp},
 };
 
 mod chunk;

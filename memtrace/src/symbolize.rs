@@ -234,6 +234,7 @@ fn functions(symbolized: &Symbolized<'_>) -> Vec<Function> {
     };
     let compiled = function(name, Some(*offset as u64), code_info.as_deref());
     let inlined = inlined.iter().rev().map(|one| function(&one.name, None, one.code_info.as_ref()));
+    let inlined = inlined.take(NamedCode::MOST_FUNCTIONS - 1);
     inlined.chain([compiled]).collect()
 }
 

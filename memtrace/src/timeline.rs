@@ -351,35 +351,6 @@ pub struct Summary {
     pub resident_lower_bound: bool,
 }
 
-/// A part of a recording, by the time since its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TimeRange {
-    /// It begins here; with the recording if it is `None`.
-    pub from: Option<Nanos>,
-    /// It is over here; with the recording if it is `None`.
-    pub to: Option<Nanos>,
-}
-
-impl TimeRange {
-    /// Whether it begins after `time`.
-    #[must_use]
-    pub fn is_ahead(self, time: Nanos) -> bool {
-        self.from.is_some_and(|from| time < from)
-    }
-
-    /// Whether it is over at `time`.
-    #[must_use]
-    pub fn is_over(self, time: Nanos) -> bool {
-        self.to.is_some_and(|to| time >= to)
-    }
-
-    /// Whether `time` is in it.
-    #[must_use]
-    pub fn contains(self, time: Nanos) -> bool {
-        !self.is_ahead(time) && !self.is_over(time)
-    }
-}
-
 /// Faults by how they ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FaultTotals {

@@ -19,8 +19,7 @@ use super::report::ReportArgs;
 use super::{record::RecordArgs, snapshot::SnapshotArgs};
 use crate::{
     export::{ColumnHead, FORMATS, Format, TABLES, Table, WEIGHTS, Weight},
-    timeline::TimeRange,
-    units::Nanos,
+    units::{Nanos, TimeRange},
 };
 
 /// Records every page fault and every change of an address space, and what the kernel gave for it
@@ -112,7 +111,7 @@ pub(super) struct TimeArgs {
     #[arg(long, value_name = "TIME", help_heading = "Selection")]
     from: Option<Nanos>,
 
-    /// Only faults that completed before that; of memory that stays, what is there then, or was when its process ended
+    /// Only faults that completed before that
     #[arg(long, value_name = "TIME", help_heading = "Selection")]
     to: Option<Nanos>,
 }

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     export::{self, Content, STALL, Sink, StackOptions, TIMELINE},
     record,
-    timeline::TimeRange,
+    units::TimeRange,
 };
 
 /// Options that do not go together.

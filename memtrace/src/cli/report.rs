@@ -17,7 +17,7 @@ use crate::{
     event::Tgid,
     pipeline::Detail,
     report::{GroupReport, Grouping, KEYS, Key, ORDERS, Order, Report},
-    timeline::TimeRange,
+    units::TimeRange,
 };
 
 /// Groups that are shown where nothing else is asked for.

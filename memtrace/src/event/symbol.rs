@@ -64,6 +64,11 @@ pub struct NamedCode {
     pub functions: Arc<[Function]>,
 }
 
+impl NamedCode {
+    /// Functions at one place at most: many times what compilers inline into each other.
+    pub const MOST_FUNCTIONS: usize = 256;
+}
+
 /// Functions that code of one file belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Symbols {

@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     event::HostFacts,
-    timeline::{Row, RowSet, Summary, TimeRange},
-    units::PageSize,
+    timeline::{Row, RowSet, Summary},
+    units::{PageSize, TimeRange},
 };
 
 /// The format.

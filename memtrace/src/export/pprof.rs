@@ -29,8 +29,8 @@ use super::{
 };
 use crate::{
     event::{HostFacts, Mode},
-    timeline::{Row, RowSet, Summary, TimeRange},
-    units::PageSize,
+    timeline::{Row, RowSet, Summary},
+    units::{PageSize, TimeRange},
 };
 
 /// The format.

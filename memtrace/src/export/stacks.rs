@@ -17,8 +17,8 @@ use std::{
 use self::interned::Interned;
 use crate::{
     event::{Comm, HostFacts, Mode, StackEnd},
-    timeline::{CodePlace, FaultRow, FrameRow, ResidentPages, Row, RowSet, Summary, TimeRange},
-    units::{Nanos, PageCount, PageSize, Timestamp},
+    timeline::{CodePlace, FaultRow, FrameRow, ResidentPages, Row, RowSet, Summary},
+    units::{Nanos, PageCount, PageSize, TimeRange, Timestamp},
 };
 
 /// What faults cost together.
@@ -78,7 +78,7 @@ pub const WEIGHTS: &[&Weight] = &[
     &Weight {
         name: "resident",
         unit: "bytes",
-        doc: "pages that faults brought and that were there at the end: memory that stays",
+        doc: "pages that faults brought and that were there at the end, of --to or their process if that is earlier: memory that stays",
         of: |costs, page| costs.resident.bytes(page),
     },
 ];

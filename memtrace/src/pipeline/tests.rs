@@ -7,7 +7,7 @@ use crate::{
     },
     pagemap::{PageCategories, StateRun},
     timeline::{AccessCounts, FaultDetail, FaultTotals, ProcessId, TimelineRow},
-    units::{PageCount, VirtAddr, VirtRange},
+    units::{PageCount, TimeRange, VirtAddr, VirtRange},
 };
 
 mod arrival;

@@ -200,7 +200,6 @@ impl<R: Read> Recording<R> {
 }
 
 /// Takes the magic and the version of the format, which must be ours.
-/// Takes the preamble of a recording; an error if there is none.
 pub(super) fn check_preamble<R: Read>(chunks: &mut ChunkReader<R>) -> Result<(), RecordError> {
     let magic = chunks.take_plain(MAGIC.len()).map_err(RecordError::Read)?;
     if magic.is_empty() {

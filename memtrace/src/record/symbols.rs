@@ -27,9 +27,6 @@ use crate::{
 const FULL: usize = 16 << 10;
 const FULL_BYTES: usize = 4 << 20;
 
-/// Functions at one place at most: many times what compilers inline into each other. Of a place with more none is taken.
-const MOST_FUNCTIONS: usize = 256;
-
 /// Names of code of one file.
 #[derive(Serialize, Deserialize)]
 struct Named {
@@ -133,7 +130,7 @@ impl Named {
         let segments = self.segments.into_iter();
         let segments = segments.map(|(offset, len, addr)| CodeSegment { offset, len, addr });
         let code = self.code.into_iter().zip(self.since);
-        let code = code.filter(|((_, functions), _)| functions.len() <= MOST_FUNCTIONS);
+        let code = code.filter(|((_, functions), _)| functions.len() <= NamedCode::MOST_FUNCTIONS);
         let code = code.map(|((at, functions), since)| NamedCode {
             at,
             since: Timestamp::from_nanos(since),

@@ -18,8 +18,8 @@ use crate::{
     event::{FaultCounts, FaultKind, HostFacts, Tgid, Tid},
     export::{ExportError, Sink},
     record::{self, Recording, ReplayError},
-    timeline::{CodeTotals, FaultRow, FrameRow, ProcessId, RegionId, RegionLabel, Row, RowSet, TimeRange},
-    units::{Nanos, PageCount, Timestamp},
+    timeline::{CodeTotals, FaultRow, FrameRow, ProcessId, RegionId, RegionLabel, Row, RowSet},
+    units::{Nanos, PageCount, TimeRange, Timestamp},
 };
 
 mod json;

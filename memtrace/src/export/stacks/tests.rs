@@ -9,8 +9,8 @@ use crate::{
     },
     export::Sink,
     pipeline::{Detail, FocusOptions, Options, Pipeline},
-    timeline::{FaultOutcome, OutcomeKind, Summary, TimeRange},
-    units::{Timestamp, VirtAddr, VirtRange},
+    timeline::{FaultOutcome, OutcomeKind, Summary},
+    units::{TimeRange, Timestamp, VirtAddr, VirtRange},
 };
 
 const SPACE: SpaceId = SpaceId(7);

@@ -33,7 +33,7 @@ impl KnownSymbols {
     pub(in crate::pipeline) fn of(&self, file: &CodeFile, at: u64, time: Timestamp) -> Arc<[Function]> {
         let named = || {
             let code = self.files.get(file)?;
-            // Before the first name, it is the best guess.
+            // Before its first name, code has that.
             let before = code.range((at, Timestamp::default())..=(at, time)).next_back();
             let named = before.or_else(|| code.range((at, time)..=(at, END_OF_TIME)).next())?;
             Some(Arc::clone(named.1))

@@ -10,6 +10,7 @@ use crate::{
     },
     pagemap::{PageWords, PagemapEntry},
     timeline::{CodePlace, CodePosition, CodeTotals, FrameRow, Module},
+    units::TimeRange,
 };
 
 const CODE: (u64, u64) = (0x40_0000, 0x41_0000);

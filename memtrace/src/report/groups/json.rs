@@ -5,8 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{Costs, GroupReport, Grouping, Key};
 use crate::{
     event::FaultCounts,
-    timeline::TimeRange,
-    units::{Nanos, PageSize},
+    units::{Nanos, PageSize, TimeRange},
 };
 
 /// Version of the JSON; changes when a key changes its meaning or goes.

@@ -11,7 +11,7 @@ use crate::{
     timeline::{
         Backing, CodePlace, CodePosition, FaultOutcome, FaultPlace, Module, OutcomeKind, RegionSummary,
     },
-    units::{VirtAddr, VirtRange},
+    units::{TimeRange, VirtAddr, VirtRange},
 };
 
 /// Start of the recording.

@@ -11,8 +11,7 @@ use crate::{
         numbers::{Share, Size, Time},
         text::{HEADING, LABEL, WIDEST_LABEL},
     },
-    timeline::TimeRange,
-    units::{Nanos, PageSize},
+    units::{Nanos, PageSize, TimeRange},
 };
 
 /// Width of the numbers.

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     event::{Function, StackEnd},
-    timeline::{CodePlace, CodePosition, StackTotals},
+    timeline::{CodePlace, CodePosition, ResidentPages, StackTotals},
 };
 
 /// Code of the function `name` of a file, with what was inlined there, innermost first.
@@ -154,6 +154,21 @@ fn path_of_many_frames_is_shortened_in_its_middle_and_its_json_can_be_parsed() {
     let json: Value =
         serde_json::from_str(&report.to_json().to_string()).expect("no more levels than parsers take");
     assert_eq!(json["call_tree"][0]["function"], "odd");
+}
+
+#[test]
+fn memory_that_stays_says_where_it_is_a_lower_bound() {
+    let mut report = named();
+    let line = "more stays: what a process had when it was in too many pieces is not among it";
+    report.summary.resident = vec![ResidentPages { process: None, stack: 1, pages: PageCount::new(3) }];
+    assert!(!report.to_string().contains(line));
+
+    report.summary.resident_lower_bound = true;
+
+    let text = report.to_string();
+    let (_, section) = text.split_once("Memory that stays").expect("a section");
+    assert!(section.contains(line), "{text}");
+    assert_eq!(report.to_json()["resident_lower_bound"], true);
 }
 
 #[test]

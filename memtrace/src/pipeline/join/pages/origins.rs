@@ -8,8 +8,8 @@ use super::moves::move_pages;
 use crate::{
     event::{Fault, HostFacts, MapRequest, SpaceId, StackId},
     pagemap::StateRun,
-    timeline::{PropertySet, TimeRange},
-    units::{Nanos, PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
+    timeline::PropertySet,
+    units::{Nanos, PageCount, PageSize, TimeRange, Timestamp, VirtAddr, VirtRange},
 };
 
 /// Ranges that are remembered of one address space: 48 MiB. If there are more, all are forgotten.
