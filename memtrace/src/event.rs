@@ -262,7 +262,7 @@ pub enum TaskAction {
     Exit {
         /// Its address space.
         space: SpaceId,
-        /// Whether it was the last of its thread group.
+        /// Whether no task of its thread group was left but such as had come to their exit: of two, both may see that.
         group_dead: bool,
         /// What the kernel charged to it.
         account: Option<Account>,

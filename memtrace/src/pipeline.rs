@@ -312,7 +312,7 @@ impl Pipeline {
                         pages.happened(task.time, (space, tasks.regions(space)), what);
                     }
                 }
-                if has_map_rows && matches!(task.action, TaskAction::Exit { group_dead: true, .. }) {
+                if has_map_rows && actors.is_end {
                     rows.push(Row::Map(maps::exit_row(&task)));
                 }
             }

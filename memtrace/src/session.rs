@@ -36,6 +36,7 @@ use crate::{
     units::{ByteSize, Nanos},
 };
 
+mod exits;
 pub mod hold;
 mod invoker;
 pub mod keeper;
@@ -197,7 +198,7 @@ async fn record(
     let features = host::Features::probe();
     let cpus = host::cpus()?;
     let ring = options.ring.unwrap_or_else(|| default_ring(cpus.possible));
-    let mut keeper = options.verify.then(Keeper::spawn).transpose()?;
+    let (mut keeper, exits) = options.verify.then(Keeper::spawn).transpose()?.unzip();
     let plan = plan(options, &features, cpus.possible, ring, keeper.as_ref().map(Keeper::pid))?;
     let mut probes = Probes::load(&plan)?;
     // The kernel's own types take three times their size while they are parsed.
@@ -241,9 +242,9 @@ async fn record(
     let writer = Writer::new(BufWriter::new(file), &header)?;
     sinks.begin(&facts)?;
     let wants = sinks.wants();
-    let taker = Recorder::new(writer, sinks, &facts, header.options(wants), scans, heat, batches);
+    let taker =
+        Recorder::new(writer, sinks, &facts, header.options(wants), scans, heat, batches).with_exits(exits);
     let (scan_now, stopped_probe) = (taker.scan_switch(), taker.stopped_probe());
-    let exits = taker.exits();
     let first = vec![Frame::Control(armed.joins)];
     let scope = (plan.follows_maps, options.symbols != SymbolTime::Never);
     let stacks = stacks.map(|(ring, table)| Stacks::new(ring, table, &facts, scope, &first));
@@ -259,7 +260,7 @@ async fn record(
     }
     if let Some(keeper) = &mut keeper {
         let (processes, max_lock) = (armed.tgids.clone(), options.max_lock);
-        keeper.hold(&Task { processes, page: facts.page, scan, max_lock, depth }, exits)?;
+        keeper.hold(&Task { processes, page: facts.page, scan, max_lock, depth })?;
     }
 
     if let Some(gated) = gated {

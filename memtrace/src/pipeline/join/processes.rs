@@ -63,12 +63,22 @@ impl Processes {
         self.last(time, tgid)
     }
 
-    /// `process` ended, or is no longer traced, at `time`.
-    pub(in crate::pipeline) fn gone(&mut self, time: Timestamp, process: ProcessId) {
+    /// `process` ended, or is no longer traced, at `time`; false if that is known already.
+    pub(in crate::pipeline) fn gone(&mut self, time: Timestamp, process: ProcessId) -> bool {
         let is_it = |latest: &&mut Latest| latest.id == process && !latest.is_gone;
+        let Some(latest) = self.latest.get_mut(&process.tgid).filter(is_it) else { return false };
+        latest.is_gone = true;
+        self.gone.push_back((time, process));
+        true
+    }
+
+    /// `process` executes a program. Without the layout of tasks the end of a leader passes for that of its process, which another
+    /// thread that executes a program goes on with.
+    pub(in crate::pipeline) fn goes_on(&mut self, process: ProcessId) {
+        let is_it = |latest: &&mut Latest| latest.id == process && latest.is_gone;
         if let Some(latest) = self.latest.get_mut(&process.tgid).filter(is_it) {
-            latest.is_gone = true;
-            self.gone.push_back((time, process));
+            latest.is_gone = false;
+            self.gone.retain(|(_, gone)| *gone != process);
         }
     }
 
@@ -142,6 +152,20 @@ mod tests {
 
         assert_eq!(processes.born(at(9), TGID), listed);
         assert_eq!(processes.joined(at(11), TGID), listed, "its second thread");
+    }
+
+    #[test]
+    fn process_that_executes_a_program_after_its_leader_ended_ends_once_more() {
+        let mut processes = Processes::default();
+
+        let process = processes.born(at(10), TGID);
+        assert!(processes.gone(at(15), process));
+        assert!(!processes.gone(at(16), process), "another thread that finds itself the last");
+        processes.goes_on(process);
+
+        assert!(processes.gone.is_empty());
+        assert!(processes.gone(at(20), process));
+        assert_eq!(processes.gone, [(at(20), process)]);
     }
 
     #[test]

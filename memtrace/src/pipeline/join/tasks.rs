@@ -46,6 +46,8 @@ pub(in crate::pipeline) struct Actors {
     pub(in crate::pipeline) process: ProcessId,
     /// The process that it made.
     pub(in crate::pipeline) child: Option<ProcessId>,
+    /// Whether the process ended with it. Threads that exit at once on several CPUs may each find themselves the last of their group.
+    pub(in crate::pipeline) is_end: bool,
 }
 
 /// All traced tasks and their address spaces.
@@ -306,7 +308,7 @@ impl Tasks {
             TaskAction::Join { .. } => self.processes.joined(time, tgid),
             _ => self.process(time, tgid, tid),
         };
-        let mut child = None;
+        let (mut child, mut is_end) = (None, false);
         match action {
             TaskAction::Fork { child_tgid, child_tid, space, parent_space: _, comm, clone_flags } => {
                 let is_thread = clone_flags & CLONE_THREAD != 0;
@@ -321,6 +323,7 @@ impl Tasks {
                 if old_tid != tid {
                     self.leave(time, old_tid);
                 }
+                self.processes.goes_on(process);
                 self.enter(time, tid, Task { process, space, comm, settled: time, ended: None });
                 if let Some((regions, ids)) = self.regions_mut(space) {
                     regions.settle(ids);
@@ -349,7 +352,7 @@ impl Tasks {
                 self.leave(time, tid);
                 if group_dead {
                     self.leave(time, Tid(tgid.0));
-                    self.processes.gone(time, process);
+                    is_end = self.processes.gone(time, process);
                 }
             }
             TaskAction::Leave { .. } => {
@@ -358,7 +361,7 @@ impl Tasks {
             }
             TaskAction::Alive { .. } | TaskAction::Late { .. } => {}
         }
-        Actors { process, child }
+        Actors { process, child, is_end }
     }
 
     fn enter(&mut self, time: Timestamp, tid: Tid, task: Task) {

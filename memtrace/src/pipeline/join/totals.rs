@@ -202,11 +202,11 @@ impl Totals {
             TaskAction::Fork { .. } if actors.child.is_some() => self.tasks.forks += 1,
             TaskAction::Fork { .. } => self.tasks.threads += 1,
             TaskAction::Exec { .. } => self.tasks.execs += 1,
-            TaskAction::Exit { group_dead, .. } => {
+            TaskAction::Exit { .. } => {
                 self.tasks.exits += 1;
                 let is_verified = self.processes.get(&actors.process).is_some_and(|one| one.is_verified);
                 if let Some(unverified) = &mut self.unverified {
-                    *unverified += u64::from(group_dead && !is_verified);
+                    *unverified += u64::from(actors.is_end && !is_verified);
                 }
             }
             _ => {}
@@ -215,7 +215,7 @@ impl Totals {
 
     /// Adds a task event to the processes that take part.
     pub(in crate::pipeline) fn task(&mut self, action: &TaskAction, actors: Actors) {
-        let Actors { process, child } = actors;
+        let Actors { process, child, is_end: _ } = actors;
         self.forks.task(action, process, child);
         for one in [Some(process), child].into_iter().flatten() {
             self.processes.entry(one).or_default();

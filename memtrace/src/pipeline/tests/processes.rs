@@ -177,6 +177,22 @@ fn process_that_ends_without_a_last_comparison_is_unverified() {
 }
 
 #[test]
+fn process_of_which_two_threads_are_the_last_ends_once() {
+    let thread = |record: Record| match by_child(record) {
+        Record::Task(event) => Record::Task(TaskEvent { tid: Tid(CHILD.0 + 1), ..event }),
+        other => panic!("of a task: {other:?}"),
+    };
+    let records = [join(1), fork(10, CHILD.0, 8), thread(ended(20, 8, 3)), ended(20, 8, 32)];
+
+    let options = Options { verify: true, wants: RowSet::all(), ..options(Detail::Full) };
+    let (rows, _, summary) = run_with(options, &records);
+
+    assert_eq!(summary.maps.identity.unverified, Some(1));
+    let is_exit = |row: &&Row| matches!(row, Row::Map(map) if map.action == "exit");
+    assert_eq!(rows.iter().filter(is_exit).count(), 1);
+}
+
+#[test]
 fn sums_are_the_same_whichever_rows_are_made() {
     let sums = |wants| {
         let (rows, _, summary) = run_with(Options { wants, ..options(Detail::Full) }, &story());
