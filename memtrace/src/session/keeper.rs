@@ -4,24 +4,30 @@
 //! Source: `ptrace(2)`: the kernel lets go of what a process held when that ends.
 //! Keeps: an exit is held while its maps are read, and pages of what is small. Whether memtrace is stopped, has no time or was
 //! killed makes no difference for the target: what nobody takes is dropped, and its process counts as unverified.
-//! Not here: holding (`hold`), comparing (`pipeline`).
+//! Not here: holding (`hold`), when an exit is recorded (`exits`), comparing (`pipeline`).
 
 use std::{
     collections::BTreeSet,
     error::Error,
     io::{self, Read, Write},
-    os::unix::process::CommandExt as _,
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    net::Shutdown,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::{net::UnixStream, process::CommandExt as _},
+    },
+    process::{Child, ChildStdout, Command, Stdio},
     sync::mpsc::{Receiver, SyncSender, sync_channel},
     thread::{Builder, JoinHandle},
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::hold::{Exiting, Hold};
+use super::{
+    exits::{Announcer, Exit, Exits},
+    hold::{Exiting, Hold},
+};
 use crate::{
-    decode::Frame,
-    event::{Observation, ReclaimReading, ScanDepth, Tgid},
+    event::{ScanDepth, Tgid},
     pagemap::PageCategories,
     probe::{Prober, reclaim::ReclaimReader},
     record::Cost,
@@ -62,23 +68,6 @@ pub(super) struct Task {
     pub(super) depth: ScanDepth,
 }
 
-/// What a process was when it was about to exit.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Exit {
-    /// What the kernel had reclaimed before, if it tells.
-    reclaim: Option<ReclaimReading>,
-    /// Its maps, then its pages.
-    observations: Vec<Observation>,
-}
-
-impl Exit {
-    /// As the recording has it.
-    pub(super) fn into_frames(self) -> impl Iterator<Item = Frame> {
-        let observations = self.observations.into_iter().map(Frame::Observation);
-        self.reclaim.map(Frame::Reclaim).into_iter().chain(observations)
-    }
-}
-
 /// What the keeper says.
 #[derive(Debug, Serialize, Deserialize)]
 enum Message {
@@ -95,26 +84,29 @@ enum Message {
 pub(super) struct Keeper {
     child: Child,
     /// Its end ends the keeper.
-    orders: Option<ChildStdin>,
+    orders: UnixStream,
     reports: Option<ChildStdout>,
+    exits: SyncSender<Exit>,
     reader: Option<JoinHandle<Cost>>,
 }
 
 impl Keeper {
-    /// Starts a keeper that holds nothing yet.
-    pub(super) fn spawn() -> io::Result<Self> {
+    /// Starts a keeper that holds nothing yet, and says where to take what exits.
+    pub(super) fn spawn() -> io::Result<(Self, Exits)> {
+        let (orders, ordered) = UnixStream::pair()?;
+        let (sender, exits) = Exits::new(orders.try_clone()?);
         let mut keeper = Command::new("/proc/self/exe");
         // Its log is ours.
         keeper
             .arg0("memtrace")
             .arg(VERB)
             .arg(log::max_level().as_str())
-            .stdin(Stdio::piped())
+            .stdin(OwnedFd::from(ordered))
             .stdout(Stdio::piped());
         // Signals of the terminal are not for it.
         let mut child = keeper.process_group(0).spawn()?;
-        let (orders, reports) = (child.stdin.take(), child.stdout.take());
-        Ok(Self { child, orders, reports, reader: None })
+        let reports = child.stdout.take();
+        Ok((Self { child, orders, reports, exits: sender, reader: None }, exits))
     }
 
     /// By whom processes are held.
@@ -122,16 +114,17 @@ impl Keeper {
         self.child.id()
     }
 
-    /// Has it hold; whatever exits from now on goes to `exits`.
-    pub(super) fn hold(&mut self, task: &Task, exits: SyncSender<Exit>) -> Result<(), KeeperError> {
-        let (Some(orders), Some(mut reports)) = (&mut self.orders, self.reports.take()) else {
+    /// Has it hold; whatever exits from now on goes to where [`Keeper::spawn`] said.
+    pub(super) fn hold(&mut self, task: &Task) -> Result<(), KeeperError> {
+        let Some(mut reports) = self.reports.take() else {
             return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
         };
-        write(orders, task)?;
+        write(&mut self.orders, task)?;
         match read(&mut reports)? {
             Some(Message::Held(held)) => held.map_err(KeeperError::Refused)?,
             _ => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
         }
+        let exits = self.exits.clone();
         let take = move || loop {
             match read(&mut reports) {
                 // A recorder that failed takes nothing any more.
@@ -150,14 +143,19 @@ impl Keeper {
 
     /// Lets everything go; all exits are handed over when it returns. Returns what scans cost.
     pub(super) fn release(mut self) -> Cost {
-        drop(self.orders.take());
+        self.end();
         self.reader.take().and_then(|reader| reader.join().ok()).unwrap_or_default()
+    }
+
+    fn end(&self) {
+        // One that is gone has nothing to be ended.
+        let _gone = self.orders.shutdown(Shutdown::Write);
     }
 }
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        drop(self.orders.take());
+        self.end();
         let _reaped = self.child.wait();
     }
 }
@@ -194,11 +192,15 @@ fn hold(task: Task, exits: SyncSender<Exit>) -> Result<(Hold, Receiver<Cost>), B
     let (cost, costs) = sync_channel(1);
     let mut scans = Scans { prober: Prober::new(page, scan, max_lock, depth)?, cost };
     let mut reclaim = ReclaimReader::open().ok();
+    let announcer = Announcer::new(io::stdin().as_fd().try_clone_to_owned()?);
     let on_exit = move |Exiting { process, thread, is_alone }| {
+        announcer.announce();
         let reclaim = reclaim.as_mut().filter(|_| is_alone).and_then(ReclaimReader::read);
         let observations = scans.prober.exit_scan(process, thread, is_alone);
         // Where the queue is full, memtrace does not take what it gets.
-        let _dropped = exits.try_send(Exit { reclaim, observations });
+        if exits.try_send(Exit { reclaim, observations }).is_err() {
+            announcer.take_back();
+        }
     };
     Ok((Hold::seize(processes, on_exit)?, costs))
 }

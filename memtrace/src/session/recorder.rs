@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::keeper::Exit;
+use super::exits::Exits;
 use crate::{
     decode::Frame,
     event::{HostFacts, ProbeRequest, ProbeTarget, Tgid, Tid},
@@ -32,9 +32,6 @@ use crate::{
 
 /// Time after which what is buffered goes to the file: the most that a killed recorder takes with it.
 const FLUSH_PERIOD: Duration = Duration::from_millis(250);
-
-/// Exits that wait to be taken, for the time between two batches; while there are as many, the others wait where they come from.
-const EXITS: usize = 256;
 
 /// Why recording stopped before its time.
 #[derive(Debug, thiserror::Error)]
@@ -112,7 +109,8 @@ pub(super) struct Recorder<W: Write> {
     flushed: Instant,
     scan_now: Arc<AtomicBool>,
     still: (Sender<Waiting>, Receiver<Waiting>),
-    exits: (SyncSender<Exit>, Receiver<Exit>),
+    /// `None` if no process is held at its exit.
+    exits: Option<Exits>,
     /// Written, and yet to go through the pipeline.
     waiting: VecDeque<Frame>,
     /// The last comparison has been taken: what changes from now on may not be seen.
@@ -147,7 +145,7 @@ impl<W: Write> Recorder<W> {
             flushed: Instant::now(),
             scan_now: Arc::default(),
             still: channel(),
-            exits: sync_channel(EXITS),
+            exits: None,
             waiting: VecDeque::new(),
             is_compared: false,
             rows: Vec::new(),
@@ -165,9 +163,9 @@ impl<W: Write> Recorder<W> {
         StoppedProbe(self.still.0.clone())
     }
 
-    /// Where those go that are held at their exit.
-    pub(super) fn exits(&self) -> SyncSender<Exit> {
-        self.exits.0.clone()
+    /// Records what is seen of processes that are held at their exit, too.
+    pub(super) fn with_exits(self, exits: Option<Exits>) -> Self {
+        Self { exits, ..self }
     }
 
     /// Takes batches until their sender is gone, then ends the rows.
@@ -205,7 +203,7 @@ impl<W: Write> Recorder<W> {
         Ok(())
     }
 
-    /// Writes a batch behind what was seen at exits by now, for which its tick may be too late.
+    /// Writes a batch behind what was seen at exits by now, which would come too late behind its tick.
     fn write_batch(&mut self, batch: Batch) -> Result<(), RecorderError> {
         self.write_exits()?;
         batch.into_iter().try_for_each(|frame| self.write(frame))
@@ -213,7 +211,7 @@ impl<W: Write> Recorder<W> {
 
     /// Writes what was seen of processes that were held at their exit; not where there is no room for more.
     fn write_exits(&mut self) -> Result<(), RecorderError> {
-        while let Ok(exit) = self.exits.1.try_recv() {
+        for exit in self.exits.as_mut().map(Exits::take).unwrap_or_default() {
             if !self.batches.is_full() {
                 exit.into_frames().try_for_each(|frame| self.write_own(frame))?;
             }
