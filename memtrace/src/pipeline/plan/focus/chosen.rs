@@ -1,49 +1,39 @@
 //! What was chosen for one round of scans.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
+
+use rangemap::RangeMap;
 
 use crate::{
     event::{ScanReason, SpaceId},
-    units::VirtRange,
+    units::{VirtAddr, VirtRange},
 };
 
-/// Ranges by address space; each address once.
+/// Why which addresses of each address space are scanned. What was chosen first stays: better reasons come first.
 #[derive(Debug, Default)]
-pub(super) struct Chosen(BTreeMap<SpaceId, Vec<(VirtRange, ScanReason)>>);
+pub(super) struct Chosen(BTreeMap<SpaceId, RangeMap<VirtAddr, ScanReason>>);
 
 impl Chosen {
+    /// Adds what is not chosen yet of `range`.
     pub(super) fn add(&mut self, space: SpaceId, range: VirtRange, reason: ScanReason) {
-        self.0.entry(space).or_default().push((range, reason));
+        let chosen = self.0.entry(space).or_default();
+        let rest: Vec<_> = chosen.gaps(&range.addrs()).collect();
+        for range in rest {
+            chosen.insert(range, reason);
+        }
     }
 
     /// The ranges, ascending and apart; neighbours that were chosen for the same reason are one.
     pub(super) fn into_ranges(self) -> impl Iterator<Item = (SpaceId, Vec<(VirtRange, ScanReason)>)> {
-        self.0.into_iter().map(|(space, ranges)| (space, disjoint(ranges)))
+        let range =
+            |(range, reason): (Range<VirtAddr>, _)| Some((VirtRange::new(range.start, range.end)?, reason));
+        self.0.into_iter().map(move |(space, chosen)| (space, chosen.into_iter().filter_map(range).collect()))
     }
-}
-
-/// Where two overlap, the one that begins first has it all; of those that begin together, the better reason.
-fn disjoint(mut ranges: Vec<(VirtRange, ScanReason)>) -> Vec<(VirtRange, ScanReason)> {
-    ranges.sort_unstable_by_key(|(range, reason)| (range.start(), *reason));
-    let mut apart: Vec<(VirtRange, ScanReason)> = Vec::new();
-    for (range, reason) in ranges {
-        let Some((last, last_reason)) = apart.last_mut() else {
-            apart.push((range, reason));
-            continue;
-        };
-        let Some(rest) = VirtRange::new(range.start().max(last.end()), range.end()) else { continue };
-        match VirtRange::new(last.start(), rest.end()) {
-            Some(both) if *last_reason == reason && last.end() == rest.start() => *last = both,
-            _ => apart.push((rest, reason)),
-        }
-    }
-    apart
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::VirtAddr;
 
     fn range(start: u64, end: u64) -> VirtRange {
         VirtRange::new(VirtAddr::from_raw(start), VirtAddr::from_raw(end)).expect("not empty")
@@ -54,14 +44,27 @@ mod tests {
         use ScanReason::{Call, Heat, Rotation};
         let mut chosen = Chosen::default();
         for (start, end, reason) in
-            [(60, 80, Rotation), (20, 40, Heat), (0, 20, Heat), (40, 60, Call), (20, 70, Rotation)]
+            [(20, 40, Heat), (0, 20, Heat), (40, 60, Call), (50, 55, Rotation), (60, 80, Rotation)]
         {
             chosen.add(SpaceId(1), range(start, end), reason);
         }
 
         let ranges: Vec<_> = chosen.into_ranges().collect();
 
-        let apart = vec![(range(0, 40), Heat), (range(40, 80), Rotation)];
+        let apart = vec![(range(0, 40), Heat), (range(40, 60), Call), (range(60, 80), Rotation)];
+        assert_eq!(ranges, [(SpaceId(1), apart)]);
+    }
+
+    #[test]
+    fn what_is_hot_is_scanned_as_that_within_a_visit_of_the_whole() {
+        use ScanReason::{Heat, Population};
+        let mut chosen = Chosen::default();
+        chosen.add(SpaceId(1), range(40, 60), Heat);
+        chosen.add(SpaceId(1), range(0, 100), Population);
+
+        let ranges: Vec<_> = chosen.into_ranges().collect();
+
+        let apart = vec![(range(0, 40), Population), (range(40, 60), Heat), (range(60, 100), Population)];
         assert_eq!(ranges, [(SpaceId(1), apart)]);
     }
 }
