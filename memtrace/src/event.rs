@@ -23,7 +23,8 @@ pub use file::{Device, FileKind, MappedFile};
 pub use loss::{Loss, LossCause};
 pub use map::{CallKind, MapAction, MapCall, MapEvent, MapRequest, OUT_OF_MEMORY, ReportedVma, flags};
 pub use scan::{
-    MapsReading, Observation, PageScan, ProbeRequest, ProbeTarget, ScanDepth, ScanReason, Seen, Vma,
+    MapsReading, Observation, PageScan, ProbeRequest, ProbeTarget, RssCounters, RssReading, ScanDepth,
+    ScanReason, Seen, Vma,
 };
 pub use stack::{BuildId, Stack, StackEnd, StackFrame, StackId};
 pub use symbol::{CodeFile, CodeSegment, Function, NamedCode, Symbols};
@@ -44,7 +45,7 @@ pub struct Cpu(pub u32);
 /// An address space (the kernel's `mm_struct`), numbered by the programs at birth, join or exec.
 ///
 /// Never reused within a recording, and no kernel pointer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct SpaceId(pub u64);
 
 impl SpaceId {

@@ -10,7 +10,9 @@ use std::io;
 
 use crate::{
     event::{HostFacts, Loss},
-    timeline::{FaultRow, FrameRow, MapRow, PageRow, RegionSummary, Row, RowSet, Summary, TimelineRow},
+    timeline::{
+        FaultRow, FrameRow, MapRow, PageRow, RegionSummary, Row, RowSet, RssRow, Summary, TimelineRow,
+    },
     units::{TimeRange, Timestamp},
 };
 
@@ -37,6 +39,7 @@ pub const TABLES: &[&Table] = &[
     table::<RegionSummary>(),
     table::<PageRow>(),
     table::<FrameRow>(),
+    table::<RssRow>(),
     table::<Loss>(),
 ];
 

@@ -12,10 +12,10 @@ use crate::{
     decode::{FaultSums, Frame},
     event::{
         Fault, HeatReading, HostFacts, Loss, LossCause, MapAction, Observation, ProbeRequest, ProbeTarget,
-        Record, Seen, TaskAction, TaskEvent, Tid,
+        Record, RssReading, Seen, SpaceId, TaskAction, TaskEvent, Tid,
     },
     order::{Event, Reorder},
-    timeline::{MapRow, Row, RowSet, Summary},
+    timeline::{MapRow, Row, RowSet, RssRow, Summary},
     units::{Nanos, TimeRange, Timestamp},
 };
 
@@ -354,7 +354,7 @@ impl Pipeline {
     /// Applies an observation whose turn it is.
     fn apply_observation(&mut self, observation: Observation, rows: &mut Vec<Row>) {
         let Observation { time, tgid, space, seen } = observation;
-        let Self { tasks, intervals, pages, totals, .. } = self;
+        let Self { tasks, intervals, pages, totals, wants, .. } = self;
         match seen {
             Seen::Maps(maps) => {
                 // No call is in flight at an exit, and regions that are not known contradict nothing.
@@ -380,7 +380,12 @@ impl Pipeline {
                 }
             }
             Seen::Nothing => tasks.vanish(time, (tgid, space)),
-            Seen::Resident(_) => {}
+            Seen::Resident(RssReading { counters, .. }) => {
+                if let Some(counters) = counters.filter(|_| wants.contains(RowSet::RSS)) {
+                    let space = tasks.settle_space(tgid, space);
+                    rows.push(Row::Rss(RssRow { time, space, tgid, counters }));
+                }
+            }
         }
     }
 
@@ -426,8 +431,10 @@ impl Pipeline {
                     None => scan.runs = Vec::new(),
                 }
             }
-            Seen::Resident(pages) => {
-                self.focus.count(observation.space, *pages);
+            // Of a process that is held at its exit nobody asks.
+            Seen::Resident(_) if observation.space == SpaceId::UNKNOWN => {}
+            Seen::Resident(reading) => {
+                self.focus.count(observation.space, reading.resident);
                 // What is asked for last after each reading.
                 if let Some(intervals) = &mut self.intervals {
                     intervals.answered();

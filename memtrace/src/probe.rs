@@ -180,7 +180,7 @@ impl Prober {
             (Ok(tid), ProbeTarget::Maps) => self.read_maps(tid).map(|maps| observe(Seen::Maps(maps))),
             (Ok(tid), ProbeTarget::Pages(ranges)) => self.scan_pages(tid, ranges, observe),
             (Ok(tid), ProbeTarget::Resident) => {
-                thread::statm(tid).map(|statm| observe(Seen::Resident(statm.resident)))
+                thread::rss(tid, self.page).map(|reading| observe(Seen::Resident(reading)))
             }
             (Ok(tid), ProbeTarget::Everything) => {
                 self.read_maps(tid).and_then(|maps| self.scan_all(tid, maps, observe))
@@ -228,6 +228,9 @@ impl Prober {
         let result = self.read_maps(thread).and_then(|maps| {
             let ranges = accessible(&maps);
             observe(Seen::Maps(MapsReading { at_exit, ..maps }));
+            if at_exit {
+                observe(Seen::Resident(thread::rss(thread, self.page)?));
+            }
             if has_time(&ranges) { self.scan_pages(thread, &ranges, observe) } else { Ok(()) }
         });
         if let Err(error) = result {
@@ -393,8 +396,9 @@ mod tests {
         let seen = prober().exit_scan(Tgid(own), Tid(own), true);
 
         drop(memory);
-        let [Observation { seen: Seen::Maps(maps), .. }] = &seen[..] else { panic!("{} scans", seen.len()) };
-        assert!(maps.at_exit && !maps.vmas.is_empty());
+        let [maps, rss] = &seen[..] else { panic!("{} scans", seen.len()) };
+        let (Seen::Maps(maps), Seen::Resident(rss)) = (&maps.seen, &rss.seen) else { panic!("{seen:?}") };
+        assert!(maps.at_exit && !maps.vmas.is_empty() && rss.resident.get() > 0);
     }
 
     #[test]

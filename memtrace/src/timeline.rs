@@ -20,6 +20,7 @@ mod modules;
 mod pages;
 mod properties;
 mod rows;
+mod rss;
 mod scans;
 mod stacks;
 
@@ -30,6 +31,7 @@ pub use pages::{
 };
 pub use properties::{Known, PAGE_PROPERTIES, PageCounts, PageProperty, PropertySet};
 pub use rows::{Row, RowSet};
+pub use rss::RssRow;
 pub use scans::{PageState, ScanCount, ScanSummary, UnseenRegions};
 pub use stacks::{CodePlace, CodePosition, FrameRow, ResidentPages, StackTotals};
 

@@ -104,6 +104,25 @@ pub struct PageRow {
     pub cause: String,
 }
 
+/// Some columns of the table `rss`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct RssRow {
+    /// Since the start of the recording.
+    pub time_ns: u64,
+    /// Process.
+    pub tgid: u32,
+    /// Resident and anonymous.
+    pub anon_pages: u64,
+    /// Resident, of files.
+    pub file_pages: u64,
+    /// Resident, of shared memory.
+    pub shmem_pages: u64,
+    /// Anonymous, in swap.
+    pub swap_pages: u64,
+    /// The most that were resident.
+    pub peak_pages: u64,
+}
+
 /// Some columns of the table `timeline`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct TimelineRow {

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     recording::{InProgress, Memtrace, Recording},
-    rows::{FaultRow, FrameRow, LossRow, MapRow, PageRow, RegionRow, TimelineRow},
+    rows::{FaultRow, FrameRow, LossRow, MapRow, PageRow, RegionRow, RssRow, TimelineRow},
 };
 
 impl InProgress {
@@ -106,6 +106,13 @@ impl Recording {
     #[track_caller]
     pub fn regions(&self) -> Vec<RegionRow> {
         self.rows("regions")
+    }
+
+    /// The table `rss`.
+    #[must_use]
+    #[track_caller]
+    pub fn rss(&self) -> Vec<RssRow> {
+        self.rows("rss")
     }
 
     /// The table `losses`.

@@ -28,10 +28,34 @@ pub enum Seen {
     Maps(MapsReading),
     /// Page state of a range.
     Pages(PageScan),
-    /// How many pages are resident, from `/proc/PID/statm`.
-    Resident(PageCount),
+    /// How many pages are resident.
+    Resident(RssReading),
     /// The process has no memory any more: it has ended, or nothing but its exit is left to it.
     Nothing,
+}
+
+/// How many pages of an address space are resident, as the kernel counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RssReading {
+    /// All.
+    pub resident: PageCount,
+    /// What else is counted; `None` in recordings that were made before this was read.
+    pub counters: Option<RssCounters>,
+}
+
+/// Counters of an address space, from `/proc/PID/status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RssCounters {
+    /// Resident pages that are anonymous: `RssAnon`.
+    pub anon: PageCount,
+    /// Those of files: `RssFile`.
+    pub file: PageCount,
+    /// Those of shared memory: `RssShmem`.
+    pub shmem: PageCount,
+    /// Anonymous pages in swap: `VmSwap`.
+    pub swap: PageCount,
+    /// The most that were resident at once: `VmHWM`.
+    pub peak: PageCount,
 }
 
 /// A reading of `/proc/PID/maps`.

@@ -226,6 +226,8 @@ mod tests {
             function,offset_bytes,source_file,line,inlined\n";
         assert_eq!(csv("frames", &[]), frames);
         assert_eq!(csv("pages", &[]), pages);
+        let rss = "time_ns,space,tgid,anon_pages,file_pages,shmem_pages,swap_pages,peak_pages\n";
+        assert_eq!(csv("rss", &[]), rss);
         assert_eq!(csv("losses", &[]), "start_ns,end_ns,cpu,cause,count\n");
     }
 

@@ -11,10 +11,12 @@ use std::{
     os::unix::fs::FileExt as _,
 };
 
+use procfs::process::{Process, Status};
+
 use super::ProbeError;
 use crate::{
-    event::{Landmarks, Tgid, Tid},
-    units::{PageCount, VirtAddr},
+    event::{Landmarks, RssCounters, RssReading, Tgid, Tid},
+    units::{PageCount, PageSize, VirtAddr},
 };
 
 /// Bytes of the maps of most processes.
@@ -72,13 +74,36 @@ pub(super) fn statm(tid: Tid) -> Result<Statm, ProbeError> {
     sizes.map(|(mapped, resident)| Statm { mapped, resident }).ok_or(ProbeError::Gone)
 }
 
+/// The counters of the address space of the thread `tid`, which take no lock.
+pub(super) fn rss(tid: Tid, page: PageSize) -> Result<RssReading, ProbeError> {
+    let status = process(tid).and_then(|process| process.status().ok()).ok_or(ProbeError::Gone)?;
+    rss_of(&status, page).ok_or(ProbeError::Gone)
+}
+
+/// The counters in `status`; `None` without an address space.
+fn rss_of(status: &Status, page: PageSize) -> Option<RssReading> {
+    let pages = |kib: Option<u64>| Some(PageCount::new((kib? << 10) / page.bytes()));
+    let counters = RssCounters {
+        anon: pages(status.rssanon)?,
+        file: pages(status.rssfile)?,
+        shmem: pages(status.rssshmem)?,
+        swap: pages(status.vmswap)?,
+        peak: pages(status.vmhwm)?,
+    };
+    Some(RssReading { resident: pages(status.vmrss)?, counters: Some(counters) })
+}
+
+/// What `/proc` has of the thread `tid`; `None` if it has ended.
+fn process(tid: Tid) -> Option<Process> {
+    Process::new(i32::try_from(tid.0).ok()?).ok()
+}
+
 /// Where the heap begins and the stack is, as far as the kernel shows it; `None` during an exec, when the old address space is gone
 /// and the new one has no heap yet.
 pub(super) fn landmarks(tid: Tid) -> Option<Landmarks> {
     /// What the kernel shows for the start of the code to those who may not know places.
     const HIDDEN: u64 = 1;
-    let process = i32::try_from(tid.0).ok().and_then(|tid| procfs::process::Process::new(tid).ok());
-    let Some(stat) = process.and_then(|process| process.stat().ok()) else {
+    let Some(stat) = process(tid).and_then(|process| process.stat().ok()) else {
         return Some(Landmarks::default());
     };
     let known = |addr: u64| (addr != 0).then_some(VirtAddr::from_raw(addr));

@@ -10,7 +10,7 @@ use crate::{
     decode::Frame,
     event::{
         Cpu, FileKind, HeatCell, HeatReading, Landmarks, Loss, LossCause, MapsReading, Observation, PageScan,
-        ReclaimReading, ScanDepth, ScanReason, Seen, SpaceId, Tgid, Vma,
+        ReclaimReading, RssCounters, RssReading, ScanDepth, ScanReason, Seen, SpaceId, Tgid, Vma,
     },
     pagemap::{
         FlagsEra, PageCategories, PageEra, PageFlags, PageWords, PagemapEntry, PagemapEra, StateRun,
@@ -189,7 +189,13 @@ fn frame() -> impl Strategy<Value = Frame> {
                 (ScanReason::Population, PageCategories::all(), ScanDepth::Categories);
             Seen::Pages(PageScan { began, reason, range: all, known, depth, runs })
         }),
-        any::<u64>().prop_map(|pages| Seen::Resident(PageCount::new(pages))),
+        (any::<u64>(), proptest::option::of(any::<[u64; 5]>())).prop_map(|(pages, counters)| {
+            let counters = counters.map(|counters| {
+                let [anon, file, shmem, swap, peak] = counters.map(PageCount::new);
+                RssCounters { anon, file, shmem, swap, peak }
+            });
+            Seen::Resident(RssReading { resident: PageCount::new(pages), counters })
+        }),
     ];
     let observation =
         (time.clone(), any::<u32>(), any::<u64>(), seen).prop_map(|(time, tgid, space, seen)| {

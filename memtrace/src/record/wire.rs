@@ -12,7 +12,8 @@ use crate::{
     decode::Frame,
     event::{
         Cpu, Device, FaultCounts, FileKind, HeatCell, HeatReading, Landmarks, Loss, LossCause, MapsReading,
-        Observation, PageScan, ReclaimReading, ScanDepth, ScanReason, Seen, SpaceId, Tgid, Vma,
+        Observation, PageScan, ReclaimReading, RssCounters, RssReading, ScanDepth, ScanReason, Seen, SpaceId,
+        Tgid, Vma,
     },
     pagemap::{PageCategories, PageFlags, PageWords, PagemapEntry, StateRun},
     units::{PageCount, Timestamp, VirtAddr, VirtRange},
@@ -122,11 +123,21 @@ struct Row {
     name: Vec<u8>,
 }
 
-/// How many pages are resident.
+/// How many pages are resident. [`Counters`] follow, but for recordings of early builds.
 #[derive(Serialize, Deserialize)]
 struct Resident {
     observed: Observed,
     pages: u64,
+}
+
+/// The counters of an address space, in pages.
+#[derive(Serialize, Deserialize)]
+struct Counters {
+    anon: u64,
+    file: u64,
+    shmem: u64,
+    swap: u64,
+    peak: u64,
 }
 
 /// Growth of the heat counters.
@@ -211,8 +222,9 @@ fn encode_observation(observation: &Observation, out: &mut Vec<u8>) -> Kind {
             put(&Maps::of(observed, maps), out);
             Kind::Maps
         }
-        Seen::Resident(pages) => {
-            put(&Resident { observed, pages: pages.get() }, out);
+        Seen::Resident(RssReading { resident, counters }) => {
+            put(&Resident { observed, pages: resident.get() }, out);
+            counters.iter().for_each(|counters| put(&Counters::of(counters), out));
             Kind::Resident
         }
         Seen::Nothing => {
@@ -242,8 +254,9 @@ pub(super) fn decode(kind: Kind, bytes: &[u8]) -> Option<Frame> {
         Kind::Pages => take::<Pages>(bytes)?.into_frame()?,
         Kind::Maps => take::<Maps>(bytes)?.into_frame()?,
         Kind::Resident => {
-            let Resident { observed, pages } = take(bytes)?;
-            observed.into_frame(Seen::Resident(PageCount::new(pages)))
+            let (Resident { observed, pages }, rest) = postcard::take_from_bytes(bytes).ok()?;
+            let counters = take(rest).map(Counters::into_event);
+            observed.into_frame(Seen::Resident(RssReading { resident: PageCount::new(pages), counters }))
         }
         Kind::Nothing => take::<Observed>(bytes)?.into_frame(Seen::Nothing),
         Kind::Loss => Frame::Loss(take::<Missing>(bytes)?.into_event()?),
@@ -267,6 +280,20 @@ impl Observed {
         let Self { time, tgid, space } = self;
         let time = Timestamp::from_nanos(time);
         Frame::Observation(Observation { time, tgid: Tgid(tgid), space: SpaceId(space), seen })
+    }
+}
+
+impl Counters {
+    fn of(counters: &RssCounters) -> Self {
+        let RssCounters { anon, file, shmem, swap, peak } = counters;
+        let [anon, file, shmem, swap, peak] = [anon, file, shmem, swap, peak].map(|pages| pages.get());
+        Self { anon, file, shmem, swap, peak }
+    }
+
+    fn into_event(self) -> RssCounters {
+        let Self { anon, file, shmem, swap, peak } = self;
+        let [anon, file, shmem, swap, peak] = [anon, file, shmem, swap, peak].map(PageCount::new);
+        RssCounters { anon, file, shmem, swap, peak }
     }
 }
 

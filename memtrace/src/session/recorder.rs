@@ -183,6 +183,7 @@ impl<W: Write> Recorder<W> {
         while self.process_one()? {}
         // What is still there is seen in its last state. Changes of its maps are no longer seen.
         self.read_everywhere(&ProbeTarget::AllPages)?;
+        self.read_everywhere(&ProbeTarget::Resident)?;
         while self.process_one()? {}
         if self.prober.is_cut() {
             log::warn!(

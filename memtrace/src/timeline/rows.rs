@@ -1,6 +1,6 @@
 //! What the pipeline puts out, and what of it is wanted.
 
-use super::{FaultRow, FrameRow, MapRow, PageRow, RegionSummary, TimelineRow};
+use super::{FaultRow, FrameRow, MapRow, PageRow, RegionSummary, RssRow, TimelineRow};
 use crate::event::Loss;
 
 /// What the pipeline puts out, in order.
@@ -18,6 +18,8 @@ pub enum Row {
     Pages(PageRow),
     /// A frame of a stack that rows name from now on, innermost first.
     Frame(FrameRow),
+    /// The kernel's counters of an address space were read.
+    Rss(RssRow),
     /// Records are missing.
     Loss(Loss),
 }
@@ -25,7 +27,7 @@ pub enum Row {
 bitflags::bitflags! {
     /// What is wanted of a run of the pipeline: rows by table, and sums. What is not wanted takes neither time nor memory.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub struct RowSet: u8 {
+    pub struct RowSet: u16 {
         /// [`Row::Timeline`].
         const TIMELINE = 1;
         /// [`Row::Fault`].
@@ -42,5 +44,7 @@ bitflags::bitflags! {
         const SUMS = 1 << 6;
         /// [`Row::Frame`].
         const FRAMES = 1 << 7;
+        /// [`Row::Rss`].
+        const RSS = 1 << 8;
     }
 }

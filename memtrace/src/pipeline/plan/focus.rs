@@ -19,6 +19,7 @@ use crate::{
 
 mod chosen;
 mod cost;
+mod counting;
 mod coverage;
 mod cursor;
 
@@ -27,6 +28,7 @@ mod tests;
 
 use chosen::Chosen;
 use cost::{Budget, CostModel};
+use counting::Counting;
 use coverage::Coverage;
 use cursor::ScanCursor;
 
@@ -92,9 +94,6 @@ const ROTATION_SHARE: u64 = 32;
 /// Time from the end of one rotation to the begin of the next.
 const ROTATION_PERIOD: Nanos = Nanos::new(10_000_000_000);
 
-/// Processes that are asked for their resident pages after one interval.
-const MAX_COUNTED: usize = 64;
-
 /// Chooses what to scan.
 #[derive(Debug)]
 pub(in crate::pipeline) struct Focus {
@@ -116,8 +115,7 @@ pub(in crate::pipeline) struct Focus {
     /// How long scans of each page take, and those of rotation.
     close_pace: CostModel,
     sweep_pace: CostModel,
-    /// The last address space whose resident pages were asked for.
-    counted: SpaceId,
+    counting: Counting,
 }
 
 impl Focus {
@@ -138,7 +136,7 @@ impl Focus {
             rotated: None,
             close_pace: CostModel::new(page),
             sweep_pace: CostModel::new(page),
-            counted: SpaceId::UNKNOWN,
+            counting: Counting::default(),
         }
     }
 
@@ -146,6 +144,7 @@ impl Focus {
     pub(in crate::pipeline) fn heat(&mut self, reading: &HeatReading) {
         for cell in &reading.cells {
             let (Some(space), Some(slot)) = (cell.space, cell.slot) else { continue };
+            self.counting.note(space);
             let key = (space, slot.start());
             if self.hot.len() >= MAX_WAITING && !self.hot.contains_key(&key) {
                 self.coverage.entry(space).or_default().ask_for_visit();
@@ -159,6 +158,7 @@ impl Focus {
     /// A call in `space` may have given pages to memory, or taken them.
     pub(in crate::pipeline) fn called(&mut self, space: SpaceId, call: &MapCall) {
         let Some(range) = call.changed_pages() else { return };
+        self.counting.note(space);
         if self.changes >= MAX_WAITING {
             return self.coverage.entry(space).or_default().ask_for_visit();
         }
@@ -191,8 +191,9 @@ impl Focus {
         self.hot.retain(|(space, _), _| directory.process_of(*space).is_some());
         self.changed.retain(|space, _| directory.process_of(*space).is_some());
         self.coverage.retain(|space, _| directory.process_of(*space).is_some());
+        let (counted, scanning) = self.counting.choose(directory, self.allowance);
         let mut chosen = Chosen::default();
-        let mut budget = Budget::new(self.allowance);
+        let mut budget = Budget::new(scanning);
         self.choose_asked(tasks, directory, &mut budget, &mut chosen);
         self.choose_hot(&mut budget, &mut chosen);
         self.choose_changed(&mut budget, &mut chosen);
@@ -203,7 +204,8 @@ impl Focus {
                 requests.push(ProbeRequest { tgid, space, target: ProbeTarget::Pages(ranges) });
             }
         }
-        self.ask_for_residents(directory, requests);
+        let ask = |(space, tgid)| ProbeRequest { tgid, space, target: ProbeTarget::Resident };
+        requests.extend(counted.into_iter().map(ask));
     }
 
     /// What takes longer than it may goes on next time.
@@ -298,17 +300,6 @@ impl Focus {
         });
         if self.rotation.is_over() && !visited.is_empty() {
             self.rotated = Some(now);
-        }
-    }
-
-    /// How much is resident; of some address spaces after the other.
-    fn ask_for_residents(&mut self, directory: &Directory, requests: &mut Vec<ProbeRequest>) {
-        let behind = directory.iter().filter(|(space, _)| *space > self.counted);
-        let ahead = directory.iter().filter(|(space, _)| *space <= self.counted);
-        let some: Vec<_> = behind.chain(ahead).take(MAX_COUNTED).collect();
-        for (space, tgid) in some {
-            requests.push(ProbeRequest { tgid, space, target: ProbeTarget::Resident });
-            self.counted = space;
         }
     }
 }

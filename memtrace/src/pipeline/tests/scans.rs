@@ -158,7 +158,7 @@ fn region_that_a_scan_finds_after_the_fault_gets_the_fault() {
 
 /// What is asked for last after a reading.
 fn resident(millis: u64) -> Record {
-    let seen = Seen::Resident(PageCount::new(1));
+    let seen = Seen::Resident(RssReading { resident: PageCount::new(1), counters: None });
     Record::Observation(Observation { time: at(millis), tgid: TGID, space: SPACE, seen })
 }
 

@@ -1,0 +1,73 @@
+//! The kernel's counters of resident memory: what was recorded is what another reader of `/proc/PID/status` sees.
+
+use memtrace::{
+    decode::Frame,
+    event::{Observation, Seen, Tgid},
+    sys::clock,
+};
+use memtrace_tests::{ledger::Gifts, memtrace, program, require, rows::RssRow};
+
+/// The counters of a process that stands still: anonymous, of files, of shared memory, in swap, and the most that were resident.
+fn shown(pid: u32) -> [u64; 5] {
+    let process = procfs::process::Process::new(pid.try_into().expect("small")).expect("it waits");
+    let status = process.status().expect("it waits");
+    let page_kib = rustix::param::page_size() as u64 >> 10;
+    [status.rssanon, status.rssfile, status.rssshmem, status.vmswap, status.vmhwm]
+        .map(|kib| kib.expect("it has memory") / page_kib)
+}
+
+fn counters(row: &RssRow) -> [u64; 5] {
+    [row.anon_pages, row.file_pages, row.shmem_pages, row.swap_pages, row.peak_pages]
+}
+
+#[test]
+fn counters_are_those_that_another_reader_sees() {
+    require!(root);
+    require!(bpf);
+    let mut recording = memtrace!().start(&["--interval", "50ms"], &[program!("outcome")]);
+    let mut expected = Vec::new();
+    let mut pid = 0;
+    for line in 0.. {
+        let Gifts { gifts, are_all } = serde_json::from_str(&recording.running.line(line)).expect("a ledger");
+        // Its children touch some of it.
+        pid = if line == 0 { gifts["small"].pid } else { pid };
+        let now = clock::boottime();
+        recording.wait_for_frame("reading of counters", |frame| {
+            let Frame::Observation(Observation { time, tgid: Tgid(tgid), seen: Seen::Resident(_), .. }) = frame
+            else {
+                return None;
+            };
+            (*tgid == pid && *time >= now).then_some(())
+        });
+        expected.push(shown(pid));
+        if are_all {
+            break;
+        }
+        recording.running.send("\n");
+    }
+    let recording = recording.finish().expect_code(0);
+
+    let rows: Vec<_> = recording.rss().into_iter().filter(|row| row.tgid == pid).collect();
+    assert!(rows.is_sorted_by_key(|row| row.time_ns));
+    let mut rest = rows.iter().map(counters);
+    for expected in expected {
+        assert!(rest.any(|row| row == expected), "{expected:?} in this order in {rows:#?}");
+    }
+}
+
+#[test]
+fn process_that_is_held_at_its_exit_has_a_row_however_short_it_lives() {
+    require!(root);
+    require!(bpf);
+    require!(btf);
+    let recording = memtrace!().record(&["--verify", "--interval", "10s"], &["sh", "-c", "(exit 3); exit 0"]);
+
+    let processes = recording.report().processes();
+    assert_eq!(processes.len(), 2);
+    let rows = recording.rss();
+    for process in processes {
+        let last = rows.iter().rfind(|row| row.tgid == process.tgid).expect("a row at its exit");
+        let resident = last.anon_pages + last.file_pages + last.shmem_pages;
+        assert!(resident > 0 && last.peak_pages >= resident, "{last:?}");
+    }
+}
