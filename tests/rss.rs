@@ -5,7 +5,12 @@ use memtrace::{
     event::{Observation, Seen, Tgid},
     sys::clock,
 };
-use memtrace_tests::{ledger::Gifts, memtrace, program, require, rows::RssRow};
+use memtrace_tests::{
+    directory,
+    ledger::{Gifts, Testimony},
+    memtrace, program, require,
+    rows::{ProcessRow, RssRow},
+};
 
 /// The counters of a process that stands still: anonymous, of files, of shared memory, in swap, and the most that were resident.
 fn shown(pid: u32) -> [u64; 5] {
@@ -33,7 +38,8 @@ fn counters_are_those_that_another_reader_sees() {
         pid = if line == 0 { gifts["small"].pid } else { pid };
         let now = clock::boottime();
         recording.wait_for_frame("reading of counters", |frame| {
-            let Frame::Observation(Observation { time, tgid: Tgid(tgid), seen: Seen::Resident(_), .. }) = frame
+            let Frame::Observation(Observation { time, tgid: Tgid(tgid), seen: Seen::Resident(_), .. }) =
+                frame
             else {
                 return None;
             };
@@ -69,5 +75,41 @@ fn process_that_is_held_at_its_exit_has_a_row_however_short_it_lives() {
         let last = rows.iter().rfind(|row| row.tgid == process.tgid).expect("a row at its exit");
         let resident = last.anon_pages + last.file_pages + last.shmem_pages;
         assert!(resident > 0 && last.peak_pages >= resident, "{last:?}");
+    }
+}
+
+/// What `witness` testified of `command`, and the row of that process.
+fn testified(command: &[&str]) -> (Testimony, ProcessRow) {
+    let scratch = directory();
+    let out = scratch.path().join("testimony");
+    let witness = [program!("witness"), "--out", out.to_str().expect("a temporary path is text"), "--"];
+    // None of its readings comes before its end.
+    let recording = memtrace!().record(&["--interval", "10s"], &[&witness, command].concat());
+
+    let text = std::fs::read_to_string(out).expect("witness wrote it");
+    let testimony: Testimony = serde_json::from_str(&text).expect("a testimony");
+    let rows = recording.process_rows();
+    let row = rows.iter().find(|row| row.tgid == testimony.pid).expect("it was traced");
+    let parent = rows.iter().find(|parent| Some(parent.tgid) == row.parent_tgid).expect("witness was, too");
+    assert!(parent.program.ends_with("/witness") && parent.birth_ns < row.birth_ns, "{parent:?} {row:?}");
+    assert!(row.death_ns > Some(row.birth_ns) && row.death_ns < parent.death_ns, "{parent:?} {row:?}");
+    (testimony, row.clone())
+}
+
+#[test]
+fn process_has_the_peak_and_the_end_that_its_parent_sees() {
+    require!(root);
+    require!(bpf);
+    require!(btf);
+
+    let (testimony, row) = testified(&[program!("touch"), "write", "--pages", "20000"]);
+    let page_bytes = rustix::param::page_size() as u64;
+    assert_eq!(row.peak_rss_pages.map(|pages| pages * page_bytes), Some(testimony.peak_bytes), "{row:?}");
+    assert!(row.program.ends_with("/touch"), "{row:?}");
+    assert_eq!((row.exit_status, row.exit_signal), (Some(0), None));
+
+    for (end, expected) in [("exit 3", (Some(3), None)), ("kill -9 $$", (None, Some(9)))] {
+        let (_, row) = testified(&["sh", "-c", end]);
+        assert_eq!((row.exit_status, row.exit_signal), expected, "{end}");
     }
 }

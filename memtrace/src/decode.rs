@@ -12,16 +12,16 @@ mod stacks;
 mod sums;
 
 use memtrace_ebpf::{
-    CallEvent, CommEvent, EventHeader, EventKind, ExecEvent, ExitEvent, FaultEvent, FaultFlags, ForkEvent,
-    JoinEvent, LeaveEvent, NameEvent, SectionEvent, SpaceEvent, StackedCallEvent, TaskAccount, TrimEvent,
-    UncountedEvent,
+    CallEvent, CommEvent, EndEvent, EventHeader, EventKind, ExecEvent, ExitEvent, FaultEvent, FaultFlags,
+    ForkEvent, JoinEvent, LeaveEvent, LoadEvent, NameEvent, SectionEvent, SpaceEvent, StackedCallEvent,
+    TaskAccount, TrimEvent, UncountedEvent,
 };
 
 use crate::{
     event::{
         Access, Account, Comm, Cpu, Fault, FaultCounts, FaultKind, HeatReading, Landmarks, Loss, LossCause,
         MapAction, MapCall, MapEvent, Mode, Observation, ReclaimReading, Record, Seen, SpaceId, StackId,
-        TaskAction, TaskEvent, Tgid, Tid, Uncounted, UncountedCause,
+        TaskAction, TaskEvent, Tgid, Tid, Uncounted, UncountedCause, WaitStatus,
     },
     units::{Nanos, PageCount, Timestamp, VirtAddr},
 };
@@ -212,16 +212,7 @@ fn control(header: EventHeader, bytes: &[u8]) -> Option<Record> {
             }))
         }
         EventKind::EXEC => Some(task(exec(bytes)?)),
-        EventKind::EXIT | EventKind::ALIVE | EventKind::LATE => {
-            let ExitEvent { header: _, space, group_dead, is_charge_known, account: raw } =
-                ExitEvent::from_bytes(bytes)?;
-            let (space, account) = (SpaceId(space), account(is_charge_known, raw));
-            Some(task(match kind {
-                EventKind::EXIT => TaskAction::Exit { space, group_dead: group_dead != 0, account },
-                EventKind::ALIVE => TaskAction::Alive { space, account },
-                _ => TaskAction::Late { account },
-            }))
-        }
+        EventKind::EXIT | EventKind::ALIVE | EventKind::LATE => Some(task(exit(kind, bytes)?)),
         EventKind::COMM => {
             let CommEvent { header: _, comm } = CommEvent::from_bytes(bytes)?;
             Some(task(TaskAction::Comm(Comm::from_raw(comm))))
@@ -279,6 +270,29 @@ fn control(header: EventHeader, bytes: &[u8]) -> Option<Record> {
     }
 }
 
+/// A task ended, or tracing of it did.
+fn exit(kind: EventKind, bytes: &[u8]) -> Option<TaskAction> {
+    let ExitEvent { header: _, space, group_dead, is_charge_known, account: raw } =
+        ExitEvent::from_bytes(bytes)?;
+    let (space, account) = (SpaceId(space), account(is_charge_known, raw));
+    Some(match kind {
+        EventKind::EXIT => {
+            // In recordings of early builds the record ends before.
+            let end = EndEvent::from_bytes(bytes);
+            let status = end.and_then(|end| end.status_plus_one.checked_sub(1));
+            TaskAction::Exit {
+                space,
+                group_dead: group_dead != 0,
+                account,
+                status: status.and_then(|status| u32::try_from(status).ok()).map(WaitStatus),
+                max_rss: end.and_then(|end| known_pages(end.max_rss)),
+            }
+        }
+        EventKind::ALIVE => TaskAction::Alive { space, account },
+        _ => TaskAction::Late { account },
+    })
+}
+
 /// A program begins to be executed.
 fn exec(bytes: &[u8]) -> Option<TaskAction> {
     let ExecEvent {
@@ -300,6 +314,7 @@ fn exec(bytes: &[u8]) -> Option<TaskAction> {
         landmarks: Landmarks { start_brk: known_addr(start_brk), start_stack: known_addr(start_stack) },
         is_hidden: is_hidden != 0,
         total_vm: known_pages(total_vm),
+        max_rss: LoadEvent::from_bytes(bytes).and_then(|load| known_pages(load.max_rss)),
     })
 }
 

@@ -42,6 +42,27 @@ pub struct Tid(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cpu(pub u32);
 
+/// How a process ended, as `wait(2)` has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaitStatus(pub u32);
+
+impl WaitStatus {
+    /// The code with which it exited; `None` if a signal ended it.
+    #[must_use]
+    pub const fn code(self) -> Option<u32> {
+        if self.signal().is_none() { Some(self.0 >> 8 & 0xff) } else { None }
+    }
+
+    /// The signal that ended it, if one did.
+    #[must_use]
+    pub const fn signal(self) -> Option<u32> {
+        match self.0 & 0x7f {
+            0 => None,
+            signal => Some(signal),
+        }
+    }
+}
+
 /// An address space (the kernel's `mm_struct`), numbered by the programs at birth, join or exec.
 ///
 /// Never reused within a recording, and no kernel pointer.
@@ -258,6 +279,8 @@ pub enum TaskAction {
         is_hidden: bool,
         /// `total_vm` of the new address space: how many pages are mapped; `None` if unknown.
         total_vm: Option<PageCount>,
+        /// The most pages that the process had resident at once before; `None` if unknown.
+        max_rss: Option<PageCount>,
     },
     /// It ended.
     Exit {
@@ -267,6 +290,10 @@ pub enum TaskAction {
         group_dead: bool,
         /// What the kernel charged to it.
         account: Option<Account>,
+        /// How its process ended, if it did; `None` if unknown.
+        status: Option<WaitStatus>,
+        /// The most pages that its process had resident at once, in all its programs, if it ended; `None` if unknown.
+        max_rss: Option<PageCount>,
     },
     /// Tracing ended while it lived.
     Alive {

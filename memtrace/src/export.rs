@@ -11,7 +11,8 @@ use std::io;
 use crate::{
     event::{HostFacts, Loss},
     timeline::{
-        FaultRow, FrameRow, MapRow, PageRow, RegionSummary, Row, RowSet, RssRow, Summary, TimelineRow,
+        FaultRow, FrameRow, MapRow, PageRow, ProcessSummary, RegionSummary, Row, RowSet, RssRow, Summary,
+        TimelineRow,
     },
     units::{TimeRange, Timestamp},
 };
@@ -40,6 +41,7 @@ pub const TABLES: &[&Table] = &[
     table::<PageRow>(),
     table::<FrameRow>(),
     table::<RssRow>(),
+    table::<ProcessSummary>(),
     table::<Loss>(),
 ];
 

@@ -220,7 +220,11 @@ impl Pipeline {
             stacks = intervals.stacks;
         }
         let resident_lower_bound = self.pages.is_resident_lower_bound();
-        Summary { resident_lower_bound, ..stacks.summary(self.totals.summary(&self.tasks)) }
+        let summary = Summary { resident_lower_bound, ..stacks.summary(self.totals.summary(&self.tasks)) };
+        if self.wants.contains(RowSet::PROCESSES) {
+            rows.extend(summary.processes.iter().cloned().map(Row::Process));
+        }
+        summary
     }
 
     /// Lets a task event wait for its turn. One that reports a task which was there before acts at once:
@@ -230,7 +234,7 @@ impl Pipeline {
             self.totals.see(task.time);
             let actors = self.tasks.apply(&task);
             if self.intervals.is_some() {
-                self.totals.task(&task.action, actors);
+                self.totals.task(&task, actors);
             }
         } else {
             self.hold_back(Event::Task(Box::new(task)));
@@ -307,7 +311,7 @@ impl Pipeline {
                 let actors = tasks.apply(&task);
                 totals.count_task(&task.action, actors);
                 if intervals.is_some() {
-                    totals.task(&task.action, actors);
+                    totals.task(&task, actors);
                     if let Some((space, what)) = Happening::of_task(&task) {
                         pages.happened(task.time, (space, tasks.regions(space)), what);
                     }
@@ -320,6 +324,9 @@ impl Pipeline {
                 let done = maps::apply(&map, tasks);
                 if let Some(intervals) = intervals {
                     totals.map(&map, &done);
+                    if let Some((process, name)) = done.loaded() {
+                        totals.loads(process, name);
+                    }
                     intervals.map(&map, &done);
                     if let Some((space, what)) = done.happening(&map) {
                         pages.happened(map.time, (space, tasks.regions(space)), what);
@@ -381,7 +388,10 @@ impl Pipeline {
             }
             Seen::Nothing => tasks.vanish(time, (tgid, space)),
             Seen::Resident(RssReading { counters, .. }) => {
-                if let Some(counters) = counters.filter(|_| wants.contains(RowSet::RSS)) {
+                let Some(counters) = counters.filter(|_| intervals.is_some()) else { return };
+                let process = tasks.process(time, tgid, Tid(tgid.0));
+                totals.counted(process, &counters, space == SpaceId::UNKNOWN);
+                if wants.contains(RowSet::RSS) {
                     let space = tasks.settle_space(tgid, space);
                     rows.push(Row::Rss(RssRow { time, space, tgid, counters }));
                 }

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{
     event::{
         Access, Account, Comm, Device, Fault, FaultCounts, HostFacts, Loss, ScanReason, SpaceId, Tgid,
-        UncountedCause,
+        UncountedCause, WaitStatus,
     },
     units::{Nanos, PageCount, Timestamp, VirtRange},
 };
@@ -424,6 +424,31 @@ pub struct ProcessSummary {
     pub account: Option<Account>,
     /// Pages of the regions that it had at its end, or that of the recording, as last seen; `None` if no scan saw any.
     pub pages: Option<PageState>,
+    /// Its last address space.
+    pub space: Option<SpaceId>,
+    /// Thread group that made it, if known.
+    pub parent: Option<Tgid>,
+    /// Path of the program that it executed last; `None` if that is not known.
+    pub program: Option<Arc<[u8]>>,
+    /// When it ended; `None` if it did not, or nobody saw it.
+    pub died: Option<Timestamp>,
+    /// How it ended; `None` if it did not, or that is not known.
+    pub status: Option<WaitStatus>,
+    /// The most pages that were resident at once in its last address space.
+    pub peak: PeakRss,
+    /// Sum of the known latencies of its faults.
+    pub stall: Nanos,
+    /// Whether a loss touches its life: counts are at least these.
+    pub lower_bound: bool,
+}
+
+/// The most pages that were resident at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeakRss {
+    /// The kernel's high-water mark; `None` if it was not read when it was final.
+    pub exact: Option<PageCount>,
+    /// The same, or what it was when it was read last; 0 if it never was.
+    pub at_least: PageCount,
 }
 
 /// One region over the whole session.

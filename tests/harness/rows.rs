@@ -123,6 +123,31 @@ pub struct RssRow {
     pub peak_pages: u64,
 }
 
+/// Some columns of the table `processes`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ProcessRow {
+    /// Process.
+    pub tgid: u32,
+    /// Process that made it.
+    pub parent_tgid: Option<u32>,
+    /// Path of its last program.
+    pub program: String,
+    /// Since the start of the recording.
+    pub birth_ns: u64,
+    /// Since the start of the recording.
+    pub death_ns: Option<u64>,
+    /// Code with which it exited.
+    pub exit_status: Option<u32>,
+    /// The most that was resident.
+    pub peak_rss_pages: Option<u64>,
+    /// Completed.
+    pub minor_faults: u64,
+    /// Signal that ended it.
+    pub exit_signal: Option<u32>,
+    /// At least as many were resident.
+    pub seen_peak_rss_pages: Option<u64>,
+}
+
 /// Some columns of the table `timeline`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct TimelineRow {

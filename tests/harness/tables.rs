@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     recording::{InProgress, Memtrace, Recording},
-    rows::{FaultRow, FrameRow, LossRow, MapRow, PageRow, RegionRow, RssRow, TimelineRow},
+    rows::{FaultRow, FrameRow, LossRow, MapRow, PageRow, ProcessRow, RegionRow, RssRow, TimelineRow},
 };
 
 impl InProgress {
@@ -113,6 +113,13 @@ impl Recording {
     #[track_caller]
     pub fn rss(&self) -> Vec<RssRow> {
         self.rows("rss")
+    }
+
+    /// The table `processes`.
+    #[must_use]
+    #[track_caller]
+    pub fn process_rows(&self) -> Vec<ProcessRow> {
+        self.rows("processes")
     }
 
     /// The table `losses`.

@@ -27,7 +27,7 @@ constants! {
     ///
     /// Offsets are in bytes: into kernel structs from the running kernel's BTF, into records of tracepoints from their
     /// `format` files. Those that no loaded program uses may be 0.
-    pub struct Config = 704 {
+    pub struct Config = 736 {
         /// 1 if the offsets into `task_struct` are known; without them what the kernel charged to a task cannot be read.
         pub has_task_layout: u64,
         /// Offset of `min_flt` in `task_struct`.
@@ -74,6 +74,14 @@ constants! {
         pub sb_dev: u64,
         /// Offset of `live.counter` in `signal_struct`.
         pub signal_live: u64,
+        /// Offset of `flags` in `signal_struct`.
+        pub signal_flags: u64,
+        /// Offset of `group_exit_code` in `signal_struct`.
+        pub signal_group_exit_code: u64,
+        /// Offset of `maxrss` in `signal_struct`.
+        pub signal_maxrss: u64,
+        /// Offset of `exit_code` in `task_struct`.
+        pub task_exit_code: u64,
         /// Offset of `ip` in `pt_regs`.
         pub regs_ip: u64,
         /// Offset of the system-call number in `pt_regs` (`orig_ax` on x86-64).

@@ -8,9 +8,9 @@ open_enum! {
     pub struct EventKind(u16) {
         /// [`ForkEvent`]
         FORK = 1,
-        /// [`ExecEvent`]
+        /// [`LoadEvent`]
         EXEC = 2,
-        /// [`ExitEvent`]
+        /// [`EndEvent`]
         EXIT = 3,
         /// [`CommEvent`]
         COMM = 4,
@@ -318,6 +318,16 @@ record! {
 }
 
 record! {
+    /// An [`ExecEvent`] as [`EventKind::EXEC`] has it.
+    pub struct LoadEvent = 96 {
+        /// The exec.
+        pub exec: ExecEvent,
+        /// The most pages that the process had resident at once before; 0 if unknown.
+        pub max_rss: u64,
+    }
+}
+
+record! {
     /// A traced task ended, or tracing of it did ([`EventKind::ALIVE`]).
     pub struct ExitEvent = 112 {
         /// Common fields.
@@ -331,6 +341,18 @@ record! {
         pub is_charge_known: u64,
         /// What the kernel charged to it while it was traced.
         pub account: TaskAccount,
+    }
+}
+
+record! {
+    /// An [`ExitEvent`] as [`EventKind::EXIT`] has it. If the task was the last of its thread group, what the kernel has of the process.
+    pub struct EndEvent = 128 {
+        /// The end of the task.
+        pub exit: ExitEvent,
+        /// The most pages that the process had resident at once, in all its programs; 0 if unknown.
+        pub max_rss: u64,
+        /// The status that `wait` gives, plus one; 0 if unknown.
+        pub status_plus_one: u64,
     }
 }
 

@@ -75,6 +75,30 @@ pub(crate) fn is_group_dead(task: u64) -> bool {
     read_kernel::<u32>(signal, config!(signal_live)) == 0
 }
 
+/// The most pages that the process of `task` had resident at once, but for the program that it runs; that too if it is dead
+/// (`setmax_mm_hiwater_rss`, as the last task exits and as a program is replaced). 0 if unknown.
+#[inline(always)]
+pub(crate) fn max_rss(task: u64) -> u64 {
+    if config!(has_task_layout) == 0 {
+        return 0;
+    }
+    let signal: u64 = read_kernel(task, config!(task_signal));
+    read_kernel(signal, config!(signal_maxrss))
+}
+
+/// The status of the dead process of `task` as `wait_task_zombie` of `kernel/exit.c` has it.
+#[inline(always)]
+pub(crate) fn exit_status(task: u64) -> u32 {
+    /// `SIGNAL_GROUP_EXIT` of `include/linux/sched/signal.h`.
+    const GROUP_EXIT: u32 = 4;
+    let signal: u64 = read_kernel(task, config!(task_signal));
+    if read_kernel::<u32>(signal, config!(signal_flags)) & GROUP_EXIT != 0 {
+        return read_kernel(signal, config!(signal_group_exit_code));
+    }
+    let leader: u64 = read_kernel(task, config!(task_group_leader));
+    read_kernel(leader, config!(task_exit_code))
+}
+
 /// Whether `get_dumpable()` of `task` is `SUID_DUMP_USER`, or `TASK_DUMPABLE_OWNER`: its user may look into it.
 #[inline(always)]
 pub(crate) fn is_dumpable(task: u64) -> bool {

@@ -3,7 +3,8 @@
 use aya_ebpf::{EbpfContext, helpers::bpf_get_current_comm};
 use aya_log_ebpf::{info, warn};
 use memtrace_ebpf::{
-    CommEvent, EventKind, ExecEvent, ExitEvent, FaultKind, ForkEvent, TaskAccount, TaskState, UncountedCause,
+    CommEvent, EndEvent, EventKind, ExecEvent, ExitEvent, FaultKind, ForkEvent, LoadEvent, TaskAccount,
+    TaskState, UncountedCause,
 };
 
 use super::{account, config, emit, filter, kernel, namespace, pending, record_field, twins, vma};
@@ -162,9 +163,9 @@ fn exec(ctx: &impl EbpfContext, task: u64, old_tid: u64) -> i32 {
     if config!(join_groups) != 0 || config!(whole_system) != 0 {
         filter::track_group(tgid, space);
     }
-    if let Some(mut entry) = emit::control::<ExecEvent>() {
-        entry.write(ExecEvent {
-            header: emit::header(EventKind::EXEC, ExecEvent::LEN, state),
+    if let Some(mut entry) = emit::control::<LoadEvent>() {
+        let exec = ExecEvent {
+            header: emit::header(EventKind::EXEC, LoadEvent::LEN, state),
             space,
             old_tid,
             is_space_told: is_space_told.into(),
@@ -173,7 +174,8 @@ fn exec(ctx: &impl EbpfContext, task: u64, old_tid: u64) -> i32 {
             start_stack,
             is_hidden: is_hidden(task).into(),
             total_vm: kernel::total_vm(kernel::mm_of(task)),
-        });
+        };
+        entry.write(LoadEvent { exec, max_rss: kernel::max_rss(task) });
         entry.submit(emit::NO_WAKEUP);
     }
     0
@@ -232,26 +234,29 @@ fn exit(task: u64) -> i32 {
     let (tid, tgid) = kernel::current_ids();
     pending::end_all(state, FaultKind::UNFINISHED, FaultKind::REFUSED);
     account::settle(state, task, UncountedCause::EXIT);
-    let group_dead = if config!(has_task_layout) != 0 { kernel::is_group_dead(task) } else { tid == tgid };
-    finish(state, EventKind::EXIT, u64::from(group_dead));
+    let knows_task = config!(has_task_layout) != 0;
+    let group_dead = if knows_task { kernel::is_group_dead(task) } else { tid == tgid };
+    let of_process = if knows_task && group_dead {
+        (kernel::max_rss(task), u64::from(kernel::exit_status(task)) + 1)
+    } else {
+        (0, 0)
+    };
+    finish(state, EventKind::EXIT, u64::from(group_dead), of_process);
     // SAFETY: `state` is the current task's own element.
     unsafe { (*state).flags |= TaskState::EXITED };
     0
 }
 
-/// Writes the account of a task and begins it anew.
+/// Writes the account of a task and begins it anew; `max_rss` and `status_plus_one` as [`EndEvent`] has them.
 #[inline(always)]
-fn finish(state: *mut TaskState, kind: EventKind, group_dead: u64) {
+fn finish(state: *mut TaskState, kind: EventKind, group_dead: u64, (max_rss, status_plus_one): (u64, u64)) {
     // SAFETY: `state` is a live element; the task itself or its end is the only writer.
     let (account, space) = unsafe { ((*state).account, (*state).space) };
-    if let Some(mut entry) = emit::control::<ExitEvent>() {
-        entry.write(ExitEvent {
-            header: emit::header(kind, ExitEvent::LEN, state),
-            space,
-            group_dead,
-            is_charge_known: config!(has_task_layout),
-            account,
-        });
+    if let Some(mut entry) = emit::control::<EndEvent>() {
+        let header = emit::header(kind, EndEvent::LEN, state);
+        let exit =
+            ExitEvent { header, space, group_dead, is_charge_known: config!(has_task_layout), account };
+        entry.write(EndEvent { exit, max_rss, status_plus_one });
         entry.submit(emit::NO_WAKEUP);
     }
     // SAFETY: as above.
@@ -290,7 +295,7 @@ fn free((tid, tgid): (u32, u32), task: u64) -> i32 {
     // SAFETY: as above.
     let late = unsafe { (*state).account };
     if late.recorded_minor | late.recorded_major | late.uncounted_minor | late.uncounted_major != 0 {
-        finish(state, EventKind::LATE, 0);
+        finish(state, EventKind::LATE, 0, (0, 0));
     }
     let _gone = TASKS.remove(tid);
     0

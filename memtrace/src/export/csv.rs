@@ -228,6 +228,10 @@ mod tests {
         assert_eq!(csv("pages", &[]), pages);
         let rss = "time_ns,space,tgid,anon_pages,file_pages,shmem_pages,swap_pages,peak_pages\n";
         assert_eq!(csv("rss", &[]), rss);
+        let processes = "space,tgid,parent_tgid,comm,program,argv,birth_ns,death_ns,exit_status,\
+            peak_rss_pages,minor_faults,major_faults,stall_ns,lower_bound,exit_signal,\
+            seen_peak_rss_pages,uncounted_faults\n";
+        assert_eq!(csv("processes", &[]), processes);
         assert_eq!(csv("losses", &[]), "start_ns,end_ns,cpu,cause,count\n");
     }
 

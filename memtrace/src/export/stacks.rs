@@ -154,7 +154,13 @@ impl StackSums {
         match row {
             Row::Frame(frame) => self.frame(frame),
             Row::Fault(fault) => self.fault(fault),
-            Row::Timeline(_) | Row::Map(_) | Row::Region(_) | Row::Pages(_) | Row::Rss(_) | Row::Loss(_) => {}
+            Row::Timeline(_)
+            | Row::Map(_)
+            | Row::Region(_)
+            | Row::Pages(_)
+            | Row::Rss(_)
+            | Row::Process(_)
+            | Row::Loss(_) => {}
         }
     }
 

@@ -7,6 +7,7 @@
 mod frames;
 mod maps;
 mod pages;
+mod processes;
 mod rss;
 
 use super::{

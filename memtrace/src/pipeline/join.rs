@@ -3,6 +3,7 @@
 pub(super) mod code;
 pub(super) mod forks;
 pub(super) mod intervals;
+mod lives;
 pub(super) mod maps;
 pub(super) mod pages;
 pub(super) mod processes;

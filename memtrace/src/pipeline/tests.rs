@@ -140,7 +140,13 @@ fn exit(millis: u64) -> Record {
     task(
         millis,
         TGID.0,
-        TaskAction::Exit { space: SPACE, group_dead: true, account: Some(Account::default()) },
+        TaskAction::Exit {
+            space: SPACE,
+            group_dead: true,
+            account: Some(Account::default()),
+            status: None,
+            max_rss: None,
+        },
     )
 }
 
@@ -335,7 +341,13 @@ fn accounts_of_tasks_add_up() {
         recorded: FaultCounts { minor: recorded, major: 0 },
         uncounted: FaultCounts { minor: uncounted, major: 0 },
     };
-    let exit = TaskAction::Exit { space: SPACE, group_dead: true, account: Some(account(100, 90, 10)) };
+    let exit = TaskAction::Exit {
+        space: SPACE,
+        group_dead: true,
+        account: Some(account(100, 90, 10)),
+        status: None,
+        max_rss: None,
+    };
     let late = TaskAction::Late { account: Some(account(2, 2, 0)) };
 
     let (_, _, summary) = run(Detail::Full, &[join(1), task(50, 10, exit), task(60, 10, late), tick(200)]);

@@ -224,7 +224,9 @@ fn encode_observation(observation: &Observation, out: &mut Vec<u8>) -> Kind {
         }
         Seen::Resident(RssReading { resident, counters }) => {
             put(&Resident { observed, pages: resident.get() }, out);
-            counters.iter().for_each(|counters| put(&Counters::of(counters), out));
+            if let Some(counters) = counters {
+                put(&Counters::of(counters), out);
+            }
             Kind::Resident
         }
         Seen::Nothing => {

@@ -276,7 +276,8 @@ impl Sink for Groups {
                     *label = Some(row.label.clone());
                 }
             }
-            Row::Timeline(_) | Row::Map(_) | Row::Pages(_) | Row::Rss(_) | Row::Loss(_) => {}
+            Row::Timeline(_) | Row::Map(_) | Row::Pages(_) | Row::Rss(_) | Row::Process(_) | Row::Loss(_) => {
+            }
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use super::{
     findings::{Finding, mean_lifetime},
 };
 use crate::{
-    event::{CallKind, FaultCounts, LossCause},
+    event::{CallKind, FaultCounts, LossCause, WaitStatus},
     pipeline::Detail,
     record::{Availability, ExitReason},
     timeline::{
@@ -247,7 +247,22 @@ fn exit(reason: ExitReason) -> Value {
 }
 
 fn process(process: &ProcessSummary, start: Timestamp) -> Value {
-    let ProcessSummary { id, comm, faults, uncounted, account, pages } = process;
+    let ProcessSummary {
+        id,
+        comm,
+        faults,
+        uncounted,
+        account,
+        pages,
+        space: _,
+        parent,
+        program,
+        died,
+        status,
+        peak,
+        stall,
+        lower_bound,
+    } = process;
     json!({
         "tgid": id.tgid.0,
         "birth_ns": id.born.since(start).get(),
@@ -256,6 +271,15 @@ fn process(process: &ProcessSummary, start: Timestamp) -> Value {
         "uncounted": uncounted.map(counts),
         "kernel_counted": account.map(|account| counts(account.kernel)),
         "pages": pages.map(|pages| page_state(pages, start)),
+        "parent_tgid": parent.map(|parent| parent.0),
+        "program": program.as_deref().map(String::from_utf8_lossy),
+        "death_ns": died.map(|died| died.since(start).get()),
+        "exit_status": status.and_then(WaitStatus::code),
+        "exit_signal": status.and_then(WaitStatus::signal),
+        "peak_rss_pages": peak.exact.map(PageCount::get),
+        "seen_peak_rss_pages": peak.at_least.get(),
+        "stall_ns": stall.get(),
+        "lower_bound": lower_bound,
     })
 }
 

@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    event::{Account, CallKind, Comm, HostFacts, ScanReason, SpaceId, Tgid, UncountedCause},
+    event::{Account, CallKind, Comm, HostFacts, ScanReason, SpaceId, Tgid, UncountedCause, WaitStatus},
     pipeline::FocusOptions,
     record::{Availability, Capture, Cost, Ending, ExitReason, Feature, Totals},
     timeline::{
         AccessCounts, Backing, CodeTotals, CompletedTotals, FaultTotals, MapIdentity, MapSummary, Module,
-        PageCounts, PageState, ProcessId, ProcessSummary, RegionId, RegionLabel, RegionSummary, ScanCount,
-        ScanSummary, TaskTotals, UnseenRegions,
+        PageCounts, PageState, PeakRss, ProcessId, ProcessSummary, RegionId, RegionLabel, RegionSummary,
+        ScanCount, ScanSummary, TaskTotals, UnseenRegions,
     },
     units::{PageCount, VirtAddr, VirtRange},
 };
@@ -155,6 +155,14 @@ pub(super) fn report() -> Report {
                 uncounted: Some(faults(30, 0)),
                 account: Some(account),
                 pages: Some(pages()),
+                space: Some(SpaceId(1)),
+                parent: Some(Tgid(1)),
+                program: Some(Arc::from(&b"/usr/bin/sort"[..])),
+                died: Some(at(390)),
+                status: Some(WaitStatus(3 << 8)),
+                peak: PeakRss { exact: None, at_least: PageCount::new(512) },
+                stall: Nanos::new(102_000),
+                lower_bound: false,
             }],
             faults: fault_totals(),
             completed: completed_totals(),

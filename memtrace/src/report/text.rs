@@ -234,23 +234,29 @@ impl Report {
         if self.summary.processes.is_empty() {
             return Ok(());
         }
-        heading(f, "Processes", ["faults", "uncounted", "kernel"])?;
+        heading(f, "Processes", ["faults", "uncounted", "kernel", "peak RSS"])?;
         let mut processes: Vec<_> = self.summary.processes.iter().collect();
         processes.sort_by_key(|process| {
             let mut sum = process.faults;
             sum += process.uncounted.unwrap_or_default();
             std::cmp::Reverse(sum.total())
         });
-        for ProcessSummary { id, comm: _, faults, uncounted, account, pages: _ } in
-            processes.iter().take(SHOWN)
-        {
+        let page = self.header.host.page;
+        for process in processes.iter().take(SHOWN) {
+            let ProcessSummary { id, faults, uncounted, account, peak, .. } = process;
             let label = self.process_label(*id);
             let known = |count: Option<FaultCounts>| {
                 count.map_or("unknown".to_owned(), |count| count.total().to_string())
             };
             let kernel = known(account.map(|account| account.kernel));
             let uncounted = known(*uncounted);
-            writeln!(f, "  {label:<24}{:>12}{uncounted:>12}{kernel:>12}", faults.total())?;
+            let bytes = |pages: PageCount| Size(pages.get().saturating_mul(page.bytes()));
+            let peak = match (peak.exact, peak.at_least.get()) {
+                (Some(pages), _) => bytes(pages).to_string(),
+                (None, 0) => "unknown".to_owned(),
+                (None, _) => format!(">= {}", bytes(peak.at_least)),
+            };
+            writeln!(f, "  {label:<24}{:>12}{uncounted:>12}{kernel:>12}{peak:>12}", faults.total())?;
         }
         more(f, processes.len(), "report --json")
     }

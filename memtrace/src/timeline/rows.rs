@@ -1,6 +1,6 @@
 //! What the pipeline puts out, and what of it is wanted.
 
-use super::{FaultRow, FrameRow, MapRow, PageRow, RegionSummary, RssRow, TimelineRow};
+use super::{FaultRow, FrameRow, MapRow, PageRow, ProcessSummary, RegionSummary, RssRow, TimelineRow};
 use crate::event::Loss;
 
 /// What the pipeline puts out, in order.
@@ -20,6 +20,8 @@ pub enum Row {
     Frame(FrameRow),
     /// The kernel's counters of an address space were read.
     Rss(RssRow),
+    /// A process, at the end of the recording.
+    Process(ProcessSummary),
     /// Records are missing.
     Loss(Loss),
 }
@@ -46,5 +48,7 @@ bitflags::bitflags! {
         const FRAMES = 1 << 7;
         /// [`Row::Rss`].
         const RSS = 1 << 8;
+        /// [`Row::Process`]; it takes the sums too.
+        const PROCESSES = 1 << 9 | Self::SUMS.bits();
     }
 }

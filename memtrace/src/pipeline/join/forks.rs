@@ -103,7 +103,7 @@ mod tests {
     }
 
     fn exit() -> TaskAction {
-        TaskAction::Exit { space: SpaceId(0), group_dead: true, account: None }
+        TaskAction::Exit { space: SpaceId(0), group_dead: true, account: None, status: None, max_rss: None }
     }
 
     fn write(forks: &mut Forks, tgid: u32, protection: bool) {

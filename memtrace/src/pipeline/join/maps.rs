@@ -1,6 +1,6 @@
 //! Map events: what they do to regions, and what rows say of them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{pages::Happening, tasks::Tasks};
 use crate::{
@@ -26,6 +26,12 @@ pub(in crate::pipeline) struct Done {
 }
 
 impl Done {
+    /// What the kernel mapped for a program, and in which process.
+    pub(in crate::pipeline) fn loaded(&self) -> Option<(ProcessId, &Arc<[u8]>)> {
+        let row = self.row.as_ref().filter(|row| row.action == "exec")?;
+        Some((self.place?.0, row.name.as_ref()?))
+    }
+
     /// What `event`, of which this came, does to the pages of which address space.
     pub(in crate::pipeline) fn happening<'a>(&self, event: &'a MapEvent) -> Option<(SpaceId, Happening<'a>)> {
         match &event.action {

@@ -319,7 +319,16 @@ impl Tasks {
             TaskAction::Join { space, comm, parent: _ } => {
                 self.enter(time, tid, Task { process, space, comm, settled: time, ended: None });
             }
-            TaskAction::Exec { space, old_tid, comm, is_space_told, landmarks, is_hidden, total_vm } => {
+            TaskAction::Exec {
+                space,
+                old_tid,
+                comm,
+                is_space_told,
+                landmarks,
+                is_hidden,
+                total_vm,
+                max_rss: _,
+            } => {
                 if old_tid != tid {
                     self.leave(time, old_tid);
                 }

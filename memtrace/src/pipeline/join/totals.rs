@@ -1,7 +1,7 @@
 //! Totals of a whole session; bounded by the number of processes and regions that are there or are to be reported one by one, not of
 //! faults.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use hdrhistogram::Histogram;
 use memtrace_ebpf::FaultEvent;
@@ -9,6 +9,7 @@ use memtrace_ebpf::FaultEvent;
 use super::{
     code::CodeSums,
     forks::Forks,
+    lives::Life,
     maps::{self, Done, MapTotals},
     pages::{Findings, PageLedger},
     tasks::{Actors, Purged, RetiredIn, Tasks},
@@ -16,7 +17,7 @@ use super::{
 use crate::{
     event::{
         Account, Comm, Fault, FaultCounts, FaultKind, HeatReading, HostFacts, Loss, MapEvent, Mode, PageScan,
-        ScanReason, SpaceId, TaskAction, Tgid, UncountedCause,
+        RssCounters, ScanReason, SpaceId, TaskAction, TaskEvent, Tgid, UncountedCause,
     },
     pipeline::{END_OF_TIME, Options, plan::accounting::ScanTotals},
     region::{Comparison, Region, Retired},
@@ -88,6 +89,9 @@ struct Process {
     comm: Option<Comm>,
     /// Whether its maps were compared while it was held at its exit.
     is_verified: bool,
+    life: Life,
+    /// Sum of the known latencies of its faults.
+    stall: Nanos,
     /// Pages of the regions that went last, all at that time. Of a great many processes few are scanned.
     last: Option<Box<(Timestamp, PageState)>>,
 }
@@ -214,11 +218,15 @@ impl Totals {
     }
 
     /// Adds a task event to the processes that take part.
-    pub(in crate::pipeline) fn task(&mut self, action: &TaskAction, actors: Actors) {
-        let Actors { process, child, is_end: _ } = actors;
+    pub(in crate::pipeline) fn task(&mut self, task: &TaskEvent, actors: Actors) {
+        let TaskEvent { action, .. } = task;
+        let Actors { process, child, is_end } = actors;
         self.forks.task(action, process, child);
-        for one in [Some(process), child].into_iter().flatten() {
-            self.processes.entry(one).or_default();
+        let life = &mut self.processes.entry(process).or_default().life;
+        life.apply(task, is_end);
+        if let (TaskAction::Fork { space, .. }, Some(child)) = (action, child) {
+            let parent = life.clone();
+            self.processes.entry(child).or_default().life.born(&parent, process.tgid, *space);
         }
         if let TaskAction::Exit { account, .. }
         | TaskAction::Alive { account, .. }
@@ -291,6 +299,16 @@ impl Totals {
         self.maps.add(event, done);
     }
 
+    /// The kernel mapped `name` in `process` for a program.
+    pub(in crate::pipeline) fn loads(&mut self, process: ProcessId, name: &Arc<[u8]>) {
+        self.processes.entry(process).or_default().life.loads(name);
+    }
+
+    /// The counters of resident memory of `process` were read, `at_exit` or before.
+    pub(in crate::pipeline) fn counted(&mut self, process: ProcessId, counters: &RssCounters, at_exit: bool) {
+        self.processes.entry(process).or_default().life.counted(counters, at_exit);
+    }
+
     /// The maps of `process` were compared while it was held at its exit.
     pub(in crate::pipeline) fn verified(&mut self, process: ProcessId) {
         self.processes.entry(process).or_default().is_verified = true;
@@ -313,11 +331,14 @@ impl Totals {
             self.without_region += row.faults.completed;
         }
         let Some(process) = row.process else { return };
-        self.processes.entry(process).or_default().faults += row.faults.completed;
+        let latency_sum = row.faults.detail.unwrap_or_default().latency_sum;
+        let totals = self.processes.entry(process).or_default();
+        totals.faults += row.faults.completed;
+        totals.stall += latency_sum;
         let Some(label) = &row.region else { return };
         let region = self.regions.entry(label.id).or_default();
         region.faults += row.faults.completed;
-        region.latency_sum += row.faults.detail.unwrap_or_default().latency_sum;
+        region.latency_sum += latency_sum;
     }
 
     /// Regions, address spaces and processes have gone: returns all that is known of the regions, if that is wanted.
@@ -431,8 +452,9 @@ impl Totals {
         let mut regions = self.gone;
         regions.sort_unstable_by_key(hotness);
         let mut total = self.account;
+        let losses = &self.losses;
         let processes = self.processes.into_iter().map(|(id, process)| {
-            let Process { faults, uncounted, account, comm, last, is_verified: _ } = process;
+            let Process { faults, uncounted, account, comm, last, is_verified: _, life, stall } = process;
             if let Some(account) = account {
                 *total.get_or_insert_with(Account::default) += account;
             }
@@ -445,6 +467,17 @@ impl Totals {
                 uncounted,
                 account,
                 pages,
+                space: life.space,
+                parent: life.parent,
+                program: life.program.clone(),
+                died: life.died,
+                status: life.status,
+                peak: life.peak(),
+                stall,
+                lower_bound: {
+                    let end = life.died.unwrap_or(END_OF_TIME);
+                    losses.iter().any(|loss| loss.touches(id.born, end))
+                },
             }
         });
         let processes = processes.collect();

@@ -91,13 +91,20 @@ fn events(time: Timestamp, number: u64, step: &Step) -> Vec<Record> {
                     landmarks,
                     is_hidden: false,
                     total_vm: None,
+                    max_rss: None,
                 }),
                 shown(),
             ]
         }
         2 => {
             let account = Some(Account::default());
-            vec![task(TaskAction::Exit { space: SPACE, group_dead: true, account })]
+            vec![task(TaskAction::Exit {
+                space: SPACE,
+                group_dead: true,
+                account,
+                status: None,
+                max_rss: None,
+            })]
         }
         3 => vec![task(TaskAction::Comm(comm))],
         4 => vec![call(MapRequest::Munmap { addr, length }, Ok(0))],

@@ -112,6 +112,7 @@ fn process_that_executes_a_program_where_nothing_was_found_goes_on() {
         landmarks,
         is_hidden: false,
         total_vm: None,
+        max_rss: None,
     };
     let records = [join(1), nothing(70), task(71, TGID.0, exec), fault(80, 0x1000), tick(900)];
 

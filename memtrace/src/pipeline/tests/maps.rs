@@ -60,6 +60,7 @@ fn exec_action() -> TaskAction {
         is_space_told: true,
         is_hidden: false,
         total_vm: None,
+        max_rss: None,
         landmarks: Landmarks { start_brk: None, start_stack: Some(addr(0x7_7ff0)) },
     }
 }
@@ -410,7 +411,11 @@ fn split_region_is_the_parent_of_its_upper_part() {
         maps(2, SPACE, &[(0x1000, 0x9000)]),
         munmap(10, (0x3000, 0x5000)),
         munmap(20, (0x1000, 0x3000)),
-        task(30, TGID.0, TaskAction::Exit { space: SPACE, group_dead: true, account: None }),
+        task(
+            30,
+            TGID.0,
+            TaskAction::Exit { space: SPACE, group_dead: true, account: None, status: None, max_rss: None },
+        ),
     ];
 
     let (rows, summary) = run_all(&records);

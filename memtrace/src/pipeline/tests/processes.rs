@@ -46,7 +46,11 @@ fn uncounted(millis: u64, space: u64, minor: u64) -> Record {
 fn ended(millis: u64, space: u64, minor: u64) -> Record {
     let kernel = FaultCounts { minor, major: 0 };
     let account = Some(Account { kernel, ..Account::default() });
-    by_child(task(millis, CHILD.0, TaskAction::Exit { space: SpaceId(space), group_dead: true, account }))
+    by_child(task(
+        millis,
+        CHILD.0,
+        TaskAction::Exit { space: SpaceId(space), group_dead: true, account, status: None, max_rss: None },
+    ))
 }
 
 /// One child with three faults, and within the same interval another one with the same ID and two.

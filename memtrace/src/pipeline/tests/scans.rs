@@ -250,6 +250,7 @@ fn replaced_address_space_is_not_scanned() {
         is_space_told: true,
         is_hidden: false,
         total_vm: None,
+        max_rss: None,
         landmarks: Landmarks::default(),
     };
     let records = [join(1), task(5, 10, exec), heat(100, (0x20_0000, 0x40_0000), 3)];

@@ -84,8 +84,8 @@ mod tests {
         for space in spaces {
             let action =
                 TaskAction::Join { space: SpaceId(space.into()), comm: Comm::default(), parent: None };
-            let (tgid, tid) = (Tgid(space), Tid(space));
-            directory.learn(&TaskEvent { time: Timestamp::default(), tgid, tid, action });
+            let time = Timestamp::default();
+            directory.learn(&TaskEvent { time, tgid: Tgid(space), tid: Tid(space), action });
         }
         directory
     }

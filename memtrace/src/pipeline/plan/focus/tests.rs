@@ -279,7 +279,8 @@ fn slots_beyond_what_can_wait_make_everything_worth_a_visit() {
 fn process_that_has_gone_is_not_scanned() {
     let mut world = World::new(vec![Area::All], 100, &[(2, 4, "")]);
     world.heat(&[(3, 1)]);
-    let action = TaskAction::Exit { space: SPACE, group_dead: true, account: None };
+    let action =
+        TaskAction::Exit { space: SPACE, group_dead: true, account: None, status: None, max_rss: None };
     world.directory.learn(&TaskEvent { time: at(5), tgid: TGID, tid: Tid(TGID.0), action });
 
     assert_eq!(world.round(20, 1), []);
