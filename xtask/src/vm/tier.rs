@@ -30,6 +30,7 @@ pub(super) const SMOKE: &[&str] = &[
     "kernel_command",
     "kernel_degrade",
     "kernel_maps",
+    "kernel_rss",
     "kernel_snapshot_oracles",
     "kernel_verifier",
 ];
