@@ -389,10 +389,10 @@ impl Pipeline {
             Seen::Nothing => tasks.vanish(time, (tgid, space)),
             Seen::Resident(RssReading { counters, .. }) => {
                 let Some(counters) = counters.filter(|_| intervals.is_some()) else { return };
-                let process = tasks.process(time, tgid, Tid(tgid.0));
-                totals.counted(process, &counters, space == SpaceId::UNKNOWN);
+                let is_at_exit = space == SpaceId::UNKNOWN;
+                let Some((space, process)) = tasks.space_counted(tgid, space) else { return };
+                totals.counted(process, &counters, is_at_exit);
                 if wants.contains(RowSet::RSS) {
-                    let space = tasks.settle_space(tgid, space);
                     rows.push(Row::Rss(RssRow { time, space, tgid, counters }));
                 }
             }
@@ -462,23 +462,10 @@ impl Pipeline {
         if let Some(intervals) = &mut self.intervals {
             intervals.loss(loss);
         }
-        let hides_maps = match loss.cause {
-            LossCause::EventsRing => false,
-            LossCause::ControlRing
-            | LossCause::SideBand
-            | LossCause::TaskTable
-            | LossCause::HiddenProgram
-            | LossCause::Late
-            | LossCause::TornTail
-            | LossCause::UnknownKind
-            | LossCause::Skipped
-            | LossCause::NoEvents
-            | LossCause::CpuOffline => true,
-        };
         if let (LossCause::CpuOffline, Some(end)) = (loss.cause, loss.end) {
             self.tasks.miss_completions(loss.start, end);
         }
-        if hides_maps {
+        if loss.cause.hides_changes() {
             self.tasks.doubt(loss.end.unwrap_or(loss.start));
         }
         if self.wants.contains(RowSet::LOSSES) {

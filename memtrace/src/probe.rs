@@ -168,9 +168,9 @@ impl Prober {
     pub fn answer(&mut self, request: &ProbeRequest) -> Vec<Observation> {
         let ProbeRequest { tgid, space, target } = request;
         let mut observations = Vec::new();
-        let mut observe = |seen| {
-            observations.push(Observation { time: clock::boottime(), tgid: *tgid, space: *space, seen });
-        };
+        let mut observe_at =
+            |time, seen| observations.push(Observation { time, tgid: *tgid, space: *space, seen });
+        let mut observe = |seen| observe_at(clock::boottime(), seen);
         let result = match (thread::with_memory(*tgid), target) {
             (Err(ProbeError::Gone), _) => {
                 observe(Seen::Nothing);
@@ -180,7 +180,9 @@ impl Prober {
             (Ok(tid), ProbeTarget::Maps) => self.read_maps(tid).map(|maps| observe(Seen::Maps(maps))),
             (Ok(tid), ProbeTarget::Pages(ranges)) => self.scan_pages(tid, ranges, observe),
             (Ok(tid), ProbeTarget::Resident) => {
-                thread::rss(tid, self.page).map(|reading| observe(Seen::Resident(reading)))
+                // What it had before it executes a program is not to pass for what it has then.
+                let began = clock::boottime();
+                thread::rss(tid, self.page).map(|reading| observe_at(began, Seen::Resident(reading)))
             }
             (Ok(tid), ProbeTarget::Everything) => {
                 self.read_maps(tid).and_then(|maps| self.scan_all(tid, maps, observe))
@@ -228,8 +230,8 @@ impl Prober {
         let result = self.read_maps(thread).and_then(|maps| {
             let ranges = accessible(&maps);
             observe(Seen::Maps(MapsReading { at_exit, ..maps }));
-            if at_exit {
-                observe(Seen::Resident(thread::rss(thread, self.page)?));
+            if at_exit && let Ok(reading) = thread::rss(thread, self.page) {
+                observe(Seen::Resident(reading));
             }
             if has_time(&ranges) { self.scan_pages(thread, &ranges, observe) } else { Ok(()) }
         });

@@ -436,8 +436,8 @@ pub struct ProcessSummary {
     pub status: Option<WaitStatus>,
     /// The most pages that were resident at once in its last address space.
     pub peak: PeakRss,
-    /// Sum of the known latencies of its faults.
-    pub stall: Nanos,
+    /// Sum of the known latencies of its faults; `None` where they were counted without records.
+    pub stall: Option<Nanos>,
     /// Whether a loss touches its life: counts are at least these.
     pub lower_bound: bool,
 }
@@ -445,10 +445,10 @@ pub struct ProcessSummary {
 /// The most pages that were resident at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PeakRss {
-    /// The kernel's high-water mark; `None` if it was not read when it was final.
+    /// The kernel's high-water mark when nothing came any more; `None` if it was not read then.
     pub exact: Option<PageCount>,
-    /// The same, or what it was when it was read last; 0 if it never was.
-    pub at_least: PageCount,
+    /// What it was when it was read last; `None` if it never was.
+    pub seen: Option<PageCount>,
 }
 
 /// One region over the whole session.

@@ -128,7 +128,7 @@ pub(super) struct RecordArgs {
     #[arg(long, value_name = "TIME", default_value = "2ms", help_heading = "Limits")]
     max_lock: Nanos,
 
-    /// Share of one CPU that scans of pages may take, such as 5%
+    /// Share of one CPU that scans of pages and readings of counters may take, such as 5%
     #[arg(long, value_name = "SHARE", default_value = "5%", help_heading = "Limits")]
     max_cpu: CpuShare,
 

@@ -59,6 +59,39 @@ pub enum LossCause {
 }
 
 impl LossCause {
+    /// Whether changes of address spaces may be among what is missing.
+    #[must_use]
+    pub const fn hides_changes(self) -> bool {
+        match self {
+            Self::EventsRing => false,
+            Self::ControlRing
+            | Self::SideBand
+            | Self::TaskTable
+            | Self::HiddenProgram
+            | Self::Late
+            | Self::TornTail
+            | Self::UnknownKind
+            | Self::Skipped
+            | Self::NoEvents
+            | Self::CpuOffline => true,
+        }
+    }
+
+    /// Whether births, programs and ends of tasks may be.
+    #[must_use]
+    pub const fn hides_tasks(self) -> bool {
+        match self {
+            Self::EventsRing | Self::SideBand | Self::HiddenProgram | Self::CpuOffline => false,
+            Self::ControlRing
+            | Self::TaskTable
+            | Self::Late
+            | Self::TornTail
+            | Self::UnknownKind
+            | Self::Skipped
+            | Self::NoEvents => true,
+        }
+    }
+
     /// The word for it in the table `losses`.
     #[must_use]
     pub const fn name(self) -> &'static str {

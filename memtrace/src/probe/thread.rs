@@ -7,11 +7,14 @@
 
 use std::{
     fs::{self, File},
-    io::Read as _,
+    io::{self, Read as _},
     os::unix::fs::FileExt as _,
 };
 
-use procfs::process::{Process, Status};
+use procfs::{
+    ProcError,
+    process::{Process, Status},
+};
 
 use super::ProbeError;
 use crate::{
@@ -76,7 +79,7 @@ pub(super) fn statm(tid: Tid) -> Result<Statm, ProbeError> {
 
 /// The counters of the address space of the thread `tid`, which take no lock.
 pub(super) fn rss(tid: Tid, page: PageSize) -> Result<RssReading, ProbeError> {
-    let status = process(tid).and_then(|process| process.status().ok()).ok_or(ProbeError::Gone)?;
+    let status = process(tid)?.status()?;
     rss_of(&status, page).ok_or(ProbeError::Gone)
 }
 
@@ -93,9 +96,19 @@ fn rss_of(status: &Status, page: PageSize) -> Option<RssReading> {
     Some(RssReading { resident: pages(status.vmrss)?, counters: Some(counters) })
 }
 
-/// What `/proc` has of the thread `tid`; `None` if it has ended.
-fn process(tid: Tid) -> Option<Process> {
-    Process::new(i32::try_from(tid.0).ok()?).ok()
+/// What `/proc` has of the thread `tid`.
+fn process(tid: Tid) -> Result<Process, ProcError> {
+    Process::new(tid.0.cast_signed())
+}
+
+impl From<ProcError> for ProbeError {
+    fn from(error: ProcError) -> Self {
+        match error {
+            ProcError::NotFound(_) => Self::Gone,
+            ProcError::Io(error, _) => error.into(),
+            other => Self::Io(io::Error::other(other)),
+        }
+    }
 }
 
 /// Where the heap begins and the stack is, as far as the kernel shows it; `None` during an exec, when the old address space is gone
@@ -103,7 +116,7 @@ fn process(tid: Tid) -> Option<Process> {
 pub(super) fn landmarks(tid: Tid) -> Option<Landmarks> {
     /// What the kernel shows for the start of the code to those who may not know places.
     const HIDDEN: u64 = 1;
-    let Some(stat) = process(tid).and_then(|process| process.stat().ok()) else {
+    let Ok(stat) = process(tid).and_then(|process| process.stat()) else {
         return Some(Landmarks::default());
     };
     let known = |addr: u64| (addr != 0).then_some(VirtAddr::from_raw(addr));

@@ -277,8 +277,8 @@ fn process(process: &ProcessSummary, start: Timestamp) -> Value {
         "exit_status": status.and_then(WaitStatus::code),
         "exit_signal": status.and_then(WaitStatus::signal),
         "peak_rss_pages": peak.exact.map(PageCount::get),
-        "seen_peak_rss_pages": peak.at_least.get(),
-        "stall_ns": stall.get(),
+        "seen_peak_rss_pages": peak.seen.map(PageCount::get),
+        "stall_ns": stall.map(Nanos::get),
         "lower_bound": lower_bound,
     })
 }

@@ -251,10 +251,10 @@ impl Report {
             let kernel = known(account.map(|account| account.kernel));
             let uncounted = known(*uncounted);
             let bytes = |pages: PageCount| Size(pages.get().saturating_mul(page.bytes()));
-            let peak = match (peak.exact, peak.at_least.get()) {
+            let peak = match (peak.exact, peak.seen) {
                 (Some(pages), _) => bytes(pages).to_string(),
-                (None, 0) => "unknown".to_owned(),
-                (None, _) => format!(">= {}", bytes(peak.at_least)),
+                (None, Some(pages)) => format!(">= {}", bytes(pages)),
+                (None, None) => "unknown".to_owned(),
             };
             writeln!(f, "  {label:<24}{:>12}{uncounted:>12}{kernel:>12}{peak:>12}", faults.total())?;
         }

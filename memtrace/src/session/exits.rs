@@ -7,6 +7,7 @@
 //! Not here: holding and reading (`keeper`), the recording (`recorder`).
 
 use std::{
+    collections::VecDeque,
     os::{fd::OwnedFd, unix::net::UnixStream},
     sync::mpsc::{Receiver, SyncSender, sync_channel},
     time::{Duration, Instant},
@@ -18,18 +19,21 @@ use serde::{Deserialize, Serialize};
 use crate::{
     decode::Frame,
     event::{Observation, ReclaimReading},
+    order::WINDOW,
+    sys::clock,
+    units::Timestamp,
 };
 
 /// Exits that wait to be taken, for the time between two batches; while there are as many, the others wait where they come from.
 const WAITING: usize = 256;
 
 /// How long the recorder waits for what has been announced: nobody can say for how long maps are locked.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A process is about to be read.
-const ANNOUNCED: u8 = b'+';
-/// What was announced will not come.
-const TAKEN_BACK: u8 = b'-';
+/// Bytes of a word: a time at which a process is about to be read, or [`TAKEN_BACK`]. The kernel takes one as a whole, or not at all.
+const WORD: usize = size_of::<u64>();
+/// The last that was announced will not come.
+const TAKEN_BACK: u64 = 0;
 
 /// What a process was when it was about to exit.
 #[derive(Debug, Serialize, Deserialize)]
@@ -60,17 +64,17 @@ impl Announcer {
 
     /// A process is about to be read.
     pub(super) fn announce(&self) {
-        self.say(ANNOUNCED);
+        self.say(clock::boottime().as_nanos());
     }
 
-    /// What was announced will not come.
+    /// What was announced last will not come.
     pub(super) fn take_back(&self) {
         self.say(TAKEN_BACK);
     }
 
-    fn say(&self, word: u8) {
+    fn say(&self, word: u64) {
         // Where there is no room, or nobody any more, the recorder does not wait.
-        let _unsaid = send(&self.0, &[word], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        let _unsaid = send(&self.0, &word.to_ne_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     }
 }
 
@@ -78,8 +82,8 @@ impl Announcer {
 #[derive(Debug)]
 pub(super) struct Exits {
     announced: UnixStream,
-    /// How many were announced and have not come.
-    owed: usize,
+    /// When those were announced that have not come.
+    owed: VecDeque<Timestamp>,
     queue: Receiver<Exit>,
 }
 
@@ -87,36 +91,38 @@ impl Exits {
     /// Exits that are announced by `announced`, and where they are handed in.
     pub(super) fn new(announced: UnixStream) -> (SyncSender<Exit>, Self) {
         let (sender, queue) = sync_channel(WAITING);
-        (sender, Self { announced, owed: 0, queue })
+        (sender, Self { announced, owed: VecDeque::new(), queue })
     }
 
-    /// Takes all that has been announced by now.
-    pub(super) fn take(&mut self) -> Vec<Exit> {
-        let mut exits = Vec::new();
+    /// Takes what is there, and waits for what would come too late behind `tick`: what was announced before the window that ends there.
+    pub(super) fn take(&mut self, tick: Option<Timestamp>) -> Vec<Exit> {
+        let mut exits: Vec<_> = self.queue.try_iter().take(WAITING).collect();
+        // The announcement of each has come before it.
+        self.listen();
+        self.owed.drain(..exits.len().min(self.owed.len()));
+        let Some(released) = tick.map(|tick| tick.before(WINDOW)) else { return exits };
         let until = Instant::now() + PATIENCE;
-        loop {
-            self.listen();
-            let next = match self.owed {
-                0 => self.queue.try_recv().ok(),
-                _ => self.queue.recv_timeout(until.saturating_duration_since(Instant::now())).ok(),
-            };
-            self.owed = self.owed.saturating_sub(1);
-            let Some(exit) = next else {
-                self.owed = 0;
-                return exits;
+        while self.owed.front().is_some_and(|announced| *announced < released) {
+            let Ok(exit) = self.queue.recv_timeout(until.saturating_duration_since(Instant::now())) else {
+                self.owed.retain(|announced| *announced >= released);
+                break;
             };
             exits.push(exit);
+            self.listen();
+            self.owed.pop_front();
         }
+        exits
     }
 
     /// Hears what has been said.
     fn listen(&mut self) {
-        let mut words = [0; WAITING];
+        let mut words = [0; WORD * WAITING];
         while let Ok((said @ 1.., _)) = recv(&self.announced, &mut words[..], RecvFlags::DONTWAIT) {
-            for word in &words[..said] {
-                match *word {
-                    TAKEN_BACK => self.owed = self.owed.saturating_sub(1),
-                    _ => self.owed += 1,
+            let (words, _) = words[..said].as_chunks::<WORD>();
+            for word in words.iter().map(|word| u64::from_ne_bytes(*word)) {
+                match word {
+                    TAKEN_BACK => drop(self.owed.pop_back()),
+                    time => self.owed.push_back(Timestamp::from_nanos(time)),
                 }
             }
         }
@@ -140,8 +146,13 @@ mod tests {
         (Announcer::new(there.into()), sender, exits)
     }
 
+    /// A tick behind which it is too late for what was announced by now.
+    fn late() -> Timestamp {
+        clock::boottime().after(WINDOW).after(WINDOW)
+    }
+
     #[test]
-    fn what_is_announced_is_waited_for() {
+    fn what_would_come_too_late_is_waited_for() {
         let (announcer, sender, mut exits) = way();
         announcer.announce();
         announcer.announce();
@@ -150,24 +161,40 @@ mod tests {
             (0..2).for_each(|_| sender.send(exit()).expect("it waits"));
         });
 
-        assert_eq!(exits.take().len(), 2);
+        assert_eq!(exits.take(Some(late())).len(), 2);
 
         later.join().expect("no panic");
+        assert!(exits.owed.is_empty());
     }
 
     #[test]
-    fn what_is_taken_back_or_has_come_is_not_waited_for() {
+    fn what_has_time_is_not_waited_for() {
+        let (announcer, sender, mut exits) = way();
+        announcer.announce();
+        for tick in [None, Some(clock::boottime())] {
+            assert_eq!(exits.take(tick).len(), 0);
+            assert_eq!(exits.owed.len(), 1, "it is still owed");
+        }
+        sender.send(exit()).expect("there is room");
+
+        assert_eq!(exits.take(None).len(), 1);
+
+        assert!(exits.owed.is_empty());
+    }
+
+    #[test]
+    fn what_is_taken_back_or_has_come_is_not_owed() {
         let (announcer, sender, mut exits) = way();
         announcer.announce();
         announcer.announce();
         announcer.take_back();
         exits.listen();
-        assert_eq!(exits.owed, 1);
+        assert_eq!(exits.owed.len(), 1);
         sender.send(exit()).expect("there is room");
 
-        assert_eq!(exits.take().len(), 1);
+        assert_eq!(exits.take(Some(late())).len(), 1);
 
-        assert_eq!(exits.owed, 0);
+        assert!(exits.owed.is_empty());
     }
 
     #[test]
@@ -175,10 +202,10 @@ mod tests {
         let (announcer, sender, mut exits) = way();
         announcer.announce();
 
-        assert!(exits.take().is_empty());
+        assert!(exits.take(Some(late())).is_empty());
 
-        assert_eq!(exits.owed, 0);
+        assert!(exits.owed.is_empty());
         sender.send(exit()).expect("there is room");
-        assert_eq!(exits.take().len(), 1, "late, and not lost");
+        assert_eq!(exits.take(None).len(), 1, "late, and not lost");
     }
 }

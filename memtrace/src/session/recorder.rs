@@ -206,13 +206,14 @@ impl<W: Write> Recorder<W> {
 
     /// Writes a batch behind what was seen at exits by now, which would come too late behind its tick.
     fn write_batch(&mut self, batch: Batch) -> Result<(), RecorderError> {
-        self.write_exits()?;
+        let tick = |frame: &Frame| if let Frame::Tick(time) = frame { Some(*time) } else { None };
+        self.write_exits(batch.iter().filter_map(tick).max())?;
         batch.into_iter().try_for_each(|frame| self.write(frame))
     }
 
     /// Writes what was seen of processes that were held at their exit; not where there is no room for more.
-    fn write_exits(&mut self) -> Result<(), RecorderError> {
-        for exit in self.exits.as_mut().map(Exits::take).unwrap_or_default() {
+    fn write_exits(&mut self, tick: Option<Timestamp>) -> Result<(), RecorderError> {
+        for exit in self.exits.as_mut().map(|exits| exits.take(tick)).unwrap_or_default() {
             if !self.batches.is_full() {
                 exit.into_frames().try_for_each(|frame| self.write_own(frame))?;
             }

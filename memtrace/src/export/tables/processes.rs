@@ -43,18 +43,19 @@ impl TableRow for ProcessSummary {
         ),
         column(
             "exit_status",
-            "code with which it exited; empty if it did not, or a signal ended it",
+            "code with which it exited; empty if it did not, a signal ended it, or the kernel has no BTF",
             Id(|row| row.status.and_then(WaitStatus::code).map(u64::from)),
         ),
         column(
             "peak_rss_pages",
-            "the most that were resident at once in its last address space, as the kernel counted; empty if that was not read \
-             when it was final (--verify always does), and the kernel has no more than the most of all programs of the process",
+            "the most that were resident at once in its last address space, as the kernel counted when it ended; empty if it did not, \
+             if that was no more than in an address space before and nobody read it at the exit (--verify does), or if records \
+             are missing",
             Count(|row| row.peak.exact.map(PageCount::get)),
         ),
         column("minor_faults", "completed minor faults with an event", Count(|row| Some(row.faults.minor))),
         column("major_faults", "completed major faults with an event", Count(|row| Some(row.faults.major))),
-        column("stall_ns", "sum of the known latencies of its faults", Duration(|row| Some(row.stall))),
+        column("stall_ns", "sum of the known latencies of its faults", Duration(|row| row.stall)),
         column(
             "lower_bound",
             "1 if a loss touches its life: counts are at least these",
@@ -67,8 +68,8 @@ impl TableRow for ProcessSummary {
         ),
         column(
             "seen_peak_rss_pages",
-            "the most when it was read last, if it is not exact: there were at least as many",
-            Count(|row| Some(row.peak.at_least.get()).filter(|seen| *seen > 0)),
+            "the same when it was read last: there were at least as many; empty if it never was",
+            Count(|row| row.peak.seen.map(PageCount::get)),
         ),
         column(
             "uncounted_faults",

@@ -16,7 +16,7 @@ pub(in crate::pipeline) struct Life {
     pub(in crate::pipeline) parent: Option<Tgid>,
     /// Path of the program that it executed last.
     pub(in crate::pipeline) program: Option<Arc<[u8]>>,
-    /// The program has been mapped: what the kernel maps for a program from now on is of the next one.
+    /// What the kernel maps for a program from now on is of the next one.
     is_loaded: bool,
     pub(in crate::pipeline) died: Option<Timestamp>,
     pub(in crate::pipeline) status: Option<WaitStatus>,
@@ -60,8 +60,14 @@ impl Life {
             }
             TaskAction::Exec { space, max_rss, .. } => {
                 self.space = Some(space);
+                if self.is_loaded {
+                    // It was hidden, or records are missing.
+                    self.program = None;
+                }
                 self.is_loaded = true;
                 self.peak = Peak { before: max_rss, ..Peak::default() };
+                // Without the layout of tasks the end of its leader has passed for its own.
+                (self.died, self.status) = (None, None);
             }
             TaskAction::Exit { status, max_rss, .. } => {
                 // Of two that may have been the last, one sees what the other has still to add.
@@ -77,7 +83,9 @@ impl Life {
 
     /// The kernel mapped `name` for a program.
     pub(in crate::pipeline) fn loads(&mut self, name: &Arc<[u8]>) {
-        if name.starts_with(b"/") && (self.is_loaded || self.program.is_none()) {
+        // perf has a word behind two slashes where it could not tell.
+        let is_path = name.starts_with(b"/") && !name.starts_with(b"//");
+        if is_path && (self.is_loaded || self.program.is_none()) {
             self.program = Some(Arc::clone(name));
             self.is_loaded = false;
         }
@@ -89,14 +97,18 @@ impl Life {
         self.peak.is_final |= at_exit;
     }
 
-    /// The most pages that were resident at once in the last address space.
-    pub(in crate::pipeline) fn peak(&self) -> PeakRss {
+    /// The most pages that were resident at once in the last address space. If there is a `gap` in its records, it may be another one.
+    pub(in crate::pipeline) fn peak(&self, gap: bool) -> PeakRss {
         let Peak { seen, is_final, before, ever } = self.peak;
-        // The kernel keeps the most of all address spaces: it is that of the last one if there was less before. Its sum leaves out
-        // what CPUs have not added up yet, which readings have.
-        let proven = ever.filter(|ever| before.is_some_and(|before| *ever > before) || *ever <= seen);
-        let exact = if is_final { Some(seen) } else { proven.map(|ever| ever.max(seen)) };
-        PeakRss { exact, at_least: exact.unwrap_or(seen) }
+        // The kernel keeps the most of all address spaces: it is that of the last one if there was less before.
+        let is_of_last = |ever: &PageCount| before.is_some_and(|before| *ever > before);
+        // What it keeps may lack what CPUs or threads have not added up yet, and readings have; or they what is added at the end.
+        let exact = match ever {
+            Some(ever) if is_of_last(&ever) || ever <= seen => Some(ever.max(seen)),
+            _ => is_final.then_some(seen),
+        };
+        let seen = Some(seen).filter(|seen| seen.get() > 0);
+        PeakRss { exact: exact.filter(|_| !gap), seen }
     }
 }
 
@@ -142,12 +154,13 @@ mod tests {
             let mut life = Life::default();
             life.apply(&exec(300), false);
             life.counted(&reading(200), false);
-            assert_eq!(life.peak(), PeakRss { exact: None, at_least: pages(200) }, "it lives");
+            let seen = Some(pages(200));
+            assert_eq!(life.peak(false), PeakRss { exact: None, seen }, "it lives");
 
             life.apply(&exit(at_exit), true);
 
-            let exact = exact.map(pages);
-            assert_eq!(life.peak(), PeakRss { exact, at_least: exact.unwrap_or(pages(200)) });
+            assert_eq!(life.peak(false), PeakRss { exact: exact.map(pages), seen });
+            assert_eq!(life.peak(true), PeakRss { exact: None, seen }, "an exec may be missing");
             assert_eq!((life.status, life.died), (Some(WaitStatus(3 << 8)), Some(Timestamp::from_nanos(9))));
         }
     }
@@ -157,12 +170,14 @@ mod tests {
         let mut held = Life::default();
         held.apply(&exec(300), false);
         held.counted(&reading(200), true);
-        assert_eq!(held.peak().exact, Some(pages(200)));
+        assert_eq!(held.peak(false).exact, Some(pages(200)));
+        held.apply(&exit(310), true);
+        assert_eq!(held.peak(false).exact, Some(pages(310)), "threads add up last");
 
         let mut attached = Life::default();
         attached.counted(&reading(400), false);
         attached.apply(&exit(390), true);
-        assert_eq!(attached.peak().exact, Some(pages(400)), "the kernel adds up later than it shows");
+        assert_eq!(attached.peak(false).exact, Some(pages(400)), "the kernel adds up later than it shows");
     }
 
     #[test]
@@ -177,10 +192,14 @@ mod tests {
         child.born(&parent, Tgid(7), SpaceId(3));
         assert_eq!(child.program, Some(path("/bin/sh")));
         child.apply(&exit(100), true);
-        assert_eq!(child.peak().exact, Some(pages(100)), "it had no memory before");
+        assert_eq!(child.peak(false).exact, Some(pages(100)), "it had no memory before");
         child.loads(&path("/bin/ls"));
         child.loads(&path("/lib/ld.so"));
 
-        assert_eq!((child.program, child.parent), (Some(path("/bin/ls")), Some(Tgid(7))));
+        assert_eq!((&child.program, child.parent), (&Some(path("/bin/ls")), Some(Tgid(7))));
+        child.apply(&exec(0), false);
+        child.loads(&path("//toolong"));
+        child.apply(&exec(0), false);
+        assert_eq!(child.program, None, "nothing was shown of it");
     }
 }

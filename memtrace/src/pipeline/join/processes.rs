@@ -29,8 +29,10 @@ pub(in crate::pipeline) struct Processes {
 #[derive(Clone, Copy, Debug)]
 struct Latest {
     id: ProcessId,
-    /// Whether it ended, or is no longer traced.
+    /// Whether it ended, has no memory any more, or is no longer traced.
     is_gone: bool,
+    /// Whether its end is known.
+    has_ended: bool,
 }
 
 impl Processes {
@@ -39,7 +41,7 @@ impl Processes {
         let count = &mut self.count;
         let new = || {
             *count += 1;
-            Latest { id: ProcessId { tgid, born: time }, is_gone: false }
+            Latest { id: ProcessId { tgid, born: time }, is_gone: false, has_ended: false }
         };
         self.latest.entry(tgid).or_insert_with(new).id
     }
@@ -63,12 +65,21 @@ impl Processes {
         self.last(time, tgid)
     }
 
-    /// `process` ended, or is no longer traced, at `time`; false if that is known already.
-    pub(in crate::pipeline) fn gone(&mut self, time: Timestamp, process: ProcessId) -> bool {
+    /// `process` is no longer traced, or has no memory any more, at `time`.
+    pub(in crate::pipeline) fn gone(&mut self, time: Timestamp, process: ProcessId) {
         let is_it = |latest: &&mut Latest| latest.id == process && !latest.is_gone;
+        if let Some(latest) = self.latest.get_mut(&process.tgid).filter(is_it) {
+            latest.is_gone = true;
+            self.gone.push_back((time, process));
+        }
+    }
+
+    /// `process` ended at `time`; false if that is known already.
+    pub(in crate::pipeline) fn ended(&mut self, time: Timestamp, process: ProcessId) -> bool {
+        self.gone(time, process);
+        let is_it = |latest: &&mut Latest| latest.id == process && !latest.has_ended;
         let Some(latest) = self.latest.get_mut(&process.tgid).filter(is_it) else { return false };
-        latest.is_gone = true;
-        self.gone.push_back((time, process));
+        latest.has_ended = true;
         true
     }
 
@@ -77,7 +88,7 @@ impl Processes {
     pub(in crate::pipeline) fn goes_on(&mut self, process: ProcessId) {
         let is_it = |latest: &&mut Latest| latest.id == process && latest.is_gone;
         if let Some(latest) = self.latest.get_mut(&process.tgid).filter(is_it) {
-            latest.is_gone = false;
+            (latest.is_gone, latest.has_ended) = (false, false);
             self.gone.retain(|(_, gone)| *gone != process);
         }
     }
@@ -155,16 +166,27 @@ mod tests {
     }
 
     #[test]
+    fn process_whose_memory_was_found_gone_ends_afterwards() {
+        let mut processes = Processes::default();
+
+        let process = processes.born(at(10), TGID);
+        processes.gone(at(15), process);
+
+        assert!(processes.ended(at(20), process));
+        assert_eq!(processes.gone, [(at(15), process)]);
+    }
+
+    #[test]
     fn process_that_executes_a_program_after_its_leader_ended_ends_once_more() {
         let mut processes = Processes::default();
 
         let process = processes.born(at(10), TGID);
-        assert!(processes.gone(at(15), process));
-        assert!(!processes.gone(at(16), process), "another thread that finds itself the last");
+        assert!(processes.ended(at(15), process));
+        assert!(!processes.ended(at(16), process), "another thread that finds itself the last");
         processes.goes_on(process);
 
         assert!(processes.gone.is_empty());
-        assert!(processes.gone(at(20), process));
+        assert!(processes.ended(at(20), process));
         assert_eq!(processes.gone, [(at(20), process)]);
     }
 

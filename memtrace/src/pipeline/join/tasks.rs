@@ -251,6 +251,18 @@ impl Tasks {
         self.space_of(tgid, Tid(tgid.0)).or(asked_for)
     }
 
+    /// The address space, and its process, of which the counters were read when `tgid` was asked, of which `asked_for` was expected. `None`
+    /// if that is not sure: it is gone, or was replaced.
+    pub(in crate::pipeline) fn space_counted(
+        &self,
+        tgid: Tgid,
+        asked_for: SpaceId,
+    ) -> Option<(SpaceId, ProcessId)> {
+        let id = self.space_of(tgid, Tid(tgid.0))?;
+        let space = self.spaces.get(&id).filter(|space| space.died.is_none())?;
+        (asked_for == SpaceId::UNKNOWN || asked_for == id).then_some((id, space.process?))
+    }
+
     /// Regions may have changed unseen: records of the time up to `time` are missing.
     pub(in crate::pipeline) fn doubt(&mut self, time: Timestamp) {
         self.lost_until = self.lost_until.max(time);
@@ -361,7 +373,7 @@ impl Tasks {
                 self.leave(time, tid);
                 if group_dead {
                     self.leave(time, Tid(tgid.0));
-                    is_end = self.processes.gone(time, process);
+                    is_end = self.processes.ended(time, process);
                 }
             }
             TaskAction::Leave { .. } => {

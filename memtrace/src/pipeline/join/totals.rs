@@ -16,10 +16,10 @@ use super::{
 };
 use crate::{
     event::{
-        Account, Comm, Fault, FaultCounts, FaultKind, HeatReading, HostFacts, Loss, MapEvent, Mode, PageScan,
-        RssCounters, ScanReason, SpaceId, TaskAction, TaskEvent, Tgid, UncountedCause,
+        Account, Comm, Fault, FaultCounts, FaultKind, HeatReading, HostFacts, Loss, LossCause, MapEvent,
+        Mode, PageScan, RssCounters, ScanReason, SpaceId, TaskAction, TaskEvent, Tgid, UncountedCause,
     },
-    pipeline::{END_OF_TIME, Options, plan::accounting::ScanTotals},
+    pipeline::{Detail, END_OF_TIME, Options, plan::accounting::ScanTotals},
     region::{Comparison, Region, Retired},
     timeline::{
         CodeTotals, CompletedTotals, FaultRow, FaultTotals, MapRow, OutcomeKind, OutcomeTotals, PageState,
@@ -46,6 +46,8 @@ pub(in crate::pipeline) struct Totals {
     uncounted: BTreeMap<UncountedCause, FaultCounts>,
     processes: BTreeMap<ProcessId, Process>,
     wants: RowSet,
+    /// Whether there are records of single faults.
+    follows_faults: bool,
     /// Of processes that are not kept.
     account: Option<Account>,
     /// Of regions that are there.
@@ -130,6 +132,7 @@ impl Totals {
             uncounted: BTreeMap::new(),
             processes: BTreeMap::new(),
             wants: options.wants,
+            follows_faults: options.detail == Detail::Full,
             account: None,
             regions: BTreeMap::new(),
             gone: Vec::new(),
@@ -452,7 +455,7 @@ impl Totals {
         let mut regions = self.gone;
         regions.sort_unstable_by_key(hotness);
         let mut total = self.account;
-        let losses = &self.losses;
+        let (losses, follows_faults) = (&self.losses, self.follows_faults);
         let processes = self.processes.into_iter().map(|(id, process)| {
             let Process { faults, uncounted, account, comm, last, is_verified: _, life, stall } = process;
             if let Some(account) = account {
@@ -460,6 +463,10 @@ impl Totals {
             }
             let uncounted = (account.is_some() || uncounted.total() > 0).then_some(uncounted);
             let pages = last.map(|last| last.1);
+            let end = life.died.unwrap_or(END_OF_TIME);
+            let losses = || losses.iter().filter(|loss| loss.touches(id.born, end));
+            let lacks_tasks = losses().any(|loss| loss.cause.hides_tasks());
+            let lacks_maps = losses().any(|loss| loss.cause == LossCause::SideBand);
             ProcessSummary {
                 id,
                 comm: comm.unwrap_or_else(|| tasks.name(id)),
@@ -469,15 +476,12 @@ impl Totals {
                 pages,
                 space: life.space,
                 parent: life.parent,
-                program: life.program.clone(),
+                peak: life.peak(lacks_tasks),
+                program: life.program.filter(|_| !lacks_tasks && !lacks_maps),
                 died: life.died,
                 status: life.status,
-                peak: life.peak(),
-                stall,
-                lower_bound: {
-                    let end = life.died.unwrap_or(END_OF_TIME);
-                    losses.iter().any(|loss| loss.touches(id.born, end))
-                },
+                stall: follows_faults.then_some(stall),
+                lower_bound: losses().next().is_some(),
             }
         });
         let processes = processes.collect();

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::{
-    event::{MapCall, MapRequest},
-    timeline::ProcessSummary,
+    event::{Landmarks, MapCall, MapRequest, RssCounters, RssReading},
+    timeline::{PeakRss, ProcessSummary},
+    units::PageCount,
 };
 
 const CHILD: Tgid = Tgid(20);
@@ -194,6 +195,63 @@ fn process_of_which_two_threads_are_the_last_ends_once() {
     assert_eq!(summary.maps.identity.unverified, Some(1));
     let is_exit = |row: &&Row| matches!(row, Row::Map(map) if map.action == "exit");
     assert_eq!(rows.iter().filter(is_exit).count(), 1);
+}
+
+fn seen(millis: u64, space: u64, seen: Seen) -> Record {
+    Record::Observation(Observation { time: at(millis), tgid: CHILD, space: SpaceId(space), seen })
+}
+
+#[test]
+fn process_whose_memory_is_gone_before_its_end_has_that_too() {
+    // Until Linux 6.15 the memory goes before sched_process_exit.
+    let records = [join(1), fork(10, CHILD.0, 8), seen(15, 8, Seen::Nothing), ended(20, 8, 3)];
+
+    let (rows, _, summary) = run_with(Options { wants: RowSet::all(), ..options(Detail::Full) }, &records);
+
+    let is_exit = |row: &&Row| matches!(row, Row::Map(map) if map.action == "exit");
+    assert_eq!(rows.iter().filter(is_exit).count(), 1);
+    let child = summary.processes.iter().find(|one| one.id.tgid == CHILD).expect("it was born");
+    assert_eq!((child.died, child.parent), (Some(at(20)), Some(TGID)));
+}
+
+#[test]
+fn counters_are_a_row_where_the_address_space_is_the_one_that_was_meant() {
+    let pages = PageCount::new;
+    let counters =
+        RssCounters { anon: pages(5), file: pages(3), shmem: pages(1), swap: pages(2), peak: pages(20) };
+    let reading = || Seen::Resident(RssReading { resident: pages(9), counters: Some(counters) });
+    let exec = by_child(task(
+        40,
+        CHILD.0,
+        TaskAction::Exec {
+            space: SpaceId(9),
+            old_tid: Tid(CHILD.0),
+            comm: Comm::from_text("next"),
+            is_space_told: false,
+            landmarks: Landmarks::default(),
+            is_hidden: false,
+            total_vm: None,
+            max_rss: Some(pages(30)),
+        },
+    ));
+    let records = [
+        join(1),
+        fork(10, CHILD.0, 8),
+        seen(20, 8, reading()),
+        exec,
+        seen(50, 8, reading()),
+        seen(60, 9, reading()),
+        ended(70, 9, 3),
+        seen(80, 9, reading()),
+    ];
+
+    let (rows, _, summary) = run_with(Options { wants: RowSet::all(), ..options(Detail::Full) }, &records);
+
+    let counted = rows.iter().filter_map(|row| if let Row::Rss(row) = row { Some(*row) } else { None });
+    let counted: Vec<_> = counted.map(|row| (row.time, row.space.0, row.counters)).collect();
+    assert_eq!(counted, [(at(20), 8, counters), (at(60), 9, counters)]);
+    let child = summary.processes.iter().find(|one| one.id.tgid == CHILD).expect("it was born");
+    assert_eq!(child.peak, PeakRss { exact: None, seen: Some(pages(20)) }, "its end does not say more");
 }
 
 #[test]

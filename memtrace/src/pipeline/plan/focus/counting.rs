@@ -8,7 +8,7 @@ use crate::{
     units::Nanos,
 };
 
-/// How long it takes to read the counters of a process, about.
+/// How long it takes to read the counters of a process, about: an upper bound where there is no load.
 const COST: Nanos = Nanos::new(50_000);
 /// The part of the time that is left to it, and how many are read at most.
 const SHARE: u64 = 4;
@@ -24,6 +24,8 @@ pub(super) struct Counting {
     active: BTreeSet<SpaceId>,
     next_active: Turn,
     next_idle: Turn,
+    /// Parts of a turn that the others have left over.
+    idle_credit: u64,
 }
 
 impl Counting {
@@ -42,13 +44,16 @@ impl Counting {
         let most = (allowance.get() / SHARE / COST.get()).clamp(1, MOST);
         let (active, idle): (Vec<_>, Vec<_>) =
             directory.iter().partition(|(space, _)| self.active.contains(space));
-        let for_idle = (most / IDLE_SHARE).min(idle.len() as u64);
+        self.idle_credit += most;
+        let for_idle = (self.idle_credit / IDLE_SHARE).min(idle.len() as u64);
+        self.idle_credit %= IDLE_SHARE;
         let mut chosen = self.next_active.take(&active, most - for_idle);
         for (space, _) in &chosen {
             self.active.remove(space);
         }
         chosen.extend(self.next_idle.take(&idle, most - chosen.len() as u64));
-        let cost = COST.get() * chosen.len() as u64;
+        // One that takes longer than it may leaves time to scans all the same.
+        let cost = (COST.get() * chosen.len() as u64).min(allowance.get() / SHARE);
         (chosen, Nanos::new(allowance.get().saturating_sub(cost)))
     }
 }
@@ -112,6 +117,21 @@ mod tests {
     }
 
     #[test]
+    fn where_just_one_fits_the_others_have_every_fourth_turn() {
+        let directory = directory(1..=9);
+        let mut counting = Counting::default();
+
+        let turns: Vec<_> = (0..8)
+            .flat_map(|_| {
+                (1..=4).for_each(|space| counting.note(SpaceId(space)));
+                chosen(&mut counting, &directory, 200)
+            })
+            .collect();
+
+        assert_eq!(turns, [1, 2, 3, 5, 4, 1, 2, 6]);
+    }
+
+    #[test]
     fn readings_take_their_part_of_the_time() {
         let mut counting = Counting::default();
 
@@ -119,5 +139,7 @@ mod tests {
         assert_eq!((chosen.len(), left), (0, Nanos::new(5_000_000)));
         let (chosen, left) = counting.choose(&directory(1..=1000), Nanos::new(5_000_000));
         assert_eq!((chosen.len(), left), (25, Nanos::new(3_750_000)));
+        let (chosen, left) = counting.choose(&directory(1..=1000), Nanos::new(50_000));
+        assert_eq!((chosen.len(), left), (1, Nanos::new(37_500)), "scans go on");
     }
 }
