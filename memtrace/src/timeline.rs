@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{
     event::{
         Access, Account, Comm, Device, Fault, FaultCounts, HostFacts, Loss, ScanReason, SpaceId, Tgid,
-        UncountedCause, WaitStatus,
+        UncountedCause,
     },
     units::{Nanos, PageCount, Timestamp, VirtRange},
 };
@@ -18,6 +18,7 @@ use crate::{
 mod maps;
 mod modules;
 mod pages;
+mod processes;
 mod properties;
 mod rows;
 mod rss;
@@ -29,6 +30,7 @@ pub use modules::{CodeTotals, Module};
 pub use pages::{
     CopyTotals, FaultOutcome, ForkTax, OutcomeKind, OutcomeTotals, PageCause, PageKind, PageRow,
 };
+pub use processes::{PeakRss, ProcessSummary};
 pub use properties::{Known, PAGE_PROPERTIES, PageCounts, PageProperty, PropertySet};
 pub use rows::{Row, RowSet};
 pub use rss::RssRow;
@@ -407,48 +409,6 @@ pub struct TaskTotals {
     pub execs: u64,
     /// Ended tasks.
     pub exits: u64,
-}
-
-/// One traced process.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProcessSummary {
-    /// Which process.
-    pub id: ProcessId,
-    /// Its last known name.
-    pub comm: Comm,
-    /// Completed faults in fault records.
-    pub faults: FaultCounts,
-    /// Faults charged without an event; `None` if none was seen and no account tells that there was none.
-    pub uncounted: Option<FaultCounts>,
-    /// Sum of the accounts of its tasks; `None` until one ended.
-    pub account: Option<Account>,
-    /// Pages of the regions that it had at its end, or that of the recording, as last seen; `None` if no scan saw any.
-    pub pages: Option<PageState>,
-    /// Its last address space.
-    pub space: Option<SpaceId>,
-    /// Thread group that made it, if known.
-    pub parent: Option<Tgid>,
-    /// Path of the program that it executed last; `None` if that is not known.
-    pub program: Option<Arc<[u8]>>,
-    /// When it ended; `None` if it did not, or nobody saw it.
-    pub died: Option<Timestamp>,
-    /// How it ended; `None` if it did not, or that is not known.
-    pub status: Option<WaitStatus>,
-    /// The most pages that were resident at once in its last address space.
-    pub peak: PeakRss,
-    /// Sum of the known latencies of its faults; `None` where they were counted without records.
-    pub stall: Option<Nanos>,
-    /// Whether a loss touches its life: counts are at least these.
-    pub lower_bound: bool,
-}
-
-/// The most pages that were resident at once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PeakRss {
-    /// The kernel's high-water mark when nothing came any more; `None` if it was not read then.
-    pub exact: Option<PageCount>,
-    /// What it was when it was read last; `None` if it never was.
-    pub seen: Option<PageCount>,
 }
 
 /// One region over the whole session.

@@ -9,25 +9,27 @@ use memtrace_ebpf::FaultEvent;
 use super::{
     code::CodeSums,
     forks::Forks,
-    lives::Life,
     maps::{self, Done, MapTotals},
     pages::{Findings, PageLedger},
     tasks::{Actors, Purged, RetiredIn, Tasks},
 };
 use crate::{
     event::{
-        Account, Comm, Fault, FaultCounts, FaultKind, HeatReading, HostFacts, Loss, LossCause, MapEvent,
-        Mode, PageScan, RssCounters, ScanReason, SpaceId, TaskAction, TaskEvent, Tgid, UncountedCause,
+        Account, Comm, Fault, FaultCounts, FaultKind, HeatReading, HostFacts, Loss, MapEvent, Mode, PageScan,
+        RssCounters, ScanReason, SpaceId, TaskAction, TaskEvent, Tgid, UncountedCause,
     },
     pipeline::{Detail, END_OF_TIME, Options, plan::accounting::ScanTotals},
     region::{Comparison, Region, Retired},
     timeline::{
-        CodeTotals, CompletedTotals, FaultRow, FaultTotals, MapRow, OutcomeKind, OutcomeTotals, PageState,
-        ProcessId, ProcessSummary, RegionId, RegionLabel, RegionSummary, RowSet, Summary, TaskTotals,
-        TimelineRow,
+        CodeTotals, CompletedTotals, FaultRow, FaultTotals, MapRow, OutcomeKind, OutcomeTotals, ProcessId,
+        RegionId, RegionLabel, RegionSummary, RowSet, Summary, TaskTotals, TimelineRow,
     },
     units::{Nanos, PageCount, Timestamp},
 };
+
+mod process;
+
+use process::Process;
 
 /// Longest latency that the histogram distinguishes: all that a record has room for.
 const MAX_LATENCY_NS: u64 = FaultEvent::LATENCY_MAX;
@@ -79,41 +81,6 @@ struct RegionTally {
     faults: FaultCounts,
     latency_sum: Nanos,
     scans: BTreeMap<ScanReason, u64>,
-}
-
-/// What is known of one process.
-#[derive(Debug, Default)]
-struct Process {
-    faults: FaultCounts,
-    uncounted: FaultCounts,
-    account: Option<Account>,
-    /// Its name, once nothing can come of it any more.
-    comm: Option<Comm>,
-    /// Whether its maps were compared while it was held at its exit.
-    is_verified: bool,
-    life: Life,
-    /// Sum of the known latencies of its faults.
-    stall: Nanos,
-    /// Pages of the regions that went last, all at that time. Of a great many processes few are scanned.
-    last: Option<Box<(Timestamp, PageState)>>,
-}
-
-impl Process {
-    /// A region went at `time`, with pages as last seen; those that go with the process go last, and together.
-    fn keep(&mut self, time: Timestamp, pages: PageState) {
-        match self.last.as_deref_mut() {
-            Some((last, _)) if time < *last => {}
-            Some((last, sum)) if time == *last => *sum += pages,
-            _ => self.last = Some(Box::new((time, pages))),
-        }
-    }
-
-    /// Adds the account of one of its tasks, if the kernel's counters could be read.
-    fn settle(&mut self, account: Option<Account>) {
-        if let Some(account) = account {
-            *self.account.get_or_insert_default() += account;
-        }
-    }
 }
 
 impl Totals {
@@ -457,32 +424,10 @@ impl Totals {
         let mut total = self.account;
         let (losses, follows_faults) = (&self.losses, self.follows_faults);
         let processes = self.processes.into_iter().map(|(id, process)| {
-            let Process { faults, uncounted, account, comm, last, is_verified: _, life, stall } = process;
-            if let Some(account) = account {
+            if let Some(account) = process.account {
                 *total.get_or_insert_with(Account::default) += account;
             }
-            let uncounted = (account.is_some() || uncounted.total() > 0).then_some(uncounted);
-            let pages = last.map(|last| last.1);
-            let end = life.died.unwrap_or(END_OF_TIME);
-            let losses = || losses.iter().filter(|loss| loss.touches(id.born, end));
-            let lacks_tasks = losses().any(|loss| loss.cause.hides_tasks());
-            let lacks_maps = losses().any(|loss| loss.cause == LossCause::SideBand);
-            ProcessSummary {
-                id,
-                comm: comm.unwrap_or_else(|| tasks.name(id)),
-                faults,
-                uncounted,
-                account,
-                pages,
-                space: life.space,
-                parent: life.parent,
-                peak: life.peak(lacks_tasks),
-                program: life.program.filter(|_| !lacks_tasks && !lacks_maps),
-                died: life.died,
-                status: life.status,
-                stall: follows_faults.then_some(stall),
-                lower_bound: losses().next().is_some(),
-            }
+            process.into_summary(id, tasks, losses, follows_faults)
         });
         let processes = processes.collect();
         Summary {
