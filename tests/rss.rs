@@ -70,11 +70,13 @@ fn process_that_is_held_at_its_exit_has_a_row_however_short_it_lives() {
 
     let processes = recording.report().processes();
     assert_eq!(processes.len(), 2);
-    let rows = recording.rss();
+    let (rows, peaks) = (recording.rss(), recording.process_rows());
     for process in processes {
         let last = rows.iter().rfind(|row| row.tgid == process.tgid).expect("a row at its exit");
         let resident = last.anon_pages + last.file_pages + last.shmem_pages;
         assert!(resident > 0 && last.peak_pages >= resident, "{last:?}");
+        let row = peaks.iter().find(|row| row.tgid == process.tgid).expect("a row of the table `processes`");
+        assert!(row.peak_rss_pages >= Some(last.peak_pages), "{row:?} {last:?}");
     }
 }
 

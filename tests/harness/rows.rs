@@ -140,12 +140,8 @@ pub struct ProcessRow {
     pub exit_status: Option<u32>,
     /// The most that was resident.
     pub peak_rss_pages: Option<u64>,
-    /// Completed.
-    pub minor_faults: u64,
     /// Signal that ended it.
     pub exit_signal: Option<u32>,
-    /// At least as many were resident.
-    pub seen_peak_rss_pages: Option<u64>,
 }
 
 /// Some columns of the table `timeline`.

@@ -38,7 +38,7 @@ impl TableRow for ProcessSummary {
         column("birth_ns", "when it was made, or first known", Time(|row| Some(row.id.born))),
         column(
             "death_ns",
-            "when it ended; empty if it did not, or is traced no longer",
+            "when it ended, without BTF when its leader did; empty if it did not, or is traced no longer",
             Time(|row| row.died),
         ),
         column(

@@ -8,7 +8,7 @@ use crate::{
     units::Nanos,
 };
 
-/// How long it takes to read the counters of a process, about: an upper bound where there is no load.
+/// What is reckoned for reading the counters of a process: several times what the system calls take (10 us), for they are parsed.
 const COST: Nanos = Nanos::new(50_000);
 /// The part of the time that is left to it, and how many are read at most.
 const SHARE: u64 = 4;
