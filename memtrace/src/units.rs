@@ -41,6 +41,12 @@ impl PageSize {
     pub const fn bytes(self) -> u64 {
         1 << self.shift
     }
+
+    /// How many pages an entry of a page middle directory maps, as a power of two: as many as fit a page of entries.
+    #[must_use]
+    pub const fn pmd_order(self) -> u32 {
+        self.bytes().ilog2() - size_of::<u64>().ilog2()
+    }
 }
 
 /// A [`PageSize`] as a file has it.
@@ -398,6 +404,13 @@ impl VirtRange {
         let start = VirtAddr(self.start.0 >> shift << shift);
         let last = (self.end.0 - 1) >> shift << shift;
         Self { start, end: VirtAddr(last.saturating_add(1 << shift)) }
+    }
+
+    /// The range with a page of size `page` before it and one behind it, as far as there are any.
+    #[must_use]
+    pub const fn with_neighbours(self, page: PageSize) -> Self {
+        let start = VirtAddr(self.start.0.saturating_sub(page.bytes()));
+        Self { start, end: VirtAddr(self.end.0.saturating_add(page.bytes())) }
     }
 
     /// All pages of size `page` that the range touches.

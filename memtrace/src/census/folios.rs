@@ -122,7 +122,7 @@ impl Folios {
         self.add_blocks(&piece, is_by_pmd, rules);
         if is_by_pmd {
             // Whatever part of it is counted: as many pages as a page of entries has room for.
-            let order = (rules.page.bytes() / size_of::<u64>() as u64).checked_ilog2();
+            let order = Some(rules.page.pmd_order());
             self.uses.entry((piece.content, order)).or_default().by_pmd += piece.pages;
         } else if piece.has_head && is_followed {
             self.settle(&piece, Some(FolioExtent { pages: piece.pages, is_whole: true }));

@@ -172,7 +172,7 @@ impl SnapshotArgs {
 
     /// Orders of the blocks that are to be counted, ascending.
     fn block_orders(&self, page: PageSize) -> Result<Vec<u32>, UsageError> {
-        let largest = page.bytes() * (page.bytes() / size_of::<u64>() as u64);
+        let largest = page.bytes() << page.pmd_order();
         let mut orders = Vec::new();
         for size in &self.cont {
             let bytes = size.get();

@@ -16,12 +16,7 @@ pub(super) struct Counter {
 
 /// The orders of folios that have counters: from the smallest of anonymous memory to what a page middle directory maps.
 pub(super) fn orders(page: PageSize) -> std::ops::RangeInclusive<u32> {
-    2..=pmd_order(page)
-}
-
-/// Logarithm to base 2 of the number of pages that an entry of a page middle directory maps: as many as fit a page of entries.
-fn pmd_order(page: PageSize) -> u32 {
-    (page.bytes() / size_of::<u64>() as u64).ilog2()
+    2..=page.pmd_order()
 }
 
 /// The counters of `tally`, those that are 0 too, in the order of thpmaps; blocks of `block_orders`.
@@ -37,7 +32,7 @@ pub(super) fn counters(tally: &Tally, block_orders: &[u32], page: PageSize) -> V
         PageCount::new(uses.map(|(_, folios)| folios.by_pmd.get()).sum())
     };
     for (content, word) in contents {
-        count(content, true, format!("{word}-thp-pmd-aligned-{}kB", kb(pmd_order(page))), by_pmd(content));
+        count(content, true, format!("{word}-thp-pmd-aligned-{}kB", kb(page.pmd_order())), by_pmd(content));
     }
     for (content, word) in contents {
         let of = |order| tally.folios.uses.get(&(content, Some(order))).copied().unwrap_or_default();

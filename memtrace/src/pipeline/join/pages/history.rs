@@ -13,6 +13,7 @@ use self::diff::AROUND_SHIFT;
 pub(super) use self::diff::{Before, Cause, Change, SlotBefore, fault_around};
 use super::{
     evidence::{Evidence, EvidenceMap},
+    moves::moved_by,
     races::Races,
 };
 use crate::{
@@ -159,10 +160,8 @@ impl PageHistory {
                 self.empty(space, range);
                 true
             }
-            MapRequest::Mremap { old_addr, old_size, .. } => {
-                let old_end = VirtAddr::from_raw(old_addr.as_raw().saturating_add(old_size));
-                let old = VirtRange::new(old_addr, old_end).map(|old| old.whole_pages(self.page));
-                for range in old.into_iter().chain([range]) {
+            MapRequest::Mremap { .. } => {
+                for range in moved_by(request, self.page).into_iter().chain([range]) {
                     self.races.add(time, space, range);
                     self.invalidate(space, range);
                 }

@@ -2,7 +2,17 @@
 
 use rangemap::RangeMap;
 
-use crate::units::{VirtAddr, VirtRange};
+use crate::{
+    event::MapRequest,
+    units::{PageSize, VirtAddr, VirtRange},
+};
+
+/// The pages that `request` moves elsewhere or resizes, if it is one that does.
+pub(super) fn moved_by(request: &MapRequest, page: PageSize) -> Option<VirtRange> {
+    let MapRequest::Mremap { old_addr, old_size, .. } = *request else { return None };
+    let old_end = VirtAddr::from_raw(old_addr.as_raw().saturating_add(old_size));
+    Some(VirtRange::new(old_addr, old_end)?.whole_pages(page))
+}
 
 /// The pages of `old` are in `new` from now on, as far as there is room; nothing else is in either.
 pub(super) fn move_pages<T: Copy + Eq>(

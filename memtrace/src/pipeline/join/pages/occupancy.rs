@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rangemap::RangeMap;
 
-use super::moves::{move_pages, parts};
+use super::moves::{move_pages, moved_by, parts};
 use crate::{
     event::{MapRequest, SpaceId},
     region::{AddressSpace, Region},
@@ -120,9 +120,8 @@ impl Occupancy {
                 held.seen.remove(range.addrs());
                 (None, true)
             }
-            MapRequest::Mremap { old_addr, old_size, .. } => {
-                let old_end = VirtAddr::from_raw(old_addr.as_raw().saturating_add(old_size));
-                let old = VirtRange::new(old_addr, old_end).map(|old| old.whole_pages(page));
+            MapRequest::Mremap { .. } => {
+                let old = moved_by(request, page);
                 move_pages(&mut held.seen, old, range);
                 (old, true)
             }
@@ -130,11 +129,8 @@ impl Occupancy {
         };
         for range in old.into_iter().chain([range]) {
             // Regions beside it may have had a part of it.
-            let start = VirtAddr::from_raw(range.start().as_raw().saturating_sub(page.bytes()));
-            let end = VirtAddr::from_raw(range.end().as_raw().saturating_add(page.bytes()));
-            if let Some(range) = VirtRange::new(start, end) {
-                self.follow(space, regions.overlapping(range), is_other_memory);
-            }
+            let range = range.with_neighbours(page);
+            self.follow(space, regions.overlapping(range), is_other_memory);
         }
     }
 

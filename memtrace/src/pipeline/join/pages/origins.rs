@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rangemap::{RangeMap, RangeSet};
 
-use super::moves::move_pages;
+use super::moves::{move_pages, moved_by};
 use crate::{
     event::{Fault, HostFacts, MapRequest, SpaceId, StackId},
     pagemap::StateRun,
@@ -175,11 +175,9 @@ impl Origins {
         }
         let page = self.page;
         match *request {
-            MapRequest::Mremap { old_addr, old_size, .. } => {
+            MapRequest::Mremap { .. } => {
                 let Some(known) = self.spaces.get_mut(&space) else { return };
-                let old_end = VirtAddr::from_raw(old_addr.as_raw().saturating_add(old_size));
-                let old = VirtRange::new(old_addr, old_end).map(|old| old.whole_pages(page));
-                move_pages(known, old, range);
+                move_pages(known, moved_by(request, page), range);
             }
             _ if has_taken => self.remove(space, range.whole_pages(page)),
             _ => {}
