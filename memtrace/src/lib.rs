@@ -10,6 +10,9 @@
 //! * codec, `Read` and `Write` only: [`record`], [`export`], [`report`], [`snapshot`];
 //! * shell, which touches the kernel, under the feature `live`: `sys`, `probe`, `live`, `host`, `session`.
 
+// The object that `report --json` prints has as many keys.
+#![recursion_limit = "256"]
+
 pub mod census;
 pub mod cli;
 pub mod decode;

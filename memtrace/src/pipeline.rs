@@ -293,6 +293,7 @@ impl Pipeline {
     /// Applies an event whose turn it is.
     fn apply(&mut self, event: Event, rows: &mut Vec<Row>) {
         let Self { tasks, intervals, pages, totals, wants, .. } = self;
+        pages.advance(event.time(), tasks);
         let has_map_rows = wants.contains(RowSet::MAPS);
         match event {
             Event::Fault(fault) => {
@@ -302,18 +303,23 @@ impl Pipeline {
                 if let Some(task) = task {
                     totals.copied(&fault, task.process);
                 }
-                let id = intervals.fault(&fault, task, position, tasks);
-                if let Some(task) = task.filter(|_| fault.kind.is_completed()) {
-                    pages.fault(id, &fault, (task.space, tasks.regions(task.space)));
+                let completed = task.filter(|_| fault.kind.is_completed());
+                let place = completed.map(|task| (task.space, tasks.regions(task.space)));
+                let met = place.map(|place| pages.meet(&fault, place)).unwrap_or_default();
+                let id = intervals.fault(&fault, (task, position), met, tasks);
+                if let Some(place) = place {
+                    let undecided = pages.fault(id, &fault, place, met.proof.is_some());
+                    intervals.give_up(&undecided);
                 }
             }
             Event::Task(task) => {
                 let actors = tasks.apply(&task);
                 totals.count_task(&task.action, actors);
-                if intervals.is_some() {
+                if let Some(intervals) = intervals {
                     totals.task(&task, actors);
                     if let Some((space, what)) = Happening::of_task(&task) {
-                        pages.happened(task.time, (space, tasks.regions(space)), what);
+                        let undecided = pages.happened(task.time, (space, tasks.regions(space)), what);
+                        intervals.give_up(&undecided);
                     }
                 }
                 if has_map_rows && actors.is_end {
@@ -329,7 +335,8 @@ impl Pipeline {
                     }
                     intervals.map(&map, &done);
                     if let Some((space, what)) = done.happening(&map) {
-                        pages.happened(map.time, (space, tasks.regions(space)), what);
+                        let undecided = pages.happened(map.time, (space, tasks.regions(space)), what);
+                        intervals.give_up(&undecided);
                     }
                     if let Some((_, space, _)) = done.place {
                         intervals.stacks.changed(space, map.time, tasks);
@@ -391,9 +398,11 @@ impl Pipeline {
                 let Some(counters) = counters.filter(|_| intervals.is_some()) else { return };
                 let is_at_exit = space == SpaceId::UNKNOWN;
                 let Some((space, process)) = tasks.space_counted(tgid, space) else { return };
-                totals.counted(process, &counters, is_at_exit);
+                let residency = pages.resident(space, tasks).filter(|_| !is_at_exit);
+                let row = RssRow { time, space, tgid, counters, residency };
+                totals.counted(process, &row, is_at_exit);
                 if wants.contains(RowSet::RSS) {
-                    rows.push(Row::Rss(RssRow { time, space, tgid, counters }));
+                    rows.push(Row::Rss(row));
                 }
             }
         }
@@ -407,8 +416,9 @@ impl Pipeline {
         checks.compared(time, &maps, compared.as_ref());
         let Some((space, compared)) = compared else { return };
         let compared = if is_early { compared.without_contradictions() } else { compared };
-        if intervals.is_some() {
-            pages.happened(now, (space, tasks.regions(space)), Happening::Reading);
+        if let Some(intervals) = intervals {
+            let undecided = pages.happened(now, (space, tasks.regions(space)), Happening::Reading);
+            intervals.give_up(&undecided);
         }
         if maps.at_exit {
             totals.verified(tasks.process(now, tgid, Tid(tgid.0)));
@@ -461,6 +471,7 @@ impl Pipeline {
         self.totals.loss(loss);
         if let Some(intervals) = &mut self.intervals {
             intervals.loss(loss);
+            self.pages.lose(loss.cause);
         }
         if let (LossCause::CpuOffline, Some(end)) = (loss.cause, loss.end) {
             self.tasks.miss_completions(loss.start, end);

@@ -20,6 +20,7 @@ mod modules;
 mod pages;
 mod processes;
 mod properties;
+mod residency;
 mod rows;
 mod rss;
 mod scans;
@@ -28,12 +29,14 @@ mod stacks;
 pub use maps::{Advised, Churn, MapFlags, MapIdentity, MapRow, MapSummary, MapTally, MappingProcess};
 pub use modules::{CodeTotals, Module};
 pub use pages::{
-    CopyTotals, FaultOutcome, ForkTax, OutcomeKind, OutcomeTotals, PageCause, PageKind, PageRow,
+    CopyTotals, FaultOutcome, ForkTax, OutcomeKind, OutcomeTotals, OutcomeUnknown, PageCause, PageKind,
+    PageRow,
 };
 pub use processes::{PeakRss, ProcessSummary};
 pub use properties::{Known, PAGE_PROPERTIES, PageCounts, PageProperty, PropertySet};
+pub use residency::{Departure, Refault, RefaultTotals, Residency};
 pub use rows::{Row, RowSet};
-pub use rss::RssRow;
+pub use rss::{RssCheck, RssDifference, RssRow};
 pub use scans::{PageState, ScanCount, ScanSummary, UnseenRegions};
 pub use stacks::{CodePlace, CodePosition, FrameRow, ResidentPages, StackTotals};
 
@@ -84,6 +87,19 @@ pub enum Backing {
 }
 
 impl Backing {
+    /// Whether its pages are those of a file, or of memory that the kernel keeps like one; not of hugetlb, of which sizes differ, or
+    /// of a device, which may have none.
+    #[must_use]
+    pub const fn is_file(self) -> bool {
+        matches!(self, Self::File | Self::Shmem | Self::Memfd | Self::Sysv)
+    }
+
+    /// Whether the kernel counts such pages as resident: not those of hugetlb, of devices, and of the vDSO's data.
+    #[must_use]
+    pub const fn is_in_rss(self) -> bool {
+        !matches!(self, Self::Hugetlb | Self::Device | Self::Vvar)
+    }
+
     /// The word for it in tables.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -147,6 +163,8 @@ pub struct TimelineRow {
     pub maps: MapTally,
     /// Page state at the last scan in the interval, if there was one.
     pub pages: Option<PageTally>,
+    /// How much of the whole region was resident at the end of the interval; `None` if that was not followed.
+    pub residency: Option<Residency>,
     /// Whether a loss touches the interval: counts are at least these.
     pub lower_bound: bool,
 }
@@ -171,8 +189,8 @@ pub struct FaultDetail {
     pub access: AccessCounts,
     /// Completed in kernel mode.
     pub kernel: u64,
-    /// Faults on pages that had been present before (not yet distinguished: always `None` for now).
-    pub refaults: Option<u64>,
+    /// Faults at pages that are known to have been resident before.
+    pub refaults: u64,
     /// Sum of the known latencies.
     pub latency_sum: Nanos,
     /// Largest known latency; `None` if none is known.
@@ -278,8 +296,12 @@ pub struct FaultRow {
     pub syscall: Option<&'static str>,
     /// Number of its stack; `None` if that is not known.
     pub stack: Option<u64>,
-    /// What it brought; `None` if no scan came in time.
+    /// What it brought; `None` if that is not known, or it did not complete.
     pub outcome: Option<FaultOutcome>,
+    /// Why that is not known of one that completed; `None` where it is known, or not asked.
+    pub outcome_unknown: Option<OutcomeUnknown>,
+    /// That its page had been resident before, as far as is known.
+    pub refault: Option<Refault>,
 }
 
 /// Where a fault was taken.
@@ -341,6 +363,8 @@ pub struct Summary {
     /// The outcomes of faults: by kind, and by how many pages each, unless that differs from fault to fault. Empty where faults are not
     /// followed one by one.
     pub outcome: BTreeMap<(OutcomeKind, Option<PageCount>), OutcomeTotals>,
+    /// Completed faults without one, by why it is not known.
+    pub outcome_unknown: BTreeMap<OutcomeUnknown, u64>,
     /// Completed faults by where the instruction lay, if that is known. Empty where faults are not followed one by one.
     pub modules: BTreeMap<Option<Module>, CodeTotals>,
     /// Completed faults in kernel mode by the number of the system call on the traced architecture, if that is known.
@@ -351,6 +375,10 @@ pub struct Summary {
     pub without_stack: CodeTotals,
     /// Memory that stays: pages that faults with a known stack brought.
     pub resident: Vec<ResidentPages>,
+    /// Faults at pages that had been resident, by how these had gone.
+    pub refaults: BTreeMap<Departure, RefaultTotals>,
+    /// What regions have together, compared with the kernel's counters.
+    pub rss_check: RssCheck,
     /// Whether more stays: of a process in too many pieces all that it had by then was forgotten.
     pub resident_lower_bound: bool,
 }
@@ -460,7 +488,7 @@ impl std::ops::AddAssign for FaultDetail {
         self.incomplete += incomplete;
         self.access += access;
         self.kernel += kernel;
-        self.refaults = self.refaults.or(refaults);
+        self.refaults += refaults;
         self.latency_sum += latency_sum;
         self.latency_max = self.latency_max.max(latency_max);
     }

@@ -313,6 +313,10 @@ pub mod flags {
     pub const MADV_DONTNEED: u64 = 4;
     /// `MADV_REMOVE`
     pub const MADV_REMOVE: u64 = 9;
+    /// `MADV_PAGEOUT`
+    pub const MADV_PAGEOUT: u64 = 21;
+    /// `MADV_COLLAPSE`
+    pub const MADV_COLLAPSE: u64 = 25;
     /// `MADV_POPULATE_READ`
     pub const MADV_POPULATE_READ: u64 = 22;
     /// `MADV_POPULATE_WRITE`

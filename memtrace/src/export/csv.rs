@@ -119,9 +119,9 @@ mod tests {
         },
         export::{TABLES, TIMELINE},
         timeline::{
-            AccessCounts, Backing, CodePlace, CodePosition, FaultDetail, FaultOutcome, FaultPlace, FaultRow,
-            FaultTally, MapFlags, MapRow, MapTally, Module, OutcomeKind, PageCounts, PageTally, ProcessId,
-            RegionId, RegionLabel, RegionSummary, TimelineRow,
+            AccessCounts, Backing, CodePlace, CodePosition, Departure, FaultDetail, FaultOutcome, FaultPlace,
+            FaultRow, FaultTally, MapFlags, MapRow, MapTally, Module, OutcomeKind, PageCounts, PageTally,
+            ProcessId, Refault, RegionId, RegionLabel, RegionSummary, Residency, TimelineRow,
         },
         units::{Nanos, PageCount, VirtAddr, VirtRange},
     };
@@ -165,6 +165,7 @@ mod tests {
             uncounted: None,
             maps: MapTally::default(),
             pages: None,
+            residency: None,
             lower_bound: false,
         }
     }
@@ -203,6 +204,8 @@ mod tests {
                 pages: Some(PageCount::new(16)),
                 lag: Nanos::new(5_000),
             }),
+            outcome_unknown: None,
+            refault: Some(Refault { of: Departure::Advice, age: Nanos::new(77) }),
         }
     }
 
@@ -214,10 +217,11 @@ mod tests {
             mmaps,munmaps,mremaps,mprotects,madvises,brks,other_maps,scan_ns,scanned_pages,\
             present_pages,swapped_pages,file_pages,shared_pages,exclusive_pages,zero_pages,\
             ksm_pages,huge_pages,mthp_pages,hugetlb_pages,written_pages,accessed_pages,\
-            migrated_pages,lower_bound,incomplete_faults\n";
+            migrated_pages,lower_bound,incomplete_faults,resident_pages,\
+            resident_unknown_pages\n";
         let faults = "time_ns,tgid,tid,comm,cpu,addr,ip,access,mode,kind,latency_ns,region,\
             offset_bytes,outcome,stack,name,file_offset_bytes,outcome_pages,outcome_lag_ns,\
-            ip_module,syscall,ip_function\n";
+            ip_module,syscall,ip_function,outcome_unknown,refault_of,refault_age_ns\n";
         let pages = "time_ns,tgid,region,addr,pages,pfn,prev_pfn,state,prev_state,flags,order,node,cause\n";
 
         assert_eq!(csv("timeline", &[]), timeline);
@@ -226,7 +230,8 @@ mod tests {
             function,offset_bytes,source_file,line,inlined\n";
         assert_eq!(csv("frames", &[]), frames);
         assert_eq!(csv("pages", &[]), pages);
-        let rss = "time_ns,space,tgid,anon_pages,file_pages,shmem_pages,swap_pages,peak_pages\n";
+        let rss = "time_ns,space,tgid,anon_pages,file_pages,shmem_pages,swap_pages,peak_pages,\
+            resident_pages,resident_unknown_pages\n";
         assert_eq!(csv("rss", &[]), rss);
         let processes = "space,tgid,parent_tgid,comm,program,argv,birth_ns,death_ns,exit_status,\
             peak_rss_pages,minor_faults,major_faults,stall_ns,lower_bound,exit_signal,\
@@ -253,7 +258,7 @@ mod tests {
                     incomplete: 48,
                     access: AccessCounts { read: 4, write: 5, exec: 6, cow: 8, unknown: 0 },
                     kernel: 7,
-                    refaults: None,
+                    refaults: 49,
                     latency_sum: Nanos::new(900),
                     latency_max: Some(Nanos::new(200)),
                 }),
@@ -283,13 +288,14 @@ mod tests {
                     .with("hugetlb", Some(41)),
                 migrated: Some(PageCount::new(44)),
             }),
+            residency: Some(Residency { pages: PageCount::new(50), unknown: PageCount::new(51) }),
             lower_bound: true,
             ..timeline_row()
         };
 
         let text = csv("timeline", &[Row::Timeline(row)]);
         let expected = "0,100000000,42,cc1,7,0x1000,0x9000,rw-p,file,\"/tmp/a, \"\"b\"\" \u{fffd}\",\
-            10,2,3,4,5,6,7,8,,,900,200,41,42,43,44,45,46,47,90,31,32,33,34,35,36,37,,39,40,41,,,44,1,48";
+            10,2,3,4,5,6,7,8,49,,900,200,41,42,43,44,45,46,47,90,31,32,33,34,35,36,37,,39,40,41,,,44,1,48,50,51";
         assert_eq!(text.lines().nth(1), Some(expected));
     }
 
@@ -300,8 +306,8 @@ mod tests {
 
         let text = csv("timeline", &[Row::Timeline(slot), Row::Timeline(uncounted)]);
         let expected = [
-            "0,100000000,42,cc1,,0x200000,0x400000,,,,0,0,,,,,,,,,,,0,0,0,0,0,0,0,,,,,,,,,,,,,,,,0,",
-            "0,100000000,42,cc1,,,,,,,0,0,,,,,,,,9,,,0,0,0,0,0,0,0,,,,,,,,,,,,,,,,0,",
+            "0,100000000,42,cc1,,0x200000,0x400000,,,,0,0,,,,,,,,,,,0,0,0,0,0,0,0,,,,,,,,,,,,,,,,0,,,",
+            "0,100000000,42,cc1,,,,,,,0,0,,,,,,,,9,,,0,0,0,0,0,0,0,,,,,,,,,,,,,,,,0,,,",
         ];
         assert_eq!(text.lines().skip(1).collect::<Vec<_>>(), expected);
     }
@@ -319,12 +325,14 @@ mod tests {
             syscall: None,
             stack: None,
             outcome: None,
+            outcome_unknown: None,
+            refault: None,
         };
 
         let text = csv("faults", &[Row::Fault(fault_row()), Row::Fault(bare)]);
         let expected = [
-            "1234,42,43,cc1,1,0x7f0000001010,0x401000,write,user,minor,900,7,4112,file,3,/lib/x.so,12304,16,5000,/usr/bin/cc1,read,memset",
-            "1234,,43,,1,0x7f0000001010,0x401000,,user,failed,,,,,,,,,,,,",
+            "1234,42,43,cc1,1,0x7f0000001010,0x401000,write,user,minor,900,7,4112,file,3,/lib/x.so,12304,16,5000,/usr/bin/cc1,read,memset,,advice,77",
+            "1234,,43,,1,0x7f0000001010,0x401000,,user,failed,,,,,,,,,,,,,,,",
         ];
         assert_eq!(text.lines().skip(1).collect::<Vec<_>>(), expected);
     }

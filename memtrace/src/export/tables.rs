@@ -21,8 +21,8 @@ use super::{
 use crate::{
     event::{Access, Comm, Loss, Mode},
     timeline::{
-        AccessCounts, FaultDetail, FaultRow, Module, PAGE_PROPERTIES, PageProperty, PageTally, Row, RowSet,
-        TimelineRow,
+        AccessCounts, FaultDetail, FaultRow, Module, OutcomeUnknown, PAGE_PROPERTIES, PageProperty,
+        PageTally, Row, RowSet, TimelineRow,
     },
     units::{PageCount, VirtRange},
 };
@@ -106,7 +106,7 @@ impl TableRow for TimelineRow {
         ),
         column(
             "refaults",
-            "faults on pages that had been present before",
+            "faults at pages that are known to have been resident before, and to have gone",
             Count(|row| row.detail(|detail| detail.refaults)),
         ),
         column("uncounted_faults", "faults charged without an event", Count(|row| row.uncounted)),
@@ -172,6 +172,17 @@ impl TableRow for TimelineRow {
             "faults that ended otherwise without completing: refused, emulated, retried or unfinished",
             Count(|row| row.detail(|detail| detail.incomplete)),
         ),
+        column(
+            "resident_pages",
+            "resident pages of the whole region at the end of the interval, as far as is known: as scanned last, and changed by faults and calls \
+             since; later rows of the region say when that changes",
+            Count(|row| row.residency.map(|residency| residency.pages.get())),
+        ),
+        column(
+            "resident_unknown_pages",
+            "pages of the region of which it is not known; resident_pages is exact if there are none",
+            Count(|row| row.residency.map(|residency| residency.unknown.get())),
+        ),
     ];
 
     fn of(row: &Row) -> Option<&Self> {
@@ -236,7 +247,7 @@ impl TableRow for FaultRow {
         ),
         column(
             "outcome",
-            "what the fault brought: anon, zero, file, swap, copy, reuse or hugetlb",
+            "what the fault brought: anon, zero, file, swap, copy, reuse or hugetlb; write-protect if it may be copy or reuse",
             Word(|row| row.outcome.map(|outcome| outcome.kind.name())),
         ),
         column(
@@ -261,7 +272,7 @@ impl TableRow for FaultRow {
         ),
         column(
             "outcome_lag_ns",
-            "time from the fault to the scan that found it",
+            "time from the fault to the scan that found it; 0 where it follows from what the page was",
             Duration(|row| row.outcome.map(|outcome| outcome.lag)),
         ),
         column(
@@ -278,6 +289,21 @@ impl TableRow for FaultRow {
             "ip_function",
             "name of the function that the instruction is of; empty if it is not known (record -g)",
             Text(|row| row.function.as_deref()),
+        ),
+        column(
+            "outcome_unknown",
+            "why a completed fault has no outcome: no_region, not_scanned, faulted_again, taken, gone, raced or unclear",
+            Word(|row| row.outcome_unknown.map(OutcomeUnknown::name)),
+        ),
+        column(
+            "refault_of",
+            "how the page had gone that had been resident before: advice, unmap, reclaim or unknown; empty if it is not known to have been",
+            Word(|row| row.refault.map(|refault| refault.of.name())),
+        ),
+        column(
+            "refault_age_ns",
+            "time since that, or since a scan found it",
+            Duration(|row| row.refault.map(|refault| refault.age)),
         ),
     ];
 

@@ -17,6 +17,7 @@ mod modules;
 mod occupancy;
 mod outcome;
 mod processes;
+mod residency;
 mod scans;
 mod stacks;
 

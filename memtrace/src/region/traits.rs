@@ -262,7 +262,9 @@ impl Traits {
         [brackets, &self.given, b"]"].concat().into()
     }
 
-    fn backing(&self) -> Backing {
+    /// What stands behind it, wherever it lies: heap and stack are memory without a file, too.
+    #[must_use]
+    pub fn backing(&self) -> Backing {
         if self.content != Content::Plain {
             return self.backing_of_file();
         }

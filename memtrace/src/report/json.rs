@@ -18,8 +18,8 @@ use crate::{
     record::{Availability, ExitReason},
     timeline::{
         AccessCounts, Advised, Churn, CompletedTotals, CopyTotals, FaultTotals, ForkTax, MapFlags,
-        MappingProcess, OutcomeKind, OutcomeTotals, PageState, ProcessId, ProcessSummary, RegionId,
-        RegionSummary, ScanCount, ScanSummary,
+        MappingProcess, OutcomeKind, OutcomeTotals, PageState, ProcessId, ProcessSummary, RefaultTotals,
+        RegionId, RegionSummary, RssCheck, ScanCount, ScanSummary,
     },
     units::{Nanos, PageCount, Timestamp},
 };
@@ -77,6 +77,9 @@ impl Report {
             "findings": self.findings().iter().map(finding).collect::<Vec<_>>(),
             "fork_tax": self.summary.fork_tax.iter().map(fork_tax).collect::<Vec<_>>(),
             "outcome": self.summary.outcome.iter().map(outcome).collect::<Vec<_>>(),
+            "outcome_unknown": self.outcome_unknown_json(),
+            "refaults": self.refaults_json(),
+            "rss_check": self.rss_check_json(),
             "modules": self.modules_json(),
             "syscalls": self.syscalls_json(),
             "functions": self.functions_json(),
@@ -90,6 +93,31 @@ impl Report {
             "features": self.features_json(),
             "recovery": self.recovery,
         })
+    }
+
+    fn outcome_unknown_json(&self) -> Value {
+        let unknown = &self.summary.outcome_unknown;
+        unknown.iter().map(|(why, faults)| (why.name(), *faults)).collect()
+    }
+
+    fn refaults_json(&self) -> Value {
+        let totals = |RefaultTotals { faults, latency_sum }: &RefaultTotals| json!({ "faults": faults, "latency_sum_ns": latency_sum.get() });
+        self.summary.refaults.iter().map(|(of, refaults)| (of.name(), totals(refaults))).collect()
+    }
+
+    fn rss_check_json(&self) -> Value {
+        let RssCheck { readings, largest } = self.summary.rss_check;
+        let start = self.header.host.start;
+        let largest = largest.map(|difference| {
+            json!({
+                "time_ns": difference.time.since(start).get(),
+                "tgid": difference.process.tgid.0,
+                "counted_pages": difference.counted.get(),
+                "resident_pages": difference.residency.pages.get(),
+                "resident_unknown_pages": difference.residency.unknown.get(),
+            })
+        });
+        json!({ "readings": readings, "largest_difference": largest })
     }
 
     fn faults_json(&self) -> Value {

@@ -13,7 +13,7 @@ use crate::{
     timeline::{
         AccessCounts, Backing, CodeTotals, CompletedTotals, FaultTotals, MapIdentity, MapSummary, Module,
         PageCounts, PageState, PeakRss, ProcessId, ProcessSummary, RegionId, RegionLabel, RegionSummary,
-        ScanCount, ScanSummary, TaskTotals, UnseenRegions,
+        RssCheck, ScanCount, ScanSummary, TaskTotals, UnseenRegions,
     },
     units::{PageCount, VirtAddr, VirtRange},
 };
@@ -140,6 +140,9 @@ pub(super) fn report() -> Report {
             without_region: FaultCounts::default(),
             fork_tax: BTreeMap::new(),
             outcome: BTreeMap::new(),
+            outcome_unknown: BTreeMap::new(),
+            refaults: BTreeMap::new(),
+            rss_check: RssCheck::default(),
             modules: code::modules(),
             syscalls: BTreeMap::from([(Some(0), totals(3, 2, 30_000)), (None, totals(5, 0, 6_000))]),
             stacks: code::stacks(),

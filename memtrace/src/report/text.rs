@@ -26,6 +26,7 @@ use crate::{
 mod code;
 mod maps;
 mod paths;
+mod residency;
 
 pub(super) const HEADING: Style = Style::new().bold();
 const WARNING: Style = Style::new().bold().fg_color(Some(anstyle::Color::Ansi(anstyle::AnsiColor::Yellow)));
@@ -53,8 +54,10 @@ impl Display for Report {
         self.mapping(f)?;
         self.advice(f)?;
         self.outcome(f)?;
+        self.refaults(f)?;
         self.fork_tax(f)?;
         self.pages(f)?;
+        self.rss_check(f)?;
         self.scans(f)?;
         self.cost(f)
     }
@@ -344,13 +347,10 @@ impl Report {
             let latency = Time(latency_sum.get()).to_string();
             writeln!(f, "  {label:<24}{faults:>12}{all:>12}{fresh:>12}{latency:>12}{rate:>12}")?;
         }
-        let known: u64 = outcome.values().map(|totals| totals.faults).sum();
-        match self.recorded().total().saturating_sub(known) {
-            0 => Ok(()),
-            unknown => {
-                writeln!(f, "  {:<24}{unknown:>12}  the page was scanned too late, or not closely", "unknown")
-            }
+        for (why, faults) in &self.summary.outcome_unknown {
+            writeln!(f, "  {:<24}{faults:>12}  {}", "unknown", why.doc())?;
         }
+        Ok(())
     }
 
     /// What forks cost in faults.

@@ -35,6 +35,9 @@ pub enum OutcomeKind {
     Copy,
     /// Leave to write to the page that was there.
     Reuse,
+    /// Leave to write where there was a page: to that one, to a copy of it, or to fresh memory in the place of the zero page. Which of
+    /// them is not known.
+    WriteProtect,
     /// A fresh page of hugetlb, private.
     Hugetlb,
 }
@@ -49,6 +52,7 @@ impl OutcomeKind {
             Self::Zero | Self::Reuse => Some(PageCount::default()),
             // They may have been in the page cache, or in the swap cache.
             Self::File | Self::Swap => None,
+            Self::WriteProtect => None,
         }
     }
 
@@ -62,7 +66,57 @@ impl OutcomeKind {
             Self::Swap => "swap",
             Self::Copy => "copy",
             Self::Reuse => "reuse",
+            Self::WriteProtect => "write-protect",
             Self::Hugetlb => "hugetlb",
+        }
+    }
+}
+
+/// Why it is not known what a fault brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OutcomeUnknown {
+    /// No known region held the address.
+    NoRegion,
+    /// No close scan came before the row was due.
+    NotScanned,
+    /// Another fault at the page came before the scan.
+    FaultedAgain,
+    /// A call took the page before the scan.
+    Taken,
+    /// The scan found no page there.
+    Gone,
+    /// Another fault was under way at the page.
+    Raced,
+    /// What the scan found allows for more than one.
+    Unclear,
+}
+
+impl OutcomeUnknown {
+    /// The word for it in tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoRegion => "no_region",
+            Self::NotScanned => "not_scanned",
+            Self::FaultedAgain => "faulted_again",
+            Self::Taken => "taken",
+            Self::Gone => "gone",
+            Self::Raced => "raced",
+            Self::Unclear => "unclear",
+        }
+    }
+
+    /// What it means, in one line.
+    #[must_use]
+    pub const fn doc(self) -> &'static str {
+        match self {
+            Self::NoRegion => "in no known region",
+            Self::NotScanned => "no close scan of the page came in time",
+            Self::FaultedAgain => "another fault at the page came before the scan",
+            Self::Taken => "a call took the page before the scan",
+            Self::Gone => "the page had gone when it was scanned",
+            Self::Raced => "another fault was under way at the page",
+            Self::Unclear => "what the scan found allows for more than one",
         }
     }
 }

@@ -37,6 +37,16 @@ impl TableRow for RssRow {
             "the most that were resident at once in this address space until then: VmHWM",
             Count(|row| Some(row.counters.peak.get())),
         ),
+        column(
+            "resident_pages",
+            "what the regions that the kernel counts have together at that time, as far as is known",
+            Count(|row| row.residency.map(|residency| residency.pages.get())),
+        ),
+        column(
+            "resident_unknown_pages",
+            "pages of theirs of which it is not known",
+            Count(|row| row.residency.map(|residency| residency.unknown.get())),
+        ),
     ];
 
     fn of(row: &Row) -> Option<&Self> {

@@ -10,7 +10,7 @@ use interval::{CellKey, Interval, Place, Scan, add_fault};
 
 use super::{
     maps::Done,
-    pages::{FaultId, Findings, PageLedger},
+    pages::{FaultId, Findings, Met, PageLedger},
     stacks::Stacks,
     tasks::{Position, Task, Tasks},
     totals::Totals,
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     event::{Fault, HeatReading, HostFacts, Loss, MapEvent, Mode, SpaceId, Uncounted, syscall_name},
     pipeline::{Detail, END_OF_TIME, Options},
-    timeline::{FaultRow, FaultTally, PageTally, ProcessId, Row, RowSet},
+    timeline::{FaultRow, FaultTally, OutcomeUnknown, PageTally, ProcessId, Row, RowSet},
     units::{Nanos, Timestamp},
 };
 
@@ -115,11 +115,11 @@ impl Intervals {
     pub(in crate::pipeline) fn fault(
         &mut self,
         fault: &Fault,
-        task: Option<Task>,
-        position: Option<Position>,
+        (task, position): (Option<Task>, Option<Position>),
+        met: Met,
         tasks: &Tasks,
     ) -> Option<FaultId> {
-        let id = self.follows_faults.then(|| self.hold(fault, task, position, tasks));
+        let id = self.follows_faults.then(|| self.hold(fault, (task, position), met, tasks));
         if let (Some(task), None) = (task, position)
             && self.at(fault.time).keep_waiting(fault, task, id)
         {
@@ -128,13 +128,13 @@ impl Intervals {
         let key = CellKey::of(task, position);
         match &mut self.run {
             Some(run) if run.key == key && run.start <= fault.time && fault.time < run.end => {
-                add_fault(&mut run.tally, fault);
+                add_fault(&mut run.tally, fault, met.refault);
             }
             _ => {
                 self.end_run();
                 let Interval { start, end, .. } = *self.at(fault.time);
                 let mut tally = FaultTally::default();
-                add_fault(&mut tally, fault);
+                add_fault(&mut tally, fault, met.refault);
                 self.run = Some(Run { start, end, key, tally });
             }
         }
@@ -145,8 +145,8 @@ impl Intervals {
     fn hold(
         &mut self,
         fault: &Fault,
-        task: Option<Task>,
-        position: Option<Position>,
+        (task, position): (Option<Task>, Option<Position>),
+        met: Met,
         tasks: &Tasks,
     ) -> FaultId {
         let (process, comm) = task.map(|task| (task.process, task.comm)).unzip();
@@ -160,7 +160,7 @@ impl Intervals {
         let function = in_kernel.then(|| tasks.kernel_function(fault.ip)).flatten();
         self.at(fault.time).fault_rows += 1;
         let syscall = fault.syscall.and_then(|number| syscall_name(number, &self.arch));
-        self.held.push(FaultRow {
+        let row = FaultRow {
             fault: *fault,
             process,
             process_comm: process_comm.filter(|comm| !comm.as_bytes().is_empty()),
@@ -171,7 +171,17 @@ impl Intervals {
             syscall,
             stack: None,
             outcome: None,
-        })
+            outcome_unknown: None,
+            refault: met.refault,
+        };
+        self.held.push(row, met.proof)
+    }
+
+    /// The outcomes of these faults cannot be known any more.
+    pub(in crate::pipeline) fn give_up(&mut self, faults: &[(FaultId, OutcomeUnknown)]) {
+        for (fault, why) in faults {
+            self.held.give_up(*fault, *why);
+        }
     }
 
     /// Puts the faults of a run where they belong.
@@ -254,6 +264,7 @@ impl Intervals {
                 row.outcome = Some(*outcome);
             }
         }
+        self.give_up(&findings.undecided);
     }
 
     /// Notes that the heat counters were read. With counts alone that ends the interval in progress.
@@ -298,6 +309,8 @@ impl Intervals {
         rows: &mut Vec<Row>,
     ) {
         self.watermark = self.watermark.max(released);
+        pages.advance(released, tasks);
+        self.open_changed(released, pages);
         for reading in &mut self.readings {
             reading.tick.get_or_insert(tick);
         }
@@ -326,11 +339,20 @@ impl Intervals {
         (totals, pages): (&mut Totals, &mut PageLedger),
         rows: &mut Vec<Row>,
     ) {
+        pages.advance(END_OF_TIME, tasks);
+        self.open_changed(end, pages);
         if let Some(last) = self.open.back_mut() {
             last.end = last.end.min(end).max(last.start);
         }
         while !self.open.is_empty() {
             self.close_front(tasks, (totals, pages), rows);
+        }
+    }
+
+    /// Opens the intervals until `time` in which regions came to have other pages, if only by what a scan found.
+    fn open_changed(&mut self, time: Timestamp, pages: &PageLedger) {
+        for end in pages.changed_until(time) {
+            self.at(end.before(Nanos::new(1)));
         }
     }
 
@@ -361,10 +383,13 @@ impl Intervals {
         let Some(mut interval) = self.open.pop_front() else { return };
         interval.place_all(tasks, &mut self.held);
         let (start, end) = (interval.start, interval.end);
+        for (space, region) in pages.settle(end) {
+            interval.add_row(region, space, tasks);
+        }
         let stacks = &mut self.stacks;
         let frames = stacks.settle(tasks);
         rows.extend(frames.into_iter().filter(|_| self.wants.contains(RowSet::FRAMES)).map(Row::Frame));
-        let faults = self.held.take(interval.fault_rows).map(|mut row| {
+        let faults = self.held.take(interval.fault_rows, pages.may_have_swapped()).map(|mut row| {
             stacks.count(&mut row);
             totals.fault_row(&row);
             row
@@ -374,7 +399,7 @@ impl Intervals {
         pages.forget_before(self.held.first());
 
         let lower_bound = self.losses.iter().any(|loss| loss.touches(start, end));
-        for mut row in interval.into_rows(tasks, lower_bound) {
+        for mut row in interval.into_rows(tasks, pages, lower_bound) {
             if self.detail == Detail::Full {
                 row.faults.detail.get_or_insert_default();
             }

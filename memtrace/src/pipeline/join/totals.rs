@@ -16,13 +16,14 @@ use super::{
 use crate::{
     event::{
         Account, Comm, Fault, FaultCounts, FaultKind, HeatReading, HostFacts, Loss, MapEvent, Mode, PageScan,
-        RssCounters, ScanReason, SpaceId, TaskAction, TaskEvent, Tgid, UncountedCause,
+        ScanReason, SpaceId, TaskAction, TaskEvent, Tgid, UncountedCause,
     },
     pipeline::{Detail, END_OF_TIME, Options, plan::accounting::ScanTotals},
     region::{Comparison, Region, Retired},
     timeline::{
-        CodeTotals, CompletedTotals, FaultRow, FaultTotals, MapRow, OutcomeKind, OutcomeTotals, ProcessId,
-        RegionId, RegionLabel, RegionSummary, RowSet, Summary, TaskTotals, TimelineRow,
+        CodeTotals, CompletedTotals, Departure, FaultRow, FaultTotals, MapRow, OutcomeKind, OutcomeTotals,
+        OutcomeUnknown, ProcessId, RefaultTotals, RegionId, RegionLabel, RegionSummary, RowSet, RssCheck,
+        RssDifference, RssRow, Summary, TaskTotals, TimelineRow,
     },
     units::{Nanos, PageCount, Timestamp},
 };
@@ -69,6 +70,9 @@ pub(in crate::pipeline) struct Totals {
     forks: Forks,
     /// By the outcomes of faults, and by how many pages where all faults of that kind bring as many.
     outcome: BTreeMap<(OutcomeKind, Option<PageCount>), OutcomeTotals>,
+    outcome_unknown: BTreeMap<OutcomeUnknown, u64>,
+    refaults: BTreeMap<Departure, RefaultTotals>,
+    rss_check: RssCheck,
     code: CodeSums,
 }
 
@@ -90,6 +94,9 @@ impl Totals {
             scans: ScanTotals::new(host.page, options.interval),
             forks: Forks::default(),
             outcome: BTreeMap::new(),
+            outcome_unknown: BTreeMap::new(),
+            refaults: BTreeMap::new(),
+            rss_check: RssCheck::default(),
             code: CodeSums::default(),
             host,
             faults: FaultTotals::default(),
@@ -215,6 +222,14 @@ impl Totals {
     /// All that will ever be known of a fault is.
     pub(in crate::pipeline) fn fault_row(&mut self, row: &FaultRow) {
         self.code.add(row);
+        if let Some(refault) = row.refault {
+            let totals = self.refaults.entry(refault.of).or_default();
+            totals.faults += 1;
+            totals.latency_sum += row.fault.latency.unwrap_or_default();
+        }
+        if let Some(why) = row.outcome_unknown {
+            *self.outcome_unknown.entry(why).or_default() += 1;
+        }
         let Some(outcome) = row.outcome else { return };
         let size = outcome.pages.filter(|_| outcome.kind != OutcomeKind::File);
         let nothing =
@@ -275,8 +290,12 @@ impl Totals {
     }
 
     /// The counters of resident memory of `process` were read, `at_exit` or before.
-    pub(in crate::pipeline) fn counted(&mut self, process: ProcessId, counters: &RssCounters, at_exit: bool) {
-        self.processes.entry(process).or_default().life.counted(counters, at_exit);
+    pub(in crate::pipeline) fn counted(&mut self, process: ProcessId, row: &RssRow, at_exit: bool) {
+        self.processes.entry(process).or_default().life.counted(&row.counters, at_exit);
+        if let Some(residency) = row.residency {
+            let counted = row.counted();
+            self.rss_check.add(RssDifference { time: row.time, process, counted, residency });
+        }
     }
 
     /// The maps of `process` were compared while it was held at its exit.
@@ -450,6 +469,9 @@ impl Totals {
             scans: self.scans.into_summary(),
             fork_tax: self.forks.into_tax(),
             outcome: self.outcome,
+            outcome_unknown: self.outcome_unknown,
+            refaults: self.refaults,
+            rss_check: self.rss_check,
             modules: self.code.modules,
             syscalls: self.code.syscalls,
             stacks: Vec::new(),

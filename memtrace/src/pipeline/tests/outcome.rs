@@ -77,7 +77,7 @@ fn copy_is_distinguished_from_reuse_by_the_frame_before() {
     let known = [&[before][..], &faults, slice::from_ref(&after)].concat();
     assert_eq!(given(&known), [Some(OutcomeKind::Copy), Some(OutcomeKind::Reuse)]);
     let unknown = [&faults[..], &[after]].concat();
-    assert_eq!(given(&unknown), [None, None]);
+    assert_eq!(given(&unknown), [Some(OutcomeKind::WriteProtect); 2]);
 }
 
 /// The huge page of hugetlb at the beginning, in the frames from `pfn` on; `more` bits of its words.
@@ -100,7 +100,7 @@ fn page_of_hugetlb_is_fresh_only_if_it_is_private_and_was_not_there() {
     // That of a file may have been in its page cache.
     assert_eq!(given(&[], 1, huge(512, EntryFlags::FILE)), [Some(OutcomeKind::File)]);
     let unknown = [write(20, TGID.0, 1), scan(30, PROCESS, vec![private(512)])];
-    assert_eq!(super::outcome::given(&unknown), [None]);
+    assert_eq!(super::outcome::given(&unknown), [Some(OutcomeKind::WriteProtect)]);
 }
 
 #[test]
@@ -131,7 +131,10 @@ fn child_copies_what_it_had_of_its_parent() {
     ];
 
     // Where the third was when the parent forked, no scan saw.
-    assert_eq!(given(&records)[1..], [Some(OutcomeKind::Copy), Some(OutcomeKind::Reuse), None]);
+    assert_eq!(
+        given(&records)[1..],
+        [Some(OutcomeKind::Copy), Some(OutcomeKind::Reuse), Some(OutcomeKind::WriteProtect)]
+    );
 }
 
 #[test]
@@ -143,7 +146,7 @@ fn what_a_page_was_between_two_faults_is_not_known() {
         scan(30, PROCESS, vec![there(1, 1, 500)]),
     ];
 
-    assert_eq!(given(&records), [None, None]);
+    assert_eq!(given(&records), [Some(OutcomeKind::WriteProtect); 2]);
 }
 
 #[test]

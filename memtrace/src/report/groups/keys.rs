@@ -36,6 +36,8 @@ pub enum Key {
     File,
     /// What the fault brought.
     Outcome,
+    /// How its page had gone before.
+    Refault,
 }
 
 /// Every key, in the order in which help shows them.
@@ -49,6 +51,7 @@ pub const KEYS: &[&Key] = &[
     &Key::Region,
     &Key::File,
     &Key::Outcome,
+    &Key::Refault,
 ];
 
 impl Key {
@@ -65,6 +68,7 @@ impl Key {
             Self::Region => "region",
             Self::File => "file",
             Self::Outcome => "outcome",
+            Self::Refault => "refault",
         }
     }
 
@@ -81,6 +85,9 @@ impl Key {
             Self::Region => "region of the address",
             Self::File => "path or bracketed name of that region",
             Self::Outcome => "what the fault brought",
+            Self::Refault => {
+                "how the page had gone that was resident before; - if it is not known to have been"
+            }
         }
     }
 
@@ -91,13 +98,14 @@ impl Key {
             Self::Library => row.module.clone().map(KeyValue::Library),
             Self::Function => Some(KeyValue::Function(FunctionLabel::of_fault(row, innermost))),
             Self::Stack => row.stack.map(KeyValue::Stack),
-            Self::Syscall if row.fault.mode == Mode::User => Some(KeyValue::NoCall),
+            Self::Syscall if row.fault.mode == Mode::User => Some(KeyValue::Word(NONE)),
             Self::Syscall => row.fault.syscall.map(KeyValue::Call),
             Self::Thread => row.comm.map(KeyValue::Name),
             Self::Process => row.process_comm.map(KeyValue::Name),
             Self::Region => place.map(|place| KeyValue::Region(place.region)),
             Self::File => place.map(|place| KeyValue::File(Arc::clone(&place.name))),
-            Self::Outcome => row.outcome.map(|outcome| KeyValue::Outcome(outcome.kind.name())),
+            Self::Outcome => row.outcome.map(|outcome| KeyValue::Word(outcome.kind.name())),
+            Self::Refault => Some(KeyValue::Word(row.refault.map_or(NONE, |refault| refault.of.name()))),
         };
         value.unwrap_or(KeyValue::Unknown)
     }
@@ -110,17 +118,15 @@ pub(super) enum KeyValue {
     Function(FunctionLabel),
     Stack(u64),
     Call(u32),
-    /// The fault was in user mode, in no call.
-    NoCall,
     Name(Comm),
     Region(RegionId),
     File(Arc<[u8]>),
-    Outcome(&'static str),
+    Word(&'static str),
     Unknown,
 }
 
-/// In place of a call where there is none.
-const NO_CALL: &str = "-";
+/// In place of a word where there is none.
+const NONE: &str = "-";
 
 impl Groups {
     /// A value for people; of a library its name without the directory, unless others in `all` have the same.
@@ -146,7 +152,6 @@ impl Groups {
                 None => stack.to_string(),
             },
             KeyValue::Call(number) => calls::of_number(*number, arch),
-            KeyValue::NoCall => NO_CALL.to_owned(),
             KeyValue::Name(comm) => comm.to_string(),
             KeyValue::Region(id) => match self.regions.get(id) {
                 Some(Some(label)) => {
@@ -157,7 +162,7 @@ impl Groups {
                 _ => id.0.to_string(),
             },
             KeyValue::File(name) => Printable::from_bytes(name_of(name)).to_string(),
-            KeyValue::Outcome(word) => (*word).to_owned(),
+            KeyValue::Word(word) => (*word).to_owned(),
             KeyValue::Unknown => "unknown".to_owned(),
         }
     }
@@ -170,7 +175,6 @@ impl Groups {
             KeyValue::Function(function) => function.to_json(),
             KeyValue::Stack(stack) => (*stack).into(),
             KeyValue::Call(number) => calls::of_number(*number, arch).into(),
-            KeyValue::NoCall => NO_CALL.into(),
             KeyValue::Name(comm) => text(comm.as_bytes()),
             KeyValue::Region(id) => {
                 let label = self.regions.get(id).and_then(Option::as_ref);
@@ -183,7 +187,7 @@ impl Groups {
                 })
             }
             KeyValue::File(name) => text(name_of(name)),
-            KeyValue::Outcome(word) => (*word).into(),
+            KeyValue::Word(word) => (*word).into(),
             KeyValue::Unknown => Value::Null,
         }
     }

@@ -51,6 +51,8 @@ fn row(nanos: u64, latency: impl Into<Option<u64>>) -> FaultRow {
         syscall: None,
         stack: None,
         outcome: None,
+        outcome_unknown: None,
+        refault: None,
     }
 }
 

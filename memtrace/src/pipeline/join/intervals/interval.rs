@@ -6,10 +6,12 @@ use super::held::HeldFaults;
 use crate::{
     event::{Fault, FaultKind, HeatCell, Mode, SpaceId},
     pipeline::join::{
-        pages::FaultId,
+        pages::{FaultId, PageLedger},
         tasks::{Position, Task, Tasks},
     },
-    timeline::{FaultTally, MapTally, PageTally, ProcessId, RegionId, RegionLabel, TimelineRow},
+    timeline::{
+        FaultTally, MapTally, PageTally, ProcessId, Refault, RegionId, RegionLabel, Residency, TimelineRow,
+    },
     units::{Timestamp, VirtRange},
 };
 
@@ -102,27 +104,41 @@ impl Interval {
         self.place_grown(tasks);
     }
 
-    /// The rows of the timeline, in their order; `lower_bound` if records of this time are missing.
-    pub(super) fn into_rows(self, tasks: &Tasks, lower_bound: bool) -> Vec<TimelineRow> {
+    /// Gives `region` a row, if its process is known.
+    pub(super) fn add_row(&mut self, region: RegionId, space: SpaceId, tasks: &Tasks) {
+        if let Some(process) = tasks.process_of(space) {
+            let key = CellKey { process: Some(process), space, place: Place::Region(region) };
+            self.cells.entry(key).or_default();
+        }
+    }
+
+    /// The rows of the timeline, in their order, with what `pages` have settled; `lower_bound` if records of this time are missing.
+    pub(super) fn into_rows(self, tasks: &Tasks, pages: &PageLedger, lower_bound: bool) -> Vec<TimelineRow> {
         let Self { start, end, cells, .. } = self;
         let labels = labels_of(tasks, &cells);
         let row = |(key, cell): (CellKey, Cell)| {
             let (region, range) = match key.place {
-                Place::Region(id) => (labels.get(&id).cloned(), None),
+                Place::Region(id) => (labels.get(&id), None),
                 Place::Slot(slot) => (None, Some(slot)),
                 Place::Unknown => (None, None),
+            };
+            let residency = match region {
+                Some((_, Some(died))) if *died < end => Some(Residency::default()),
+                Some((label, _)) => pages.settled(label.id),
+                None => None,
             };
             TimelineRow {
                 start,
                 end,
                 process: key.process,
                 comm: key.process.map(|process| tasks.name(process)).unwrap_or_default(),
-                region,
+                region: region.map(|(label, _)| label.clone()),
                 range,
                 faults: cell.faults,
                 uncounted: cell.uncounted,
                 maps: cell.maps,
                 pages: cell.pages.map(|scan| scan.tally),
+                residency,
                 lower_bound,
             }
         };
@@ -140,7 +156,7 @@ impl Interval {
                 row.module = tasks.module(Some(task.space), &fault);
             }
             let key = CellKey::of(Some(task), position);
-            add_fault(&mut self.cells.entry(key).or_default().faults, &fault);
+            add_fault(&mut self.cells.entry(key).or_default().faults, &fault, None);
         }
     }
 
@@ -164,8 +180,11 @@ fn row_order(row: &TimelineRow) -> (Option<ProcessId>, bool, Option<VirtRange>) 
     (row.process, row.region.is_none(), range)
 }
 
-/// The labels of the regions that `cells` are about.
-fn labels_of(tasks: &Tasks, cells: &BTreeMap<CellKey, Cell>) -> BTreeMap<RegionId, RegionLabel> {
+/// The labels of the regions that `cells` are about, and when those died that have.
+fn labels_of(
+    tasks: &Tasks,
+    cells: &BTreeMap<CellKey, Cell>,
+) -> BTreeMap<RegionId, (RegionLabel, Option<Timestamp>)> {
     let mut by_space: BTreeMap<SpaceId, BTreeSet<RegionId>> = BTreeMap::new();
     for key in cells.keys() {
         if let Place::Region(id) = key.place {
@@ -176,9 +195,10 @@ fn labels_of(tasks: &Tasks, cells: &BTreeMap<CellKey, Cell>) -> BTreeMap<RegionI
     for (space, ids) in by_space {
         let Some(regions) = tasks.regions(space) else { continue };
         let live = regions.live().filter(|region| ids.contains(&region.id));
-        labels.extend(live.map(|region| (region.id, regions.label(region))));
+        labels.extend(live.map(|region| (region.id, (regions.label(region), None))));
         let retired = regions.retired().iter().filter(|retired| ids.contains(&retired.label.id));
-        labels.extend(retired.map(|retired| (retired.label.id, retired.label.clone())));
+        let dead = retired.map(|retired| (retired.label.id, (retired.label.clone(), Some(retired.died))));
+        labels.extend(dead);
     }
     labels
 }
@@ -190,8 +210,8 @@ fn only_region(tasks: &Tasks, space: SpaceId, slot: VirtRange) -> Option<RegionI
     overlapping.next().is_none().then_some(first.id)
 }
 
-/// Counts one fault.
-pub(super) fn add_fault(tally: &mut FaultTally, fault: &Fault) {
+/// Counts one fault, of a page that had been resident if it is a `refault`.
+pub(super) fn add_fault(tally: &mut FaultTally, fault: &Fault, refault: Option<Refault>) {
     let Fault { access, protection, mode, kind, latency, .. } = *fault;
     let detail = tally.detail.get_or_insert_default();
     match kind {
@@ -208,6 +228,7 @@ pub(super) fn add_fault(tally: &mut FaultTally, fault: &Fault) {
     }
     detail.access.add(access, protection);
     detail.kernel += u64::from(mode == Mode::Kernel);
+    detail.refaults += u64::from(refault.is_some());
     if let Some(latency) = latency {
         detail.latency_sum += latency;
         detail.latency_max = detail.latency_max.max(Some(latency));

@@ -7,23 +7,34 @@ use rangemap::RangeSet;
 use super::{
     counts::{Counting, stretches},
     history::{self, PageHistory, fault_around},
+    levels::Levels,
+    moves::moved_by,
     occupancy::{Occupancy, Occupied},
     origins::{Origin, Origins},
     outcome::{Counted, FaultId, PageChange, SlotScan, Unresolved},
+    proven::Proven,
+    residency::{self, Met, ResidencyMap},
 };
 use crate::{
     event::{
-        Fault, HostFacts, MapRequest, PageScan, ReclaimReading, ScanDepth, SpaceId, TaskAction, TaskEvent,
+        Fault, HostFacts, LossCause, MapRequest, PageScan, ReclaimReading, ScanDepth, SpaceId, TaskAction,
+        TaskEvent,
     },
     pipeline::{
         Detail, Options,
-        join::reclaims::Reclaims,
+        join::{reclaims::Reclaims, tasks::Tasks},
         slots::{occupied, slot_end, slot_of},
     },
     region::{AddressSpace, Region},
-    timeline::{FaultOutcome, OutcomeKind, PageCause, PageTally, RegionId, RowSet},
+    timeline::{
+        Departure, FaultOutcome, OutcomeKind, OutcomeUnknown, PageCause, PageTally, PropertySet, RegionId,
+        Residency, RowSet,
+    },
     units::{PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
 };
+
+/// Rows that say how much is resident, or what follows from it.
+const FOLLOWED: RowSet = RowSet::TIMELINE.union(RowSet::FAULTS).union(RowSet::RSS).union(RowSet::SUMS);
 
 /// The pages of all address spaces. Regions are known as parts of an [`AddressSpace`] alone.
 #[derive(Debug)]
@@ -37,8 +48,11 @@ pub(in crate::pipeline) struct PageLedger {
     history: PageHistory,
     reclaims: Reclaims,
     unresolved: Unresolved,
+    proven: Proven,
     occupancy: Occupancy,
     origins: Origins,
+    /// `None` where nobody asks.
+    residency: Option<(ResidencyMap, Levels)>,
 }
 
 /// What may have changed pages, other than a fault.
@@ -76,6 +90,8 @@ pub(in crate::pipeline) struct Findings {
     pub(in crate::pipeline) changes: Vec<PageChange>,
     /// The outcomes of faults.
     pub(in crate::pipeline) outcomes: Vec<(FaultId, FaultOutcome)>,
+    /// Faults of which it cannot say, and why.
+    pub(in crate::pipeline) undecided: Vec<(FaultId, OutcomeUnknown)>,
 }
 
 impl PageLedger {
@@ -88,61 +104,156 @@ impl PageLedger {
             history: PageHistory::new(host.page),
             reclaims: Reclaims::default(),
             unresolved: Unresolved::default(),
+            proven: Proven::default(),
             occupancy: Occupancy::new(host.page),
             origins: Origins::new(host, options.wants.contains(RowSet::SUMS), options.stays),
+            // Without a record of each fault only scans are known.
+            residency: (options.detail == Detail::Full && options.wants.intersects(FOLLOWED))
+                .then(|| (ResidencyMap::new(host.page), Levels::new(host, options.interval))),
         }
     }
 
-    /// Something happened to pages of `space`, which has these regions now.
+    /// What comes next is not before `time`.
+    pub(in crate::pipeline) fn advance(&mut self, time: Timestamp, tasks: &Tasks) {
+        if let Some((map, levels)) = &mut self.residency {
+            levels.advance(time, map, |space| tasks.regions(space));
+        }
+    }
+
+    /// The ends of intervals until `time` at which regions had other pages than at the one before.
+    pub(in crate::pipeline) fn changed_until(&self, time: Timestamp) -> Vec<Timestamp> {
+        self.residency.iter().flat_map(|(_, levels)| levels.changed_until(time)).collect()
+    }
+
+    /// The rows of the interval that ends at `time` are made: regions that had other pages than at the end of the one before.
+    pub(in crate::pipeline) fn settle(&mut self, time: Timestamp) -> Vec<(SpaceId, RegionId)> {
+        let changes = self.residency.as_mut().map(|(_, levels)| levels.settle(time));
+        changes.unwrap_or_default().into_keys().collect()
+    }
+
+    /// How much of `region` was resident at the end that was settled last; `None` if that is not followed, or nothing is known of it.
+    pub(in crate::pipeline) fn settled(&self, region: RegionId) -> Option<Residency> {
+        self.residency.as_ref()?.1.settled(region)
+    }
+
+    /// How much of what the kernel counts is resident now in `space`; `None` if that is not followed.
+    pub(in crate::pipeline) fn resident(&mut self, space: SpaceId, tasks: &Tasks) -> Option<Residency> {
+        let (map, levels) = self.residency.as_mut()?;
+        levels.count(map, |space| tasks.regions(space));
+        let mut sum = Residency::default();
+        for region in tasks.regions(space)?.live().filter(|region| region.traits.backing().is_in_rss()) {
+            sum += levels.now(region);
+        }
+        Some(sum)
+    }
+
+    /// Records of this kind are missing.
+    pub(in crate::pipeline) fn lose(&mut self, cause: LossCause) {
+        if let Some((map, _)) = &mut self.residency {
+            if cause.hides_changes() { map.forget_all() } else { map.doubt_all() }
+        }
+    }
+
+    /// Something happened to pages of `space`, which has these regions now. Returns faults of which the outcome cannot be known any more.
     pub(in crate::pipeline) fn happened(
         &mut self,
         time: Timestamp,
         (space, regions): (SpaceId, Option<&AddressSpace>),
         what: Happening,
-    ) {
+    ) -> Vec<(FaultId, OutcomeUnknown)> {
+        let mut undecided = Vec::new();
         match what {
             Happening::Begin => {
+                if let Some((map, _)) = &mut self.residency {
+                    map.begin(space);
+                }
                 self.history.begin(space);
                 self.origins.begin(time, space);
             }
-            Happening::Fork(parent) => self.history.fork(time, parent, space),
+            Happening::Fork(parent) => {
+                if let Some((map, levels)) = &mut self.residency {
+                    map.fork(parent, (space, regions));
+                    let all = regions.into_iter().flat_map(AddressSpace::live);
+                    all.for_each(|region| levels.touch(space, region.id));
+                }
+                self.history.fork(time, parent, space);
+            }
             Happening::Call(request, range) => {
                 let has_taken = self.history.call(time, space, request, range);
                 if has_taken {
-                    self.unresolved.forget(space, range, self.page);
+                    let taken = self.unresolved.forget(space, range, self.page);
+                    undecided = taken.into_iter().map(|id| (id, OutcomeUnknown::Taken)).collect();
                 }
                 self.origins.call(time, space, request, range, has_taken);
                 if let Some(regions) = regions {
                     self.occupancy.call((space, regions), request, range);
+                }
+                if let Some((map, levels)) = &mut self.residency {
+                    map.call(time, space, request, range);
+                    for range in moved_by(request, self.page).into_iter().chain([range]) {
+                        let changed = overlapping(regions, range.with_neighbours(self.page));
+                        changed.for_each(|region| levels.touch(space, region.id));
+                    }
                 }
             }
             Happening::Reading => {
                 if let Some(regions) = regions {
                     self.occupancy.read(space, regions);
                 }
+                if let Some((_, levels)) = &mut self.residency {
+                    let all = regions.into_iter().flat_map(AddressSpace::live);
+                    all.for_each(|region| levels.touch(space, region.id));
+                }
             }
         }
+        undecided
     }
 
-    /// A fault in `space` was completed. Its outcome is reported as that of `id`, if there is one.
+    /// Whether pages may have gone to swap.
+    pub(in crate::pipeline) const fn may_have_swapped(&self) -> bool {
+        self.reclaims.may_have_swapped()
+    }
+
+    /// A fault in `space` was completed: what is known of it by what was known of its page.
+    pub(in crate::pipeline) fn meet(
+        &mut self,
+        fault: &Fault,
+        (space, regions): (SpaceId, Option<&AddressSpace>),
+    ) -> Met {
+        let region = regions.and_then(|regions| regions.find(fault.addr));
+        let (Some((map, levels)), Some(region)) = (&mut self.residency, region) else {
+            return Met::default();
+        };
+        levels.touch(space, region.id);
+        map.fault(space, region, fault)
+    }
+
+    /// A fault in `space` was completed. Its outcome is reported as that of `id`, if there is one. Returns faults of which the outcome cannot be
+    /// known any more.
     pub(in crate::pipeline) fn fault(
         &mut self,
         id: Option<FaultId>,
         fault: &Fault,
         (space, regions): (SpaceId, Option<&AddressSpace>),
-    ) {
+        has_proof: bool,
+    ) -> Vec<(FaultId, OutcomeUnknown)> {
         let is_first = self.history.fault(space, fault);
         self.origins.fault(space, fault);
+        let mut undecided = Vec::new();
         if let Some(id) = id {
+            undecided.extend(self.proven.fault(id, (space, self.page), fault, has_proof));
             let region = regions.and_then(|regions| regions.find(fault.addr));
             let is_of_file = region.is_some_and(|region| region.traits.file_offset(fault.addr).is_some());
-            self.unresolved.add((space, self.page), id, fault, (is_first, is_of_file));
+            let before = self.unresolved.add((space, self.page), id, fault, (is_first, is_of_file));
+            undecided.extend(before.map(|before| (before, OutcomeUnknown::FaultedAgain)));
         }
+        undecided
     }
 
     /// The rows of faults before `first` are out: nobody asks for their outcomes any more.
     pub(in crate::pipeline) fn forget_before(&mut self, first: FaultId) {
         self.unresolved.forget_before(first);
+        self.proven.forget_before(first);
     }
 
     /// Notes how much the kernel has reclaimed.
@@ -187,6 +298,11 @@ impl PageLedger {
             tally.counts.add(*properties, known, range.pages(self.page));
         }
         self.occupancy.see(time, (space, region), part, (known, &stretches));
+        if let Some((map, levels)) = &mut self.residency {
+            let seen = residency::Seen { began: scan.began, ended: time, part, stretches: &stretches };
+            levels.correct(map, (space, region), &seen);
+            map.see(space, &seen);
+        }
         tally
     }
 
@@ -226,8 +342,8 @@ impl PageLedger {
         (range, racing): (VirtRange, &RangeSet<VirtAddr>),
         findings: &mut Findings,
     ) {
-        // What these faults brought is gone.
-        self.unresolved.take(space, range, self.page, scan.began, racing);
+        let gone = self.unresolved.take(space, range, self.page, scan.began, racing);
+        findings.undecided.extend(gone.iter().map(|(_, fault)| (fault.id, OutcomeUnknown::Gone)));
         self.origins.absent(scan.began, space, range, racing);
         let known = self.history.observe_absent(space, range, racing);
         for region in overlapping(regions, range) {
@@ -267,6 +383,10 @@ impl PageLedger {
                 continue;
             };
             let changes = before.changes(part, &runs, page);
+            if let Some((map, _)) = &mut self.residency {
+                let taken = changes.iter().filter(|change| seen.cause_of(change) == PageCause::Reclaim);
+                taken.for_each(|change| map.departed(space, change.range, Departure::Reclaim));
+            }
             let migrated = changes.iter().filter(|change| seen.cause_of(change) == PageCause::Migration);
             findings.add_migrated(region.id, scan, migrated.map(|change| change.range.pages(page)).sum());
             if self.tells_changes {
@@ -277,6 +397,13 @@ impl PageLedger {
         let mut counted = Counted::from(slot.start());
         for (addr, fault) in faults {
             let outcome = seen.outcome(addr, region_at(addr), &fault, &mut counted);
+            if outcome.is_none() {
+                let is_there = runs.iter().any(|run| {
+                    run.range.contains(addr) && PropertySet::of(run).contains(PropertySet::PRESENT)
+                });
+                let why = if is_there { OutcomeUnknown::Unclear } else { OutcomeUnknown::Gone };
+                findings.undecided.push((fault.id, why));
+            }
             if let Some(block) = outcome.and_then(|outcome| block_of(addr, &outcome, region_at(addr), page)) {
                 self.origins.brought(space, (fault.time, addr), block, &runs);
             }
@@ -286,6 +413,9 @@ impl PageLedger {
 
     /// Takes what is known of the pages of `region`, which has gone, or of which nobody will ask again.
     pub(in crate::pipeline) fn take(&mut self, space: SpaceId, region: &Region) -> Option<Occupied> {
+        if let Some((_, levels)) = &mut self.residency {
+            levels.forget(region.id);
+        }
         self.occupancy.take(space, region)
     }
 
@@ -307,6 +437,9 @@ impl PageLedger {
     /// Forgets address spaces that are gone.
     pub(in crate::pipeline) fn retain(&mut self, is_there: impl Fn(SpaceId) -> bool) {
         self.history.retain(&is_there);
+        if let Some((map, _)) = &mut self.residency {
+            map.retain(&is_there);
+        }
         self.occupancy.retain(is_there);
     }
 }

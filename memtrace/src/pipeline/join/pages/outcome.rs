@@ -41,25 +41,25 @@ pub(super) struct Waiting {
 }
 
 impl Unresolved {
-    /// A completed `fault` in `space`.
+    /// A completed `fault` in `space`. Returns the one at the same page that waited until then.
     pub(super) fn add(
         &mut self,
         (space, page): (SpaceId, PageSize),
         id: FaultId,
         fault: &Fault,
         (is_first, is_of_file): (bool, bool),
-    ) {
+    ) -> Option<FaultId> {
         let Fault { time, kind, access, protection, .. } = *fault;
         let key = (space, fault.addr.vpn(page));
         let before = self.0.get(&key).and_then(|waiting| waiting.access);
         let follows_read = before == Some(Access::Read);
         let waiting = Waiting { id, time, kind, access, protection, is_of_file, is_first, follows_read };
-        self.0.insert(key, waiting);
+        self.0.insert(key, waiting).map(|before| before.id)
     }
 
-    /// What faults brought to `range` of `space` is there no more, or not in its place.
-    pub(super) fn forget(&mut self, space: SpaceId, range: VirtRange, page: PageSize) {
-        self.0.extract_if(keys(space, range, page), |_, _| true).for_each(drop);
+    /// What faults brought to `range` of `space` is there no more, or not in its place: which these are.
+    pub(super) fn forget(&mut self, space: SpaceId, range: VirtRange, page: PageSize) -> Vec<FaultId> {
+        self.0.extract_if(keys(space, range, page), |_, _| true).map(|(_, waiting)| waiting.id).collect()
     }
 
     /// The rows of faults before `first` are out: nobody asks for their outcomes any more.
@@ -239,9 +239,8 @@ impl SlotScan<'_> {
         if run.words.is_some_and(|words| words.flags.is_some()) {
             return Some(folio_around(self.runs, index, here, self.page));
         }
-        // A page table has as many entries as there are words in a page.
-        let bytes_of_huge = self.page.bytes() * (self.page.bytes() / size_of::<u64>() as u64);
-        run.categories.contains(PageCategories::HUGE).then(|| here.widened(bytes_of_huge.ilog2()))
+        let shift = self.page.bytes().ilog2() + self.page.pmd_order();
+        run.categories.contains(PageCategories::HUGE).then(|| here.widened(shift))
     }
 
     /// Pages of a file, `around` a fault as fault-around brings them, that are there now and were not before, and its own one; not those that had faults themselves,

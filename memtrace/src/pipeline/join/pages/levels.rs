@@ -1,0 +1,153 @@
+//! How much of each region was resident when intervals ended.
+//!
+//! A scan follows the end of an interval: it says what was there then, too, where nothing has happened since.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    mem,
+};
+
+use super::residency::{ResidencyMap, Seen};
+use crate::{
+    event::{HostFacts, SpaceId},
+    region::{AddressSpace, Region},
+    timeline::{RegionId, Residency},
+    units::{Nanos, PageSize, Timestamp},
+};
+
+/// Regions with how much of them is resident.
+type Changes = BTreeMap<(SpaceId, RegionId), Residency>;
+
+/// All regions, over the intervals of which the rows are not out.
+#[derive(Debug)]
+pub(super) struct Levels {
+    page: PageSize,
+    origin: Timestamp,
+    /// Length of an interval.
+    length: Nanos,
+    /// End of the interval under way.
+    next: Timestamp,
+    /// Regions that have to be counted.
+    stale: BTreeSet<(SpaceId, RegionId)>,
+    now: BTreeMap<RegionId, Residency>,
+    /// What is different since the last end.
+    changed: Changes,
+    ends: VecDeque<End>,
+    /// At the last end of which the rows are out.
+    settled: BTreeMap<RegionId, Residency>,
+}
+
+/// The end of an interval, and what was different from the one before.
+#[derive(Debug)]
+struct End {
+    time: Timestamp,
+    changed: Changes,
+}
+
+impl Levels {
+    pub(super) fn new(host: &HostFacts, length: Nanos) -> Self {
+        Self {
+            page: host.page,
+            origin: host.start,
+            length: length.max(Nanos::new(1)),
+            next: host.start.after(length),
+            stale: BTreeSet::new(),
+            now: BTreeMap::new(),
+            changed: BTreeMap::new(),
+            ends: VecDeque::new(),
+            settled: BTreeMap::new(),
+        }
+    }
+
+    /// Something happened to pages of `region`.
+    pub(super) fn touch(&mut self, space: SpaceId, region: RegionId) {
+        self.stale.insert((space, region));
+    }
+
+    /// What comes next is not before `time`: notes what was at the end that lies before.
+    pub(super) fn advance<'a>(
+        &mut self,
+        time: Timestamp,
+        map: &ResidencyMap,
+        regions_of: impl Fn(SpaceId) -> Option<&'a AddressSpace>,
+    ) {
+        if time < self.next {
+            return;
+        }
+        self.count(map, regions_of);
+        self.ends.push_back(End { time: self.next, changed: mem::take(&mut self.changed) });
+        let past = time.since(self.origin).get();
+        self.next = self.origin.after(Nanos::new(past - past % self.length.get())).after(self.length);
+    }
+
+    /// Counts the regions that something happened to.
+    pub(super) fn count<'a>(
+        &mut self,
+        map: &ResidencyMap,
+        regions_of: impl Fn(SpaceId) -> Option<&'a AddressSpace>,
+    ) {
+        let stale = mem::take(&mut self.stale);
+        let spaces: BTreeSet<_> = stale.iter().map(|(space, _)| *space).collect();
+        for space in spaces {
+            let live = regions_of(space).into_iter().flat_map(AddressSpace::live);
+            for region in live.filter(|region| stale.contains(&(space, region.id))) {
+                let residency = map.residency(space, region.range);
+                if self.now.insert(region.id, residency) != Some(residency) {
+                    self.changed.insert((space, region.id), residency);
+                }
+            }
+        }
+    }
+
+    /// How much of a region is resident, as counted last; if it never was, nothing is known of it.
+    pub(super) fn now(&self, region: &Region) -> Residency {
+        self.now.get(&region.id).copied().unwrap_or_else(|| self.unknown(region))
+    }
+
+    fn unknown(&self, region: &Region) -> Residency {
+        Residency { unknown: region.range.pages(self.page), ..Residency::default() }
+    }
+
+    /// A scan has `seen` pages of `region` that the map does not have yet.
+    pub(super) fn correct(&mut self, map: &ResidencyMap, (space, region): (SpaceId, &Region), seen: &Seen) {
+        let mut before = self.settled.get(&region.id).copied().unwrap_or_else(|| self.unknown(region));
+        let mut after = before;
+        for end in &mut self.ends {
+            before = end.changed.get(&(space, region.id)).copied().unwrap_or(before);
+            let corrected = map.correction(end.time, space, seen).of(before);
+            // The next end is as this one, if nothing happened in between.
+            if corrected != after || before != corrected {
+                end.changed.insert((space, region.id), corrected);
+            }
+            after = corrected;
+        }
+        self.touch(space, region.id);
+    }
+
+    /// The ends before `time` at which something was different.
+    pub(super) fn changed_until(&self, time: Timestamp) -> impl Iterator<Item = Timestamp> {
+        let ends = self.ends.iter().take_while(move |end| end.time <= time);
+        ends.filter(|end| !end.changed.is_empty()).map(|end| end.time)
+    }
+
+    /// The rows of the interval that ends at `time` are made: what was different from the one before. Nothing before it is corrected any more.
+    pub(super) fn settle(&mut self, time: Timestamp) -> Changes {
+        let mut changes = BTreeMap::new();
+        while let Some(end) = self.ends.pop_front_if(|end| end.time <= time) {
+            changes.extend(end.changed);
+        }
+        self.settled.extend(changes.iter().map(|((_, region), residency)| (*region, *residency)));
+        changes
+    }
+
+    /// How much of `region` was resident at the end that was settled last; `None` if nothing happened to it until then.
+    pub(super) fn settled(&self, region: RegionId) -> Option<Residency> {
+        self.settled.get(&region).copied()
+    }
+
+    /// Nobody will ask for `region` again.
+    pub(super) fn forget(&mut self, region: RegionId) {
+        self.now.remove(&region);
+        self.settled.remove(&region);
+    }
+}

@@ -1,0 +1,432 @@
+//! Which pages are resident, as far as is known: what scans saw, carried on through what faults and calls did since.
+//!
+//! Of what the kernel does without a fault or call, such as reclaim, only scans tell.
+
+use std::{collections::BTreeMap, iter};
+
+use rangemap::{RangeMap, RangeSet};
+
+use super::{
+    moves::{move_pages, moved_by, parts},
+    races::Races,
+};
+use crate::{
+    event::{Access, Fault, FaultKind, MapRequest, SpaceId, flags},
+    region::{AddressSpace, Region},
+    timeline::{Backing, Departure, OutcomeKind, PropertySet, Refault, Residency},
+    units::{PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
+};
+
+/// Ranges that are remembered of one address space: 48 MiB. If there are more, all are forgotten.
+const MOST: usize = 1 << 20;
+
+/// The pages of all address spaces.
+#[derive(Debug)]
+pub(super) struct ResidencyMap {
+    page: PageSize,
+    spaces: BTreeMap<SpaceId, Space>,
+    races: Races,
+}
+
+/// One address space.
+#[derive(Debug, Default)]
+struct Space {
+    /// Of pages that are not in it nothing is known.
+    known: RangeMap<VirtAddr, Known>,
+    /// What is registered with userfaultfd: whoever serves it gives pages without faults at them.
+    served: RangeSet<VirtAddr>,
+    /// Whether it was there before events reported what is registered.
+    is_old: bool,
+}
+
+/// What is known of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Known {
+    state: State,
+    /// Whether it may have become resident since, along with another page or without an event.
+    is_doubtful: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Resident,
+    /// Not there. Whether it ever was is not known.
+    Absent,
+    /// Not there, after it was; with the time when that became known.
+    Gone(Departure, Timestamp),
+}
+
+impl Known {
+    const RESIDENT: Self = Self { state: State::Resident, is_doubtful: false };
+    /// Not there, unless it came unseen.
+    const UNSEEN: Self = Self { state: State::Absent, is_doubtful: true };
+
+    fn is_resident(self) -> bool {
+        self.state == State::Resident
+    }
+
+    /// The same page, which is not there, for which there is this reason if it was there.
+    const fn emptied(self, how: Departure, time: Timestamp) -> Self {
+        let state = match self.state {
+            State::Resident => State::Gone(how, time),
+            State::Absent | State::Gone(..) => self.state,
+        };
+        Self { state, is_doubtful: false }
+    }
+}
+
+/// What is known of a fault by what was known of its page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::pipeline) struct Met {
+    /// The page was there before, and had gone.
+    pub(in crate::pipeline) refault: Option<Refault>,
+    /// What the fault brought, if nobody else was at it.
+    pub(in crate::pipeline) proof: Option<Proof>,
+}
+
+/// The outcome of a fault, which follows from what there was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::pipeline) struct Proof {
+    pub(in crate::pipeline) kind: OutcomeKind,
+    /// Whether it holds only as long as nothing was reclaimed that goes to swap: the page may have come unseen and gone there.
+    pub(in crate::pipeline) unless_swapped: bool,
+}
+
+/// What a scan of a part of a region saw.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen<'a> {
+    pub(super) began: Timestamp,
+    pub(super) ended: Timestamp,
+    pub(super) part: VirtRange,
+    /// What it found, in order; elsewhere it found no page.
+    pub(super) stretches: &'a [(VirtRange, PropertySet)],
+}
+
+impl Seen<'_> {
+    /// `range` in pieces of like properties.
+    fn pieces(&self, range: VirtRange) -> impl Iterator<Item = (VirtRange, PropertySet)> {
+        let first = self.stretches.partition_point(|(stretch, _)| stretch.end() <= range.start());
+        let stretches = self.stretches[first..].iter();
+        let stretches = stretches
+            .map_while(move |(stretch, properties)| Some((stretch.intersection(range)?, *properties)));
+        let end = iter::once((range.end(), range.end(), PropertySet::empty()));
+        let known = stretches.map(|(stretch, here)| (stretch.start(), stretch.end(), here)).chain(end);
+        let mut next = range.start();
+        known.flat_map(move |(start, end, here)| {
+            let gap = VirtRange::new(next, start).map(|gap| (gap, PropertySet::empty()));
+            next = end;
+            gap.into_iter().chain(VirtRange::new(start, end).map(|stretch| (stretch, here)))
+        })
+    }
+}
+
+impl ResidencyMap {
+    pub(super) fn new(page: PageSize) -> Self {
+        Self { page, spaces: BTreeMap::new(), races: Races::default() }
+    }
+
+    fn space(&mut self, space: SpaceId) -> &mut Space {
+        self.spaces.entry(space).or_insert_with(|| Space { is_old: true, ..Space::default() })
+    }
+
+    /// A program is loaded into `space`, which was empty. What the kernel puts there itself comes unseen.
+    pub(super) fn begin(&mut self, space: SpaceId) {
+        let mut place = Space::default();
+        place.known.insert(VirtAddr::from_raw(0)..VirtAddr::from_raw(u64::MAX), Known::UNSEEN);
+        self.spaces.insert(space, place);
+    }
+
+    /// `child`, which has these `regions`, is copied from `parent`: private memory without a file is there. Pages of files may be, or are left to
+    /// faults.
+    pub(super) fn fork(&mut self, parent: SpaceId, (child, regions): (SpaceId, Option<&AddressSpace>)) {
+        let Some(Space { known, served, is_old }) = self.spaces.get(&parent) else { return };
+        let copied = regions.into_iter().flat_map(AddressSpace::live).flat_map(|region| {
+            let left = |here: Known| here.is_resident() && !is_anonymous(region);
+            let copy = move |here| if left(here) { Known::UNSEEN } else { here };
+            parts(known, region.range).map(move |(part, here)| (part.addrs(), copy(here)))
+        });
+        let known = copied.collect();
+        self.spaces.insert(child, Space { known, served: served.clone(), is_old: *is_old });
+    }
+
+    /// A fault in `region` of `space` was completed.
+    pub(super) fn fault(&mut self, space: SpaceId, region: &Region, fault: &Fault) -> Met {
+        let Fault { time, addr, access, protection, .. } = *fault;
+        let here = VirtRange::of_page(addr, self.page);
+        let place = self.space(space);
+        let before = place.known.get(&addr).copied();
+        let is_resident = before.is_some_and(Known::is_resident);
+        // A load from memory without a file may have brought the zero page.
+        if !is_anonymous(region) || access == Some(Access::Write) {
+            place.known.insert(here.addrs(), Known::RESIDENT);
+        } else if !is_resident {
+            place.known.remove(here.addrs());
+        }
+        let was_there = protection == Some(true);
+        // Others are doubtful as soon as one is.
+        let is_first = !was_there && !is_resident && !before.is_some_and(|before| before.is_doubtful);
+        let touched = if is_first { brought_with(addr, region, self.page) } else { here };
+        let place = self.space(space);
+        if is_first {
+            place.doubt(touched);
+        }
+        place.limit();
+        self.races.add(time, space, touched);
+        let refault = match before.map(|before| before.state) {
+            Some(State::Gone(of, since)) if protection == Some(false) => {
+                Some(Refault { of, age: time.since(since) })
+            }
+            _ => None,
+        };
+        let page = self.page;
+        Met { refault, proof: self.space(space).proof(before, fault, region, page) }
+    }
+
+    /// A call about `range` took effect at `time`.
+    pub(super) fn call(&mut self, time: Timestamp, space: SpaceId, request: &MapRequest, range: VirtRange) {
+        use flags::{MADV_COLLAPSE, MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_PAGEOUT, MADV_REMOVE};
+        let page = self.page;
+        let range = range.whole_pages(page);
+        let place = self.space(space);
+        match *request {
+            MapRequest::Mmap { .. }
+            | MapRequest::Munmap { .. }
+            | MapRequest::Brk { .. }
+            | MapRequest::Shmat { .. }
+            | MapRequest::Shmdt { .. } => {
+                place.served.remove(range.addrs());
+                place.empty(range, (Departure::Unmap, time));
+            }
+            MapRequest::Madvise { advice: MADV_DONTNEED | MADV_DONTNEED_LOCKED | MADV_REMOVE, .. } => {
+                place.empty(range, (Departure::Advice, time));
+            }
+            MapRequest::Madvise { advice: MADV_PAGEOUT, .. } | MapRequest::RemapFilePages { .. } => {
+                place.known.remove(range.addrs());
+            }
+            MapRequest::Madvise { advice: MADV_COLLAPSE, .. } => place.doubt(range),
+            MapRequest::UffdRegister { .. } => {
+                place.served.insert(range.addrs());
+                place.doubt(range);
+            }
+            MapRequest::Mremap { .. } => {
+                let old = moved_by(request, page);
+                place.take_along(old, range, time);
+                if let Some(old) = old {
+                    self.races.add(time, space, old);
+                }
+            }
+            _ if !request.populates() => return,
+            _ => {}
+        }
+        let place = self.space(space);
+        if request.populates() {
+            place.doubt(range);
+        }
+        place.limit();
+        self.races.add(time, space, range);
+    }
+
+    /// What a scan saw: what raced with it stays as it was known.
+    pub(super) fn see(&mut self, space: SpaceId, seen: &Seen) {
+        let racing = self.races.since(seen.began, space, seen.part);
+        let place = self.space(space);
+        for gap in ranges(racing.gaps(&seen.part.addrs())) {
+            for (piece, properties) in seen.pieces(gap) {
+                if is_memory(properties) {
+                    place.known.insert(piece.addrs(), Known::RESIDENT);
+                    continue;
+                }
+                if properties.contains(PropertySet::SWAPPED) {
+                    // It was there.
+                    place.known.insert(piece.addrs(), Known::RESIDENT);
+                }
+                place.empty(piece, (Departure::Unknown, seen.ended));
+            }
+        }
+        place.limit();
+    }
+
+    /// By how much more is resident, and less is unknown, than was before this was seen; of those pages alone to which nothing
+    /// happened since `time`.
+    pub(super) fn correction(&self, time: Timestamp, space: SpaceId, seen: &Seen) -> Correction {
+        let racing = self.races.since(time, space, seen.part);
+        let mut correction = Correction::default();
+        for gap in ranges(racing.gaps(&seen.part.addrs())) {
+            let before = self.residency(space, gap);
+            let resident = seen.pieces(gap).filter(|(_, properties)| is_memory(*properties));
+            let resident: u64 = resident.map(|(piece, _)| piece.pages(self.page).get()).sum();
+            correction.came += resident;
+            correction.went += before.pages.get();
+            correction.known += before.unknown.get();
+        }
+        correction
+    }
+
+    /// A close scan found out how pages of `range` went that were there.
+    pub(super) fn departed(&mut self, space: SpaceId, range: VirtRange, how: Departure) {
+        let place = self.space(space);
+        let gone: Vec<_> = parts(&place.known, range).collect();
+        for (part, here) in gone {
+            if let State::Gone(Departure::Unknown, time) = here.state {
+                place.known.insert(part.addrs(), Known { state: State::Gone(how, time), ..here });
+            }
+        }
+    }
+
+    /// Records of faults are missing: what was not there may be.
+    pub(super) fn doubt_all(&mut self) {
+        let Some(all) = VirtRange::new(VirtAddr::from_raw(0), VirtAddr::from_raw(u64::MAX)) else { return };
+        self.spaces.values_mut().for_each(|space| space.doubt(all));
+    }
+
+    /// Records of calls are missing.
+    pub(super) fn forget_all(&mut self) {
+        self.spaces.values_mut().for_each(|space| *space = Space { is_old: true, ..Space::default() });
+    }
+
+    /// How much of `range` is resident.
+    pub(super) fn residency(&self, space: SpaceId, range: VirtRange) -> Residency {
+        let (mut pages, mut absent) = (0, 0);
+        let known = self.spaces.get(&space).map(|space| parts(&space.known, range));
+        for (part, known) in known.into_iter().flatten() {
+            let here = part.pages(self.page).get();
+            if known.is_resident() {
+                pages += here;
+            } else if !known.is_doubtful {
+                absent += here;
+            }
+        }
+        let unknown = range.pages(self.page).get() - pages - absent;
+        Residency { pages: PageCount::new(pages), unknown: PageCount::new(unknown) }
+    }
+
+    /// Forgets address spaces that are gone.
+    pub(super) fn retain(&mut self, is_there: impl Fn(SpaceId) -> bool) {
+        self.spaces.retain(|space, _| is_there(*space));
+    }
+}
+
+/// What a scan changes of what was known at an earlier time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Correction {
+    came: u64,
+    went: u64,
+    known: u64,
+}
+
+impl Correction {
+    /// `before` with it.
+    pub(super) fn of(self, before: Residency) -> Residency {
+        let Self { came, went, known } = self;
+        Residency {
+            pages: PageCount::new((before.pages.get() + came).saturating_sub(went)),
+            unknown: PageCount::new(before.unknown.get().saturating_sub(known)),
+        }
+    }
+}
+
+impl Space {
+    /// There is nothing in `range` now.
+    fn empty(&mut self, range: VirtRange, (how, time): (Departure, Timestamp)) {
+        let before: Vec<_> = parts(&self.known, range).collect();
+        self.known.insert(range.addrs(), Known { state: State::Absent, is_doubtful: false });
+        for (part, here) in before {
+            self.known.insert(part.addrs(), here.emptied(how, time));
+        }
+        let served: Vec<_> = self.served.overlapping(range.addrs()).cloned().collect();
+        for part in ranges(served).filter_map(|part| part.intersection(range)) {
+            self.doubt(part);
+        }
+    }
+
+    /// What a fault in `region` brought at a page that was like `before`.
+    fn proof(&self, before: Option<Known>, fault: &Fault, region: &Region, page: PageSize) -> Option<Proof> {
+        let is_write = fault.access? == Access::Write;
+        let certain = |kind| Some(Proof { kind, unless_swapped: false });
+        match (is_shared(region), fault.protection?) {
+            // A store to a page that was mapped for loads: nothing is copied.
+            (true, true) => return certain(OutcomeKind::Reuse).filter(|_| is_write),
+            (true, false) => return certain(OutcomeKind::File).filter(|_| region.traits.backing().is_file()),
+            (false, true) => return None,
+            (false, false) => {}
+        }
+        // What a scan found gone may be in swap.
+        let is_emptied =
+            matches!(before?.state, State::Absent | State::Gone(Departure::Advice | Departure::Unmap, _));
+        let kind = match is_anonymous(region) {
+            _ if !is_emptied || self.served.contains(&fault.addr) => return None,
+            false if !region.traits.backing().is_file() => return None,
+            false if is_write => OutcomeKind::Copy,
+            false => OutcomeKind::File,
+            true if fault.kind != FaultKind::Minor => return None,
+            true if is_write => OutcomeKind::Anon,
+            // Of a huge page that is read first it is for an administrator to say whether it is the zero page.
+            true if self.is_old
+                || brought_with(fault.addr, region, page).bytes() >= 1 << huge_shift(page) =>
+            {
+                return None;
+            }
+            true => OutcomeKind::Zero,
+        };
+        Some(Proof { kind, unless_swapped: before?.is_doubtful })
+    }
+
+    /// Pages of `range` that are not there may come unseen.
+    fn doubt(&mut self, range: VirtRange) {
+        let certain = parts(&self.known, range).filter(|(_, here)| !here.is_resident() && !here.is_doubtful);
+        let certain: Vec<_> = certain.collect();
+        for (part, here) in certain {
+            self.known.insert(part.addrs(), Known { is_doubtful: true, ..here });
+        }
+    }
+
+    /// The pages of `old` are in `new` now; in what it has grown by there are none.
+    fn take_along(&mut self, old: Option<VirtRange>, new: VirtRange, time: Timestamp) {
+        move_pages(&mut self.known, old, new);
+        let bytes = old.map_or(0, VirtRange::bytes);
+        if let Some(grown) = VirtRange::new(VirtAddr::from_raw(new.start().as_raw() + bytes), new.end()) {
+            self.empty(grown, (Departure::Unmap, time));
+        }
+    }
+
+    /// Forgets what is too much.
+    fn limit(&mut self) {
+        if self.known.len() > MOST {
+            self.known.clear();
+        }
+    }
+}
+
+/// Whether `region` is private memory without a file.
+fn is_anonymous(region: &Region) -> bool {
+    !is_shared(region) && matches!(region.traits.backing(), Backing::Anon | Backing::ThreadStack)
+}
+
+/// Whether stores to `region` are seen by all that map its file, or its memory.
+fn is_shared(region: &Region) -> bool {
+    region.traits.perms()[3] == b's'
+}
+
+/// What a fault at `addr` in `region` may bring: the kernel maps files and memory by a huge entry at most, hugetlb by one of any size.
+fn brought_with(addr: VirtAddr, region: &Region, page: PageSize) -> VirtRange {
+    if region.traits.backing() == Backing::Hugetlb {
+        return region.range;
+    }
+    let block = VirtRange::of_page(addr, page).widened(huge_shift(page));
+    block.intersection(region.range).unwrap_or(block)
+}
+
+/// The size of what a huge entry maps, as a power of two.
+const fn huge_shift(page: PageSize) -> u32 {
+    page.bytes().ilog2() + page.pmd_order()
+}
+
+/// Whether pages with these properties are memory: the zero page is there, and takes none.
+fn is_memory(properties: PropertySet) -> bool {
+    properties.contains(PropertySet::PRESENT) && !properties.contains(PropertySet::ZERO)
+}
+
+/// `all` as ranges of addresses.
+fn ranges(all: impl IntoIterator<Item = std::ops::Range<VirtAddr>>) -> impl Iterator<Item = VirtRange> {
+    all.into_iter().filter_map(|part| VirtRange::new(part.start, part.end))
+}
