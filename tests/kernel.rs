@@ -465,6 +465,8 @@ fn areas_of_a_ledger_need_all_their_faults() {
         syscall: None,
         stack: None,
         ip_function: None,
+        outcome_unknown: None,
+        refault_of: None,
     };
 
     assert_eq!(area.found_in(&[row(7, 0x1fff), row(8, 0x1000), row(7, 0x3000)]), area);

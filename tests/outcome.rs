@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use memtrace_tests::{
     file_on_disk,
     follow::Place,
-    ledger::{Gift, Gifts},
+    ledger::{Comeback, Comebacks, Gift, Gifts},
     made, memtrace, program,
     recording::{Memtrace, Recording},
     require,
@@ -184,4 +184,37 @@ fn outcomes_of_faults_is_told_as_far_as_that_goes_without_frame_numbers() {
     assert!(pages.iter().all(|row| row.pfn.is_none() && row.prev_pfn.is_none()));
     let key = ("absent".to_owned(), "present".to_owned(), "call".to_owned());
     assert_eq!(changed(&pages, &gifts["populated"]), BTreeMap::from([(key, 400)]));
+}
+
+/// How many of `rows` have each word that `word` finds.
+fn tally<'a>(
+    rows: impl Iterator<Item = &'a FaultRow>,
+    word: impl Fn(&FaultRow) -> Option<&String>,
+) -> BTreeMap<String, u64> {
+    rows.filter_map(|row| word(row).cloned()).fold(BTreeMap::new(), |mut tally, word| {
+        *tally.entry(word).or_default() += 1;
+        tally
+    })
+}
+
+#[test]
+fn pages_that_were_given_back_come_back_and_no_scan_is_needed_to_know_what_faults_brought() {
+    require!(root);
+    require!(bpf);
+    // No scan comes before the end.
+    let recording = memtrace!().record(&["--interval", "60s"], &[program!("comebacks")]);
+
+    let Comebacks { pid, stretches } = recording.run.last_line();
+    let faults = recording.faults();
+    let mut all = 0;
+    for (name, Comeback { stretch, refaults, outcomes }) in stretches {
+        let range = stretch.start..stretch.end;
+        let here = || faults.iter().filter(|row| row.tgid == Some(pid) && range.contains(&row.addr));
+        assert_eq!(tally(here(), |row| row.refault_of.as_ref()), refaults, "{name}");
+        assert_eq!(tally(here(), |row| row.outcome.as_ref()), outcomes, "{name}");
+        all += refaults.values().sum::<u64>();
+    }
+    let by_all = recording.report().at("/refaults").as_object().expect("by how they went").clone();
+    let by_all: u64 = by_all.values().map(|totals| totals["faults"].as_u64().expect("a number")).sum();
+    assert!(by_all >= all, "{by_all} of the whole session, {all} of the ledger");
 }

@@ -322,9 +322,8 @@ impl Pipeline {
                         intervals.give_up(&undecided);
                     }
                 }
-                if has_map_rows && actors.is_end {
-                    rows.push(Row::Map(maps::exit_row(&task)));
-                }
+                let row = maps::task_row(&task, actors.is_end).filter(|_| has_map_rows);
+                rows.extend(row.map(Row::Map));
             }
             Event::Map(map) => {
                 let done = maps::apply(&map, tasks);
@@ -343,7 +342,9 @@ impl Pipeline {
                     }
                     let stack = map.stack().and_then(|id| intervals.stacks.number(id, map.time));
                     let caller = stack.and_then(|stack| intervals.stacks.innermost(stack)).cloned();
-                    let row = done.row.filter(|_| has_map_rows).map(|row| MapRow { stack, caller, ..row });
+                    let program = done.loaded().and_then(|(process, _)| totals.program(process)).cloned();
+                    let row = done.row.filter(|_| has_map_rows);
+                    let row = row.map(|row| MapRow { stack, caller, program, ..row });
                     rows.extend(row.map(Row::Map));
                 }
             }
@@ -386,7 +387,8 @@ impl Pipeline {
                 let space = tasks.settle_space(tgid, space);
                 let process = tasks.process(time, tgid, Tid(tgid.0));
                 if let Some(intervals) = intervals {
-                    let found = pages.observe(time, (space, tasks.regions(space)), &scan);
+                    let is_of_last = intervals.is_of_last(time);
+                    let found = pages.observe(time, (space, tasks.regions(space)), &scan, is_of_last);
                     intervals.observe(time, (process, space), &found);
                     totals.observe(scan.reason, &found);
                     let changes = found.changes.into_iter();

@@ -302,6 +302,8 @@ pub struct FaultRow {
     pub outcome_unknown: Option<OutcomeUnknown>,
     /// That its page had been resident before, as far as is known.
     pub refault: Option<Refault>,
+    /// The address space of the faulting thread; `None` if that is not known.
+    pub space: Option<SpaceId>,
 }
 
 /// Where a fault was taken.

@@ -27,6 +27,26 @@ pub struct Ledger {
     pub charged: Usage,
 }
 
+/// What `comebacks` touched, gave back and touched again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Comebacks {
+    /// Its process.
+    pub pid: u32,
+    /// Memory by what was done to it.
+    pub stretches: BTreeMap<String, Comeback>,
+}
+
+/// Memory that was given back and touched again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Comeback {
+    /// Where it is in the end.
+    pub stretch: Stretch,
+    /// How many of them were at pages that had been there and had gone in this way.
+    pub refaults: BTreeMap<String, u64>,
+    /// How many of them brought this.
+    pub outcomes: BTreeMap<String, u64>,
+}
+
 /// What the child of `turnover` mapped and unmapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Turnover {

@@ -296,6 +296,14 @@ impl Mapping {
         Ok(())
     }
 
+    /// Maps fresh memory in its place: what was there is gone, and nothing is there yet.
+    pub fn renew(&self) -> io::Result<()> {
+        let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::FIXED);
+        // SAFETY: replaces this mapping, and nothing relies on its content.
+        unsafe { mmap_anonymous(self.start.cast(), self.len, prot, flags) }?;
+        self.advise(Advice::LinuxNoHugepage)
+    }
+
     /// Lets the kernel populate and pin the whole mapping.
     pub fn lock(&self) -> io::Result<()> {
         // SAFETY: the memory is this mapping's.

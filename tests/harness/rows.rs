@@ -46,6 +46,10 @@ pub struct FaultRow {
     pub stack: Option<u64>,
     /// The function that the instruction is of.
     pub ip_function: Option<String>,
+    /// Why what it brought is not known.
+    pub outcome_unknown: Option<String>,
+    /// How the page had gone that was there before.
+    pub refault_of: Option<String>,
 }
 
 /// Some columns of the table `frames`.
@@ -121,6 +125,10 @@ pub struct RssRow {
     pub swap_pages: u64,
     /// The most that were resident.
     pub peak_pages: u64,
+    /// What the regions have together.
+    pub resident_pages: Option<u64>,
+    /// Pages of theirs of which it is not known.
+    pub resident_unknown_pages: Option<u64>,
 }
 
 /// Some columns of the table `processes`.

@@ -313,6 +313,10 @@ pub mod flags {
     pub const MADV_DONTNEED: u64 = 4;
     /// `MADV_REMOVE`
     pub const MADV_REMOVE: u64 = 9;
+    /// `MADV_WIPEONFORK`
+    pub const MADV_WIPEONFORK: u64 = 18;
+    /// `MADV_KEEPONFORK`
+    pub const MADV_KEEPONFORK: u64 = 19;
     /// `MADV_PAGEOUT`
     pub const MADV_PAGEOUT: u64 = 21;
     /// `MADV_COLLAPSE`
@@ -325,6 +329,8 @@ pub mod flags {
     pub const MLOCK_ONFAULT: u64 = 1;
     /// `MADV_DONTNEED_LOCKED`
     pub const MADV_DONTNEED_LOCKED: u64 = 24;
+    /// `MADV_GUARD_INSTALL`
+    pub const MADV_GUARD_INSTALL: u64 = 102;
     /// `MADV_DONTFORK`
     pub const MADV_DONTFORK: u64 = 10;
     /// `MADV_DOFORK`

@@ -206,6 +206,7 @@ mod tests {
             }),
             outcome_unknown: None,
             refault: Some(Refault { of: Departure::Advice, age: Nanos::new(77) }),
+            space: Some(SpaceId(9)),
         }
     }
 
@@ -221,7 +222,8 @@ mod tests {
             resident_unknown_pages\n";
         let faults = "time_ns,tgid,tid,comm,cpu,addr,ip,access,mode,kind,latency_ns,region,\
             offset_bytes,outcome,stack,name,file_offset_bytes,outcome_pages,outcome_lag_ns,\
-            ip_module,syscall,ip_function,outcome_unknown,refault_of,refault_age_ns\n";
+            ip_module,syscall,ip_function,outcome_unknown,refault_of,refault_age_ns,\
+            space,copy_on_write\n";
         let pages = "time_ns,tgid,region,addr,pages,pfn,prev_pfn,state,prev_state,flags,order,node,cause\n";
 
         assert_eq!(csv("timeline", &[]), timeline);
@@ -327,12 +329,13 @@ mod tests {
             outcome: None,
             outcome_unknown: None,
             refault: None,
+            space: None,
         };
 
         let text = csv("faults", &[Row::Fault(fault_row()), Row::Fault(bare)]);
         let expected = [
-            "1234,42,43,cc1,1,0x7f0000001010,0x401000,write,user,minor,900,7,4112,file,3,/lib/x.so,12304,16,5000,/usr/bin/cc1,read,memset,,advice,77",
-            "1234,,43,,1,0x7f0000001010,0x401000,,user,failed,,,,,,,,,,,,,,,",
+            "1234,42,43,cc1,1,0x7f0000001010,0x401000,write,user,minor,900,7,4112,file,3,/lib/x.so,12304,16,5000,/usr/bin/cc1,read,memset,,advice,77,9,0",
+            "1234,,43,,1,0x7f0000001010,0x401000,,user,failed,,,,,,,,,,,,,,,,,",
         ];
         assert_eq!(text.lines().skip(1).collect::<Vec<_>>(), expected);
     }
@@ -370,10 +373,10 @@ mod tests {
         let text = csv("maps", &[Row::Map(mapped), Row::Map(refused), Row::Map(exit)]);
         let expected = [
             "time_ns,tgid,tid,action,start_addr,end_addr,perms,flags,backing,name,region,result,stack,\
-             syscall,ip_module,ip_function",
-            "1234,42,43,mmap,0x7000,0xb000,rw-p,MAP_PRIVATE|MAP_ANONYMOUS,anon,,7,0x7000,3,mmap,/lib/libc.so.6,mmap",
-            "2000,42,43,munmap,0x7000,0x8000,,,,,,-22,,munmap,,",
-            "3000,42,42,exit,,,,,,,,,,,,",
+             syscall,ip_module,ip_function,child_tgid,program,status",
+            "1234,42,43,mmap,0x7000,0xb000,rw-p,MAP_PRIVATE|MAP_ANONYMOUS,anon,,7,0x7000,3,mmap,/lib/libc.so.6,mmap,,,",
+            "2000,42,43,munmap,0x7000,0x8000,,,,,,-22,,munmap,,,,,",
+            "3000,42,42,exit,,,,,,,,,,,,,,,",
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), expected);
     }
@@ -415,9 +418,10 @@ mod tests {
         let text = csv("regions", &[Row::Region(died), Row::Region(lives)]);
         let expected = [
             "region,tgid,birth_ns,death_ns,start_addr,end_addr,perms,backing,name,parent_region,\
-             peak_present_pages,minor_faults,major_faults,latency_sum_ns,lower_bound,file_offset_bytes,build_id",
-            "7,42,10,90,0x1000,0x9000,r-xp,file,/bin/cc1,3,8,5,2,900,1,8192,0abc",
-            "7,42,10,,0x1000,0x9000,r-xp,file,/bin/cc1,,,5,2,900,0,8192,",
+             peak_present_pages,minor_faults,major_faults,latency_sum_ns,lower_bound,file_offset_bytes,build_id,\
+             last_present_pages",
+            "7,42,10,90,0x1000,0x9000,r-xp,file,/bin/cc1,3,8,5,2,900,1,8192,0abc,",
+            "7,42,10,,0x1000,0x9000,r-xp,file,/bin/cc1,,,5,2,900,0,8192,,",
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), expected);
     }

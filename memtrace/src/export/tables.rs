@@ -19,7 +19,7 @@ use super::{
     },
 };
 use crate::{
-    event::{Access, Comm, Loss, Mode},
+    event::{Access, Comm, Loss, Mode, SpaceId},
     timeline::{
         AccessCounts, FaultDetail, FaultRow, Module, OutcomeUnknown, PAGE_PROPERTIES, PageProperty,
         PageTally, Row, RowSet, TimelineRow,
@@ -304,6 +304,15 @@ impl TableRow for FaultRow {
             "refault_age_ns",
             "time since that, or since a scan found it",
             Duration(|row| row.refault.map(|refault| refault.age)),
+        ),
+        column("space", "number of the address space", Id(|row| row.space.map(|SpaceId(id)| id))),
+        column(
+            "copy_on_write",
+            "1 of a store that a present page refused, else 0; empty if that is not known",
+            Count(|row| {
+                let is_store = row.fault.access? == Access::Write;
+                Some(u64::from(is_store && row.fault.protection?))
+            }),
         ),
     ];
 

@@ -297,8 +297,8 @@ mod tests {
 
             let maps = same(table("maps"), &header);
             let calls = [
-                "4001,42,42,mmap,0x70000000,0x70004000,rw-p,0x0,anon,,2,0x70000000,,mmap,,",
-                "5000,42,42,munmap,0x70001000,0x70002000,rw-p,,anon,,2,0,,munmap,,",
+                "4001,42,42,mmap,0x70000000,0x70004000,rw-p,0x0,anon,,2,0x70000000,,mmap,,,,,",
+                "5000,42,42,munmap,0x70001000,0x70002000,rw-p,,anon,,2,0,,munmap,,,,,",
             ];
             assert_eq!(maps.lines().skip(1).collect::<Vec<_>>(), calls);
 

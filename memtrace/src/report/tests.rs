@@ -11,9 +11,10 @@ use crate::{
     pipeline::FocusOptions,
     record::{Availability, Capture, Cost, Ending, ExitReason, Feature, Totals},
     timeline::{
-        AccessCounts, Backing, CodeTotals, CompletedTotals, FaultTotals, MapIdentity, MapSummary, Module,
-        PageCounts, PageState, PeakRss, ProcessId, ProcessSummary, RegionId, RegionLabel, RegionSummary,
-        RssCheck, ScanCount, ScanSummary, TaskTotals, UnseenRegions,
+        AccessCounts, Backing, CodeTotals, CompletedTotals, Departure, FaultTotals, MapIdentity, MapSummary,
+        Module, OutcomeUnknown, PageCounts, PageState, PeakRss, ProcessId, ProcessSummary, RefaultTotals,
+        RegionId, RegionLabel, RegionSummary, Residency, RssCheck, RssDifference, ScanCount, ScanSummary,
+        TaskTotals, UnseenRegions,
     },
     units::{PageCount, VirtAddr, VirtRange},
 };
@@ -117,9 +118,8 @@ fn pagemap_scan() -> Feature {
     Feature { name: "pagemap_scan".to_owned(), state }
 }
 
-pub(super) fn report() -> Report {
-    let host = HostFacts::sample(at(0));
-    let account = Account { kernel: faults(130, 2), recorded: faults(100, 2), uncounted: faults(30, 0) };
+/// A heap of eight pages.
+fn region() -> RegionSummary {
     let label = RegionLabel {
         id: RegionId(5),
         range: VirtRange::new(VirtAddr::from_raw(0x1000), VirtAddr::from_raw(0x9000)).expect("not empty"),
@@ -128,6 +128,27 @@ pub(super) fn report() -> Report {
         name: Arc::from(&b"[heap]"[..]),
         file_offset: None,
     };
+    RegionSummary {
+        process: process(42),
+        space: SpaceId(1),
+        label,
+        file: None,
+        build_id: None,
+        born: at(0),
+        died: None,
+        parent: Some(RegionId(2)),
+        faults: faults(100, 2),
+        latency_sum: Nanos::new(102_000),
+        peak_present: Some(PageCount::new(8)),
+        pages: Some(pages()),
+        scans: BTreeMap::from([(ScanReason::Heat, 2)]),
+        lower_bound: false,
+    }
+}
+
+pub(super) fn report() -> Report {
+    let host = HostFacts::sample(at(0));
+    let account = Account { kernel: faults(130, 2), recorded: faults(100, 2), uncounted: faults(30, 0) };
     Report {
         header: Header {
             memtrace_version: "0.1.0".to_owned(),
@@ -180,22 +201,7 @@ pub(super) fn report() -> Report {
             losses: Vec::new(),
             latencies: latencies(),
             tasks: tasks(),
-            regions: vec![RegionSummary {
-                process: process(42),
-                space: SpaceId(1),
-                label,
-                file: None,
-                build_id: None,
-                born: at(0),
-                died: None,
-                parent: Some(RegionId(2)),
-                faults: faults(100, 2),
-                latency_sum: Nanos::new(102_000),
-                peak_present: Some(PageCount::new(8)),
-                pages: Some(pages()),
-                scans: BTreeMap::from([(ScanReason::Heat, 2)]),
-                lower_bound: false,
-            }],
+            regions: vec![region()],
             regions_born: 6,
             maps: MapSummary {
                 calls: [(CallKind::Mmap, 9), (CallKind::Munmap, 4)].into(),
@@ -409,4 +415,34 @@ fn pages_of_a_process_are_those_last_seen() {
     let row = "  42 sort                       32 KiB       8 KiB     unknown      300 ns";
     let text = report.to_string();
     assert!(text.contains(row), "{text}");
+}
+
+#[test]
+fn what_was_given_back_and_how_far_regions_are_from_the_kernels_counters_are_said() {
+    let mut report = report();
+    report.summary.outcome_unknown = BTreeMap::from([(OutcomeUnknown::Raced, 7)]);
+    let totals = RefaultTotals { faults: 51, latency_sum: Nanos::new(20_000) };
+    report.summary.refaults = BTreeMap::from([(Departure::Advice, totals)]);
+    let residency = Residency { pages: PageCount::new(512), unknown: PageCount::new(3) };
+    let mut check = RssCheck::default();
+    for (time, counted) in [(at(100), 512), (at(200), 768), (at(300), 511)] {
+        let counted = PageCount::new(counted);
+        check.add(RssDifference { time, process: process(42), counted, residency });
+    }
+    report.summary.rss_check = check;
+
+    let text = report.to_string();
+    assert_eq!(line(&text, "advice"), "advice 51 50.0% 20.0 µs");
+    assert!(
+        text.contains("42 sort                      2.0 MiB      12 KiB     3.0 MiB     -1.0 MiB"),
+        "{text}"
+    );
+    assert!(text.contains("at 200 ns: the largest difference of 3 readings"), "{text}");
+    let json = report.to_json();
+    assert_eq!(json["outcome_unknown"], json!({ "raced": 7 }));
+    assert_eq!(json["refaults"], json!({ "advice": { "faults": 51, "latency_sum_ns": 20_000 } }));
+    let largest = json!({
+        "time_ns": 200, "tgid": 42, "counted_pages": 768, "resident_pages": 512, "resident_unknown_pages": 3
+    });
+    assert_eq!(json["rss_check"], json!({ "readings": 3, "largest_difference": largest }));
 }

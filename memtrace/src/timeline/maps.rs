@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Backing, CodePlace, ProcessId, RegionId, RegionLabel};
 use crate::{
-    event::{CallKind, Tgid, Tid},
+    event::{CallKind, Tgid, Tid, WaitStatus},
     units::{Nanos, Timestamp, VirtRange},
 };
 
@@ -40,6 +40,12 @@ pub struct MapRow {
     pub stack: Option<u64>,
     /// Where that stack begins: the instruction that made the call.
     pub caller: Option<CodePlace>,
+    /// The process that has the copy of the address space, of a fork.
+    pub child: Option<Tgid>,
+    /// Path of the program for which the kernel made the mapping, if that is known.
+    pub program: Option<Arc<[u8]>>,
+    /// How the process ended; `None` if it did not, or the kernel has no BTF.
+    pub status: Option<WaitStatus>,
 }
 
 impl MapRow {
@@ -61,6 +67,9 @@ impl MapRow {
             gives_address: false,
             stack: None,
             caller: None,
+            child: None,
+            program: None,
+            status: None,
         }
     }
 

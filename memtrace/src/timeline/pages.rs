@@ -51,8 +51,7 @@ impl OutcomeKind {
             Self::Anon | Self::Copy | Self::Hugetlb => pages,
             Self::Zero | Self::Reuse => Some(PageCount::default()),
             // They may have been in the page cache, or in the swap cache.
-            Self::File | Self::Swap => None,
-            Self::WriteProtect => None,
+            Self::File | Self::Swap | Self::WriteProtect => None,
         }
     }
 

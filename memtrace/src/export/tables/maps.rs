@@ -75,6 +75,24 @@ impl TableRow for MapRow {
             "name of its function; empty if that is not known",
             Text(|row| row.caller.as_ref()?.function().map(|name| &name[..])),
         ),
+        column(
+            "child_tgid",
+            "of a fork, the process that has the copy of the address space",
+            Id(|row| row.child.map(|child| child.0.into())),
+        ),
+        column(
+            "program",
+            "path of the program for which exec made the mapping",
+            Text(|row| row.program.as_deref()),
+        ),
+        column(
+            "status",
+            "of an exit, the code, or 128 and the number of the signal that ended the process; empty if the kernel has no BTF",
+            Id(|row| {
+                let status = row.status?;
+                status.code().or_else(|| Some(128 + status.signal()?)).map(u64::from)
+            }),
+        ),
     ];
 
     fn of(row: &Row) -> Option<&Self> {
@@ -123,6 +141,11 @@ impl TableRow for RegionSummary {
             "build_id",
             "of the file; empty if it has none, or it was not read (record -g)",
             Hex(|row| row.build_id.as_deref()),
+        ),
+        column(
+            "last_present_pages",
+            "pages in memory as scanned last; empty if no scan saw any that it has",
+            Count(|row| row.pages?.counts.present().map(PageCount::get)),
         ),
     ];
 

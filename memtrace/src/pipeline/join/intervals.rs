@@ -173,6 +173,7 @@ impl Intervals {
             outcome: None,
             outcome_unknown: None,
             refault: met.refault,
+            space: task.map(|task| task.space),
         };
         self.held.push(row, met.proof)
     }
@@ -227,11 +228,17 @@ impl Intervals {
         &mut self.open[index]
     }
 
-    /// The interval that a scan at `time` is for: the one that had just ended, while its rows can change.
-    fn scanned(&mut self, time: Timestamp) -> &mut Interval {
+    /// Whether a scan at `time` is for the interval that had just ended: while its rows can change.
+    pub(in crate::pipeline) fn is_of_last(&mut self, time: Timestamp) -> bool {
         let start = self.at(time).start;
-        let is_open = self.watermark < start || self.open.iter().any(|interval| interval.end == start);
-        self.at(if is_open { start.before(Nanos::new(1)) } else { time })
+        self.watermark < start || self.open.iter().any(|interval| interval.end == start)
+    }
+
+    /// The interval that a scan at `time` is for.
+    fn scanned(&mut self, time: Timestamp) -> &mut Interval {
+        let is_of_last = self.is_of_last(time);
+        let start = self.at(time).start;
+        self.at(if is_of_last { start.before(Nanos::new(1)) } else { time })
     }
 
     /// Time of the reading that a scan at `time` followed.
@@ -383,9 +390,7 @@ impl Intervals {
         let Some(mut interval) = self.open.pop_front() else { return };
         interval.place_all(tasks, &mut self.held);
         let (start, end) = (interval.start, interval.end);
-        for (space, region) in pages.settle(end) {
-            interval.add_row(region, space, tasks);
-        }
+        interval.add_rows(pages.settle(end), tasks);
         let stacks = &mut self.stacks;
         let frames = stacks.settle(tasks);
         rows.extend(frames.into_iter().filter(|_| self.wants.contains(RowSet::FRAMES)).map(Row::Frame));

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{pages::Happening, tasks::Tasks};
 use crate::{
-    event::{CallKind, MapAction, MapCall, MapEvent, MapRequest, ReportedVma, SpaceId, TaskEvent, Tgid, Tid},
+    event::{
+        CallKind, MapAction, MapCall, MapEvent, MapRequest, ReportedVma, SpaceId, TaskAction, TaskEvent,
+        Tgid, Tid,
+    },
     region::{AddressSpace, Comparison, Contradiction, Turnover},
     timeline::{Churn, MapFlags, MapIdentity, MapRow, MapSummary, ProcessId, RegionId, RegionLabel},
     units::{Nanos, Timestamp, VirtAddr, VirtRange},
@@ -57,7 +60,7 @@ pub(in crate::pipeline) fn apply(event: &MapEvent, tasks: &mut Tasks) -> Done {
         }
         MapAction::Copied { parent, child, brk, total_vm } => {
             tasks.copy(*time, (*parent, *child), *brk, *total_vm);
-            Done { row: Some(row("fork")), ..Done::default() }
+            Done::default()
         }
         MapAction::Renewed { space } => {
             tasks.renew(*time, *tid, *space);
@@ -164,9 +167,16 @@ fn label_at(regions: &AddressSpace, range: Option<VirtRange>) -> Option<RegionLa
     Some(regions.label(region))
 }
 
-/// The row for the end of a process.
-pub(in crate::pipeline) fn exit_row(event: &TaskEvent) -> MapRow {
-    MapRow::new(event.time, (event.tgid, event.tid), "exit")
+/// The row for what `event` did to address spaces, if it made one or is the end of a process.
+pub(in crate::pipeline) fn task_row(event: &TaskEvent, is_end: bool) -> Option<MapRow> {
+    let row = |action| MapRow::new(event.time, (event.tgid, event.tid), action);
+    match event.action {
+        TaskAction::Fork { child_tgid, space, parent_space, .. } if space != parent_space => {
+            Some(MapRow { child: Some(child_tgid), ..row("fork") })
+        }
+        TaskAction::Exit { status, .. } if is_end => Some(MapRow { status, ..row("exit") }),
+        _ => None,
+    }
 }
 
 /// The row for a contradiction that a reading at `time` of the maps of `tgid` showed.

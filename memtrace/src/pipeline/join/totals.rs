@@ -289,6 +289,11 @@ impl Totals {
         self.processes.entry(process).or_default().life.loads(name);
     }
 
+    /// Path of the program that `process` executed last, if that is known.
+    pub(in crate::pipeline) fn program(&self, process: ProcessId) -> Option<&Arc<[u8]>> {
+        self.processes.get(&process)?.life.program.as_ref()
+    }
+
     /// The counters of resident memory of `process` were read, `at_exit` or before.
     pub(in crate::pipeline) fn counted(&mut self, process: ProcessId, row: &RssRow, at_exit: bool) {
         self.processes.entry(process).or_default().life.counted(&row.counters, at_exit);

@@ -53,6 +53,7 @@ fn row(nanos: u64, latency: impl Into<Option<u64>>) -> FaultRow {
         outcome: None,
         outcome_unknown: None,
         refault: None,
+        space: None,
     }
 }
 

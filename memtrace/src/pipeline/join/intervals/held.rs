@@ -127,6 +127,7 @@ mod tests {
             outcome: None,
             outcome_unknown: None,
             refault: None,
+            space: None,
         }
     }
 

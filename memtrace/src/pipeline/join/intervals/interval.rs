@@ -104,11 +104,14 @@ impl Interval {
         self.place_grown(tasks);
     }
 
-    /// Gives `region` a row, if its process is known.
-    pub(super) fn add_row(&mut self, region: RegionId, space: SpaceId, tasks: &Tasks) {
-        if let Some(process) = tasks.process_of(space) {
-            let key = CellKey { process: Some(process), space, place: Place::Region(region) };
-            self.cells.entry(key).or_default();
+    /// Gives each of `regions` a row, if its process is known.
+    pub(super) fn add_rows(&mut self, regions: Vec<(SpaceId, RegionId)>, tasks: &Tasks) {
+        let has_row: BTreeSet<_> = self.cells.keys().map(|key| (key.space, key.place)).collect();
+        let place_of = |(space, region)| (space, Place::Region(region));
+        for (space, place) in regions.into_iter().map(place_of).filter(|place| !has_row.contains(place)) {
+            if let Some(process) = tasks.process_of(space) {
+                self.cells.entry(CellKey { process: Some(process), space, place }).or_default();
+            }
         }
     }
 

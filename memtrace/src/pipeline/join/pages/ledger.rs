@@ -261,12 +261,14 @@ impl PageLedger {
         self.reclaims.read(reading);
     }
 
-    /// Takes what a scan of `space` saw that ended at `time`, and says what follows from it.
+    /// Takes what a scan of `space` saw that ended at `time`, and says what follows from it; `is_of_last` if it is for the interval that had
+    /// ended then.
     pub(in crate::pipeline) fn observe(
         &mut self,
         time: Timestamp,
         (space, regions): (SpaceId, Option<&AddressSpace>),
         scan: &PageScan,
+        is_of_last: bool,
     ) -> Findings {
         let mut findings = Findings::default();
         if let Some(regions) = regions {
@@ -274,7 +276,9 @@ impl PageLedger {
         }
         for region in overlapping(regions, scan.range) {
             if let Some(part) = region.range.intersection(scan.range) {
-                findings.tallies.insert(region.id, self.tally(time, (space, region), scan, part));
+                findings
+                    .tallies
+                    .insert(region.id, self.tally((time, is_of_last), (space, region), scan, part));
             }
         }
         if scan.depth >= ScanDepth::Words && self.detail == Detail::Full {
@@ -286,7 +290,7 @@ impl PageLedger {
     /// Counts the pages of a region in `part`.
     fn tally(
         &mut self,
-        time: Timestamp,
+        (time, is_of_last): (Timestamp, bool),
         (space, region): (SpaceId, &Region),
         scan: &PageScan,
         part: VirtRange,
@@ -300,7 +304,10 @@ impl PageLedger {
         self.occupancy.see(time, (space, region), part, (known, &stretches));
         if let Some((map, levels)) = &mut self.residency {
             let seen = residency::Seen { began: scan.began, ended: time, part, stretches: &stretches };
-            levels.correct(map, (space, region), &seen);
+            levels.touch(space, region.id);
+            if is_of_last {
+                levels.correct(map, (space, region), &seen);
+            }
             map.see(space, &seen);
         }
         tally

@@ -92,7 +92,10 @@ impl Levels {
             let live = regions_of(space).into_iter().flat_map(AddressSpace::live);
             for region in live.filter(|region| stale.contains(&(space, region.id))) {
                 let residency = map.residency(space, region.range);
-                if self.now.insert(region.id, residency) != Some(residency) {
+                self.now.insert(region.id, residency);
+                if self.at_last_end(space, region) == residency {
+                    self.changed.remove(&(space, region.id));
+                } else {
                     self.changed.insert((space, region.id), residency);
                 }
             }
@@ -104,24 +107,25 @@ impl Levels {
         self.now.get(&region.id).copied().unwrap_or_else(|| self.unknown(region))
     }
 
+    /// How much of `region` was resident when the last interval ended.
+    fn at_last_end(&self, space: SpaceId, region: &Region) -> Residency {
+        let open = self.ends.iter().rev().find_map(|end| end.changed.get(&(space, region.id)));
+        let known = open.or_else(|| self.settled.get(&region.id)).copied();
+        known.unwrap_or_else(|| self.unknown(region))
+    }
+
     fn unknown(&self, region: &Region) -> Residency {
         Residency { unknown: region.range.pages(self.page), ..Residency::default() }
     }
 
-    /// A scan has `seen` pages of `region` that the map does not have yet.
+    /// A scan has `seen` pages of `region` that the map does not have yet: it says what was there at the last end.
     pub(super) fn correct(&mut self, map: &ResidencyMap, (space, region): (SpaceId, &Region), seen: &Seen) {
-        let mut before = self.settled.get(&region.id).copied().unwrap_or_else(|| self.unknown(region));
-        let mut after = before;
-        for end in &mut self.ends {
-            before = end.changed.get(&(space, region.id)).copied().unwrap_or(before);
-            let corrected = map.correction(end.time, space, seen).of(before);
-            // The next end is as this one, if nothing happened in between.
-            if corrected != after || before != corrected {
-                end.changed.insert((space, region.id), corrected);
-            }
-            after = corrected;
+        let before = self.at_last_end(space, region);
+        let Some(end) = self.ends.back_mut() else { return };
+        let corrected = map.correction(end.time, space, seen).of(before);
+        if corrected != before {
+            end.changed.insert((space, region.id), corrected);
         }
-        self.touch(space, region.id);
     }
 
     /// The ends before `time` at which something was different.

@@ -35,6 +35,8 @@ struct Space {
     known: RangeMap<VirtAddr, Known>,
     /// What is registered with userfaultfd: whoever serves it gives pages without faults at them.
     served: RangeSet<VirtAddr>,
+    /// What children have empty.
+    wiped: RangeSet<VirtAddr>,
     /// Whether it was there before events reported what is registered.
     is_old: bool,
 }
@@ -139,14 +141,18 @@ impl ResidencyMap {
     /// `child`, which has these `regions`, is copied from `parent`: private memory without a file is there. Pages of files may be, or are left to
     /// faults.
     pub(super) fn fork(&mut self, parent: SpaceId, (child, regions): (SpaceId, Option<&AddressSpace>)) {
-        let Some(Space { known, served, is_old }) = self.spaces.get(&parent) else { return };
+        let Some(Space { known, served, wiped, is_old }) = self.spaces.get(&parent) else { return };
         let copied = regions.into_iter().flat_map(AddressSpace::live).flat_map(|region| {
             let left = |here: Known| here.is_resident() && !is_anonymous(region);
             let copy = move |here| if left(here) { Known::UNSEEN } else { here };
             parts(known, region.range).map(move |(part, here)| (part.addrs(), copy(here)))
         });
-        let known = copied.collect();
-        self.spaces.insert(child, Space { known, served: served.clone(), is_old: *is_old });
+        let mut known: RangeMap<_, _> = copied.collect();
+        for wiped in wiped.iter() {
+            known.insert(wiped.clone(), Known { is_doubtful: false, ..Known::UNSEEN });
+        }
+        let (served, wiped) = (served.clone(), wiped.clone());
+        self.spaces.insert(child, Space { known, served, wiped, is_old: *is_old });
     }
 
     /// A fault in `region` of `space` was completed.
@@ -184,7 +190,10 @@ impl ResidencyMap {
 
     /// A call about `range` took effect at `time`.
     pub(super) fn call(&mut self, time: Timestamp, space: SpaceId, request: &MapRequest, range: VirtRange) {
-        use flags::{MADV_COLLAPSE, MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_PAGEOUT, MADV_REMOVE};
+        use flags::{
+            MADV_COLLAPSE, MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_GUARD_INSTALL, MADV_KEEPONFORK,
+            MADV_PAGEOUT, MADV_REMOVE, MADV_WIPEONFORK,
+        };
         let page = self.page;
         let range = range.whole_pages(page);
         let place = self.space(space);
@@ -195,11 +204,15 @@ impl ResidencyMap {
             | MapRequest::Shmat { .. }
             | MapRequest::Shmdt { .. } => {
                 place.served.remove(range.addrs());
+                place.wiped.remove(range.addrs());
                 place.empty(range, (Departure::Unmap, time));
             }
-            MapRequest::Madvise { advice: MADV_DONTNEED | MADV_DONTNEED_LOCKED | MADV_REMOVE, .. } => {
-                place.empty(range, (Departure::Advice, time));
-            }
+            MapRequest::Madvise {
+                advice: MADV_DONTNEED | MADV_DONTNEED_LOCKED | MADV_REMOVE | MADV_GUARD_INSTALL,
+                ..
+            } => place.empty(range, (Departure::Advice, time)),
+            MapRequest::Madvise { advice: MADV_WIPEONFORK, .. } => place.wiped.insert(range.addrs()),
+            MapRequest::Madvise { advice: MADV_KEEPONFORK, .. } => place.wiped.remove(range.addrs()),
             MapRequest::Madvise { advice: MADV_PAGEOUT, .. } | MapRequest::RemapFilePages { .. } => {
                 place.known.remove(range.addrs());
             }
