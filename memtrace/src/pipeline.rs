@@ -473,7 +473,7 @@ impl Pipeline {
         self.totals.loss(loss);
         if let Some(intervals) = &mut self.intervals {
             intervals.loss(loss);
-            self.pages.lose(loss.cause);
+            self.pages.lose(&loss);
         }
         if let (LossCause::CpuOffline, Some(end)) = (loss.cause, loss.end) {
             self.tasks.miss_completions(loss.start, end);

@@ -327,6 +327,12 @@ pub mod flags {
     pub const MADV_POPULATE_WRITE: u64 = 23;
     /// `MLOCK_ONFAULT`
     pub const MLOCK_ONFAULT: u64 = 1;
+    /// `MCL_CURRENT`
+    pub const MCL_CURRENT: u64 = 1;
+    /// `MCL_FUTURE`
+    pub const MCL_FUTURE: u64 = 2;
+    /// `MCL_ONFAULT`
+    pub const MCL_ONFAULT: u64 = 4;
     /// `MADV_DONTNEED_LOCKED`
     pub const MADV_DONTNEED_LOCKED: u64 = 24;
     /// `MADV_GUARD_INSTALL`

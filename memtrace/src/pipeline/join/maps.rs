@@ -39,8 +39,12 @@ impl Done {
     pub(in crate::pipeline) fn happening<'a>(&self, event: &'a MapEvent) -> Option<(SpaceId, Happening<'a>)> {
         match &event.action {
             MapAction::Call { space, call } if call.took_effect() => {
-                let range = self.row.as_ref()?.range?;
-                Some((*space, Happening::Call(&call.request, range)))
+                let what = match call.request {
+                    MapRequest::Mlockall { flags } => Happening::LockAll(flags),
+                    MapRequest::Munlockall => Happening::LockAll(0),
+                    ref request => Happening::Call(request, self.row.as_ref()?.range?),
+                };
+                Some((*space, what))
             }
             MapAction::Renewed { space } => Some((*space, Happening::Begin)),
             _ => None,

@@ -145,11 +145,39 @@ fn populating_call_leaves_open_what_is_there() {
 }
 
 #[test]
+fn what_a_call_populates_may_come_after_a_scan() {
+    let seen = |millis, present| scan(millis, PROCESS, (0x400, 0x410), present);
+    let rows = |first: &[Record]| {
+        let scans = [seen(120, &[(0x400, 0x404)]), seen(220, &[(0x400, 0x410)])];
+        levels(&[first, &[tick(50)], &scans, &[tick(700)]].concat())
+    };
+    let populated = [(200, 0x400, 4, 12), (300, 0x400, 16, 0)];
+
+    assert_eq!(rows(&mmap(10, (0x400, 0x410), MAP_POPULATE)), populated);
+    let mlockall = call(5, MapRequest::Mlockall { flags: 2 }, 0);
+    let locked = [&[mlockall.clone()][..], &mmap(10, (0x400, 0x410), 0)].concat();
+    assert_eq!(rows(&locked), populated);
+    let known = [(100, 0x400, 4, 0), (200, 0x400, 16, 0)];
+    let unlocked =
+        [&[mlockall, call(6, MapRequest::Munlockall, 0)][..], &mmap(10, (0x400, 0x410), 0)].concat();
+    assert_eq!(rows(&unlocked), known);
+}
+
+#[test]
 fn records_that_are_missing_leave_open_what_came_meanwhile() {
     let mapped = mmap(10, (0x400, 0x410), 0);
     let records = [&mapped[..], &[store(20, 0x402)], &[loss(30, 40), tick(300), store(320, 0x403)]].concat();
 
     assert_eq!(levels(&records).last(), Some(&(400, 0x400, 2, 14)));
+}
+
+#[test]
+fn calls_that_are_missing_leave_nothing_known() {
+    let mapped = mmap(10, (0x400, 0x410), 0);
+    let lost = loss_of(LossCause::ControlRing, 110, 120);
+    let records = [&mapped[..], &[store(20, 0x402), tick(105), lost, tick(360), store(380, 0x404)]].concat();
+
+    assert_eq!(levels(&records)[1..], [(200, 0x400, 0, 16), (400, 0x400, 1, 15)]);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     event::{
-        Fault, HostFacts, LossCause, MapRequest, PageScan, ReclaimReading, ScanDepth, SpaceId, TaskAction,
+        Fault, HostFacts, Loss, MapRequest, PageScan, ReclaimReading, ScanDepth, SpaceId, TaskAction,
         TaskEvent,
     },
     pipeline::{
@@ -53,6 +53,8 @@ pub(in crate::pipeline) struct PageLedger {
     origins: Origins,
     /// `None` where nobody asks.
     residency: Option<(ResidencyMap, Levels)>,
+    /// When losses begin and end that what comes next has not passed, and whether they hide changes of address spaces.
+    losses: BTreeMap<Timestamp, bool>,
 }
 
 /// What may have changed pages, other than a fault.
@@ -64,6 +66,8 @@ pub(in crate::pipeline) enum Happening<'a> {
     Fork(SpaceId),
     /// A call about this range took effect.
     Call(&'a MapRequest, VirtRange),
+    /// `mlockall` with these flags, which are none of `munlockall`.
+    LockAll(u64),
     /// A reading of maps was compared with the regions, which may have corrected them.
     Reading,
 }
@@ -110,14 +114,24 @@ impl PageLedger {
             // Without a record of each fault only scans are known.
             residency: (options.detail == Detail::Full && options.wants.intersects(FOLLOWED))
                 .then(|| (ResidencyMap::new(host.page), Levels::new(host, options.interval))),
+            losses: BTreeMap::new(),
         }
     }
 
     /// What comes next is not before `time`.
     pub(in crate::pipeline) fn advance(&mut self, time: Timestamp, tasks: &Tasks) {
-        if let Some((map, levels)) = &mut self.residency {
-            levels.advance(time, map, |space| tasks.regions(space));
+        let Some((map, levels)) = &mut self.residency else { return };
+        while let Some(lost) = self.losses.first_entry().filter(|lost| *lost.key() <= time) {
+            let (lost, hides_changes) = lost.remove_entry();
+            levels.advance(lost, map, tasks);
+            if hides_changes {
+                map.forget_all()
+            } else {
+                map.doubt_all()
+            }
+            levels.touch_all(tasks);
         }
+        levels.advance(time, map, tasks);
     }
 
     /// The ends of intervals until `time` at which regions had other pages than at the one before.
@@ -139,7 +153,7 @@ impl PageLedger {
     /// How much of what the kernel counts is resident now in `space`; `None` if that is not followed.
     pub(in crate::pipeline) fn resident(&mut self, space: SpaceId, tasks: &Tasks) -> Option<Residency> {
         let (map, levels) = self.residency.as_mut()?;
-        levels.count(map, |space| tasks.regions(space));
+        levels.count(map, tasks);
         let mut sum = Residency::default();
         for region in tasks.regions(space)?.live().filter(|region| region.traits.backing().is_in_rss()) {
             sum += levels.now(region);
@@ -147,10 +161,14 @@ impl PageLedger {
         Some(sum)
     }
 
-    /// Records of this kind are missing.
-    pub(in crate::pipeline) fn lose(&mut self, cause: LossCause) {
-        if let Some((map, _)) = &mut self.residency {
-            if cause.hides_changes() { map.forget_all() } else { map.doubt_all() }
+    /// Records are missing. What was known when they begin or end is in doubt from then on.
+    pub(in crate::pipeline) fn lose(&mut self, loss: &Loss) {
+        if self.residency.is_none() {
+            return;
+        }
+        let hides_changes = loss.cause.hides_changes();
+        for time in [Some(loss.start), loss.end].into_iter().flatten() {
+            *self.losses.entry(time).or_default() |= hides_changes;
         }
     }
 
@@ -194,6 +212,13 @@ impl PageLedger {
                         let changed = overlapping(regions, range.with_neighbours(self.page));
                         changed.for_each(|region| levels.touch(space, region.id));
                     }
+                }
+            }
+            Happening::LockAll(flags) => {
+                if let Some((map, levels)) = &mut self.residency {
+                    map.lock_all(space, flags);
+                    let all = regions.into_iter().flat_map(AddressSpace::live);
+                    all.for_each(|region| levels.touch(space, region.id));
                 }
             }
             Happening::Reading => {

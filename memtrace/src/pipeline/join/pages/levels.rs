@@ -10,6 +10,7 @@ use std::{
 use super::residency::{ResidencyMap, Seen};
 use crate::{
     event::{HostFacts, SpaceId},
+    pipeline::join::tasks::Tasks,
     region::{AddressSpace, Region},
     timeline::{RegionId, Residency},
     units::{Nanos, PageSize, Timestamp},
@@ -64,32 +65,31 @@ impl Levels {
         self.stale.insert((space, region));
     }
 
+    /// Something happened to all regions.
+    pub(super) fn touch_all(&mut self, tasks: &Tasks) {
+        let regions = |(space, _, regions): (SpaceId, _, &AddressSpace)| {
+            regions.live().map(|region| (space, region.id)).collect::<Vec<_>>()
+        };
+        self.stale.extend(tasks.spaces().flat_map(regions));
+    }
+
     /// What comes next is not before `time`: notes what was at the end that lies before.
-    pub(super) fn advance<'a>(
-        &mut self,
-        time: Timestamp,
-        map: &ResidencyMap,
-        regions_of: impl Fn(SpaceId) -> Option<&'a AddressSpace>,
-    ) {
+    pub(super) fn advance(&mut self, time: Timestamp, map: &ResidencyMap, tasks: &Tasks) {
         if time < self.next {
             return;
         }
-        self.count(map, regions_of);
+        self.count(map, tasks);
         self.ends.push_back(End { time: self.next, changed: mem::take(&mut self.changed) });
         let past = time.since(self.origin).get();
         self.next = self.origin.after(Nanos::new(past - past % self.length.get())).after(self.length);
     }
 
     /// Counts the regions that something happened to.
-    pub(super) fn count<'a>(
-        &mut self,
-        map: &ResidencyMap,
-        regions_of: impl Fn(SpaceId) -> Option<&'a AddressSpace>,
-    ) {
+    pub(super) fn count(&mut self, map: &ResidencyMap, tasks: &Tasks) {
         let stale = mem::take(&mut self.stale);
         let spaces: BTreeSet<_> = stale.iter().map(|(space, _)| *space).collect();
         for space in spaces {
-            let live = regions_of(space).into_iter().flat_map(AddressSpace::live);
+            let live = tasks.regions(space).into_iter().flat_map(AddressSpace::live);
             for region in live.filter(|region| stale.contains(&(space, region.id))) {
                 let residency = map.residency(space, region.range);
                 self.now.insert(region.id, residency);

@@ -37,6 +37,10 @@ struct Space {
     served: RangeSet<VirtAddr>,
     /// What children have empty.
     wiped: RangeSet<VirtAddr>,
+    /// What is locked: as it grows or is opened, the kernel populates it.
+    locked: RangeSet<VirtAddr>,
+    /// Whether what is mapped from now on is.
+    locks_new: bool,
     /// Whether it was there before events reported what is registered.
     is_old: bool,
 }
@@ -45,8 +49,18 @@ struct Space {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Known {
     state: State,
-    /// Whether it may have become resident since, along with another page or without an event.
-    is_doubtful: bool,
+    doubt: Doubt,
+}
+
+/// Whether a page that is not there may have become resident since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Doubt {
+    /// Not without a fault at it.
+    Nothing,
+    /// Along with another page, or unseen: a scan tells.
+    UntilScanned,
+    /// A call populates it, and may do so for many scans.
+    Populating,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,9 +73,10 @@ enum State {
 }
 
 impl Known {
-    const RESIDENT: Self = Self { state: State::Resident, is_doubtful: false };
+    const RESIDENT: Self = Self { state: State::Resident, doubt: Doubt::Nothing };
+    const ABSENT: Self = Self { state: State::Absent, doubt: Doubt::Nothing };
     /// Not there, unless it came unseen.
-    const UNSEEN: Self = Self { state: State::Absent, is_doubtful: true };
+    const UNSEEN: Self = Self { state: State::Absent, doubt: Doubt::UntilScanned };
 
     fn is_resident(self) -> bool {
         self.state == State::Resident
@@ -73,7 +88,11 @@ impl Known {
             State::Resident => State::Gone(how, time),
             State::Absent | State::Gone(..) => self.state,
         };
-        Self { state, is_doubtful: false }
+        Self { state, ..Self::ABSENT }
+    }
+
+    fn is_doubtful(self) -> bool {
+        self.doubt > Doubt::Nothing
     }
 }
 
@@ -141,7 +160,7 @@ impl ResidencyMap {
     /// `child`, which has these `regions`, is copied from `parent`: private memory without a file is there. Pages of files may be, or are left to
     /// faults.
     pub(super) fn fork(&mut self, parent: SpaceId, (child, regions): (SpaceId, Option<&AddressSpace>)) {
-        let Some(Space { known, served, wiped, is_old }) = self.spaces.get(&parent) else { return };
+        let Some(Space { known, served, wiped, is_old, .. }) = self.spaces.get(&parent) else { return };
         let copied = regions.into_iter().flat_map(AddressSpace::live).flat_map(|region| {
             let left = |here: Known| here.is_resident() && !is_anonymous(region);
             let copy = move |here| if left(here) { Known::UNSEEN } else { here };
@@ -149,10 +168,11 @@ impl ResidencyMap {
         });
         let mut known: RangeMap<_, _> = copied.collect();
         for wiped in wiped.iter() {
-            known.insert(wiped.clone(), Known { is_doubtful: false, ..Known::UNSEEN });
+            known.insert(wiped.clone(), Known::ABSENT);
         }
+        // A child has no locks.
         let (served, wiped) = (served.clone(), wiped.clone());
-        self.spaces.insert(child, Space { known, served, wiped, is_old: *is_old });
+        self.spaces.insert(child, Space { known, served, wiped, is_old: *is_old, ..Space::default() });
     }
 
     /// A fault in `region` of `space` was completed.
@@ -170,11 +190,11 @@ impl ResidencyMap {
         }
         let was_there = protection == Some(true);
         // Others are doubtful as soon as one is.
-        let is_first = !was_there && !is_resident && !before.is_some_and(|before| before.is_doubtful);
+        let is_first = !was_there && !is_resident && !before.is_some_and(Known::is_doubtful);
         let touched = if is_first { brought_with(addr, region, self.page) } else { here };
         let place = self.space(space);
         if is_first {
-            place.doubt(touched);
+            place.doubt(touched, Doubt::UntilScanned);
         }
         place.limit();
         self.races.add(time, space, touched);
@@ -205,7 +225,17 @@ impl ResidencyMap {
             | MapRequest::Shmdt { .. } => {
                 place.served.remove(range.addrs());
                 place.wiped.remove(range.addrs());
+                place.locked.remove(range.addrs());
                 place.empty(range, (Departure::Unmap, time));
+                if place.locks_new {
+                    place.locked.insert(range.addrs());
+                    place.doubt(range, Doubt::Populating);
+                }
+            }
+            MapRequest::Mlock { .. } if request.populates() => place.locked.insert(range.addrs()),
+            MapRequest::Munlock { .. } => place.locked.remove(range.addrs()),
+            MapRequest::Mprotect { .. } if place.locked.overlaps(&range.addrs()) => {
+                place.doubt(range, Doubt::Populating);
             }
             MapRequest::Madvise {
                 advice: MADV_DONTNEED | MADV_DONTNEED_LOCKED | MADV_REMOVE | MADV_GUARD_INSTALL,
@@ -216,10 +246,10 @@ impl ResidencyMap {
             MapRequest::Madvise { advice: MADV_PAGEOUT, .. } | MapRequest::RemapFilePages { .. } => {
                 place.known.remove(range.addrs());
             }
-            MapRequest::Madvise { advice: MADV_COLLAPSE, .. } => place.doubt(range),
+            MapRequest::Madvise { advice: MADV_COLLAPSE, .. } => place.doubt(range, Doubt::UntilScanned),
             MapRequest::UffdRegister { .. } => {
                 place.served.insert(range.addrs());
-                place.doubt(range);
+                place.doubt(range, Doubt::UntilScanned);
             }
             MapRequest::Mremap { .. } => {
                 let old = moved_by(request, page);
@@ -233,10 +263,21 @@ impl ResidencyMap {
         }
         let place = self.space(space);
         if request.populates() {
-            place.doubt(range);
+            place.doubt(range, Doubt::Populating);
         }
         place.limit();
         self.races.add(time, space, range);
+    }
+
+    /// What is mapped in `space` is locked, and what will be, as far as it is to be populated at once.
+    pub(super) fn lock_all(&mut self, space: SpaceId, flags: u64) {
+        use flags::{MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT};
+        let populates = flags & MCL_ONFAULT == 0;
+        let place = self.space(space);
+        place.lock_all(populates && flags & MCL_CURRENT != 0, populates && flags & MCL_FUTURE != 0);
+        if flags == 0 {
+            place.locked.clear();
+        }
     }
 
     /// What a scan saw: what raced with it stays as it was known.
@@ -253,16 +294,19 @@ impl ResidencyMap {
                     // It was there.
                     place.known.insert(piece.addrs(), Known::RESIDENT);
                 }
-                place.empty(piece, (Departure::Unknown, seen.ended));
+                place.found_empty(piece, seen.ended);
             }
         }
         place.limit();
     }
 
     /// By how much more is resident, and less is unknown, than was before this was seen; of those pages alone to which nothing
-    /// happened since `time`.
+    /// happened since `time`, and that no call populates meanwhile.
     pub(super) fn correction(&self, time: Timestamp, space: SpaceId, seen: &Seen) -> Correction {
-        let racing = self.races.since(time, space, seen.part);
+        let mut racing = self.races.since(time, space, seen.part);
+        let known = self.spaces.get(&space).map(|place| parts(&place.known, seen.part));
+        let populating = known.into_iter().flatten().filter(|(_, here)| here.doubt == Doubt::Populating);
+        racing.extend(populating.map(|(part, _)| part.addrs()));
         let mut correction = Correction::default();
         for gap in ranges(racing.gaps(&seen.part.addrs())) {
             let before = self.residency(space, gap);
@@ -289,7 +333,7 @@ impl ResidencyMap {
     /// Records of faults are missing: what was not there may be.
     pub(super) fn doubt_all(&mut self) {
         let Some(all) = VirtRange::new(VirtAddr::from_raw(0), VirtAddr::from_raw(u64::MAX)) else { return };
-        self.spaces.values_mut().for_each(|space| space.doubt(all));
+        self.spaces.values_mut().for_each(|space| space.doubt(all, Doubt::UntilScanned));
     }
 
     /// Records of calls are missing.
@@ -305,7 +349,7 @@ impl ResidencyMap {
             let here = part.pages(self.page).get();
             if known.is_resident() {
                 pages += here;
-            } else if !known.is_doubtful {
+            } else if !known.is_doubtful() {
                 absent += here;
             }
         }
@@ -339,16 +383,26 @@ impl Correction {
 }
 
 impl Space {
-    /// There is nothing in `range` now.
+    /// A call has emptied `range`.
     fn empty(&mut self, range: VirtRange, (how, time): (Departure, Timestamp)) {
         let before: Vec<_> = parts(&self.known, range).collect();
-        self.known.insert(range.addrs(), Known { state: State::Absent, is_doubtful: false });
+        self.known.insert(range.addrs(), Known::ABSENT);
         for (part, here) in before {
             self.known.insert(part.addrs(), here.emptied(how, time));
         }
         let served: Vec<_> = self.served.overlapping(range.addrs()).cloned().collect();
         for part in ranges(served).filter_map(|part| part.intersection(range)) {
-            self.doubt(part);
+            self.doubt(part, Doubt::UntilScanned);
+        }
+    }
+
+    /// A scan that ended at `time` found nothing in `range`: what a call populates may come yet.
+    fn found_empty(&mut self, range: VirtRange, time: Timestamp) {
+        let before = parts(&self.known, range);
+        let populating: Vec<_> = before.filter(|(_, here)| here.doubt == Doubt::Populating).collect();
+        self.empty(range, (Departure::Unknown, time));
+        for (part, here) in populating {
+            self.known.insert(part.addrs(), here);
         }
     }
 
@@ -381,15 +435,26 @@ impl Space {
             }
             true => OutcomeKind::Zero,
         };
-        Some(Proof { kind, unless_swapped: before?.is_doubtful })
+        Some(Proof { kind, unless_swapped: before?.is_doubtful() })
     }
 
     /// Pages of `range` that are not there may come unseen.
-    fn doubt(&mut self, range: VirtRange) {
-        let certain = parts(&self.known, range).filter(|(_, here)| !here.is_resident() && !here.is_doubtful);
+    fn doubt(&mut self, range: VirtRange, doubt: Doubt) {
+        let certain = parts(&self.known, range).filter(|(_, here)| !here.is_resident() && here.doubt < doubt);
         let certain: Vec<_> = certain.collect();
         for (part, here) in certain {
-            self.known.insert(part.addrs(), Known { is_doubtful: true, ..here });
+            self.known.insert(part.addrs(), Known { doubt, ..here });
+        }
+    }
+
+    /// What is mapped is locked now, `current`; and what will be, if it is to be populated.
+    fn lock_all(&mut self, current: bool, future: bool) {
+        self.locks_new = future;
+        if let Some(all) =
+            VirtRange::new(VirtAddr::from_raw(0), VirtAddr::from_raw(u64::MAX)).filter(|_| current)
+        {
+            self.locked.insert(all.addrs());
+            self.doubt(all, Doubt::Populating);
         }
     }
 
@@ -399,6 +464,10 @@ impl Space {
         let bytes = old.map_or(0, VirtRange::bytes);
         if let Some(grown) = VirtRange::new(VirtAddr::from_raw(new.start().as_raw() + bytes), new.end()) {
             self.empty(grown, (Departure::Unmap, time));
+            if old.is_some_and(|old| self.locked.overlaps(&old.addrs())) {
+                self.locked.insert(new.addrs());
+                self.doubt(grown, Doubt::Populating);
+            }
         }
     }
 
