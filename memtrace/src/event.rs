@@ -462,6 +462,20 @@ pub struct HostFacts {
     pub realtime_offset_ns: i64,
     /// What lies on each device that is no disk, as far as memtrace itself saw it at the start.
     pub devices: Vec<(Device, FileKind)>,
+    /// For which memory without a file a fault may bring more than a page, as chosen at the start; `None` if that is not known.
+    pub large_folios: Option<LargeFolios>,
+}
+
+/// For which memory without a file the kernel may use large folios.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LargeFolios {
+    /// All, but for what was advised against.
+    Always,
+    /// What `MADV_HUGEPAGE` was given for.
+    Advised,
+    /// None.
+    Never,
 }
 
 #[cfg(test)]
@@ -476,6 +490,7 @@ impl HostFacts {
             start,
             realtime_offset_ns: -5,
             devices: vec![((0, 1), FileKind::SharedMemory)],
+            large_folios: Some(LargeFolios::Advised),
         }
     }
 }

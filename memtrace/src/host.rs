@@ -29,8 +29,8 @@ pub use self::{
     tracepoint::RecordError,
 };
 use crate::{
-    event::HostFacts,
-    probe::devices::Devices,
+    event::{HostFacts, LargeFolios},
+    probe::{devices::Devices, files::Root, thp::Thp},
     record::{Availability, Feature},
     sys::{clock, memlock},
     units::PageSize,
@@ -47,6 +47,9 @@ pub fn facts() -> Result<HostFacts, CpusError> {
         start: clock::boottime(),
         realtime_offset_ns: clock::realtime_offset_ns(),
         devices: Devices::new().all(),
+        large_folios: Thp::read(&Root::system())
+            .ok()
+            .map(|thp| thp.map_or(LargeFolios::Never, |thp| thp.largest_use())),
     })
 }
 

@@ -351,8 +351,10 @@ impl Pipeline {
             Event::Uncounted(uncounted) => {
                 let process = tasks.process(uncounted.time, uncounted.tgid, uncounted.tid);
                 if let Some(intervals) = intervals {
-                    totals.uncounted(tasks.cause_of(&uncounted), uncounted.faults, process);
+                    let cause = tasks.cause_of(&uncounted);
+                    totals.uncounted(cause, uncounted.faults, process);
                     intervals.uncounted(&uncounted, process);
+                    pages.unseen((uncounted.time, uncounted.space), cause, tasks);
                 }
             }
             Event::Stack(stack) => {

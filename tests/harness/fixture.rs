@@ -172,6 +172,7 @@ fn header() -> Header {
             start: at(0),
             realtime_offset_ns: 0,
             devices: Vec::new(),
+            large_folios: None,
         },
         capture: Capture {
             command: vec!["demo".to_owned()],

@@ -95,7 +95,16 @@ fn facility_json(facility: Facility, state: &Availability) -> Value {
 }
 
 fn to_text(facts: &HostFacts, features: &Features, namespaces: Namespaces, era: PageEra) -> String {
-    let HostFacts { page, arch, kernel_release, cpus, start: _, realtime_offset_ns: _, devices: _ } = facts;
+    let HostFacts {
+        page,
+        arch,
+        kernel_release,
+        cpus,
+        start: _,
+        realtime_offset_ns: _,
+        devices: _,
+        large_folios: _,
+    } = facts;
     let page = ByteSize::new(page.bytes());
     let mut text = format!("Linux {kernel_release} on {arch}, {cpus} CPUs, pages of {page}\n\n");
     for (facility, state) in features.states() {

@@ -313,6 +313,10 @@ pub mod flags {
     pub const MADV_DONTNEED: u64 = 4;
     /// `MADV_REMOVE`
     pub const MADV_REMOVE: u64 = 9;
+    /// `MADV_HUGEPAGE`
+    pub const MADV_HUGEPAGE: u64 = 14;
+    /// `MADV_NOHUGEPAGE`
+    pub const MADV_NOHUGEPAGE: u64 = 15;
     /// `MADV_WIPEONFORK`
     pub const MADV_WIPEONFORK: u64 = 18;
     /// `MADV_KEEPONFORK`

@@ -11,7 +11,7 @@ use super::{
     files::{self, FileError, Root},
     hugetlb::size_in_bytes,
 };
-use crate::units::PageSize;
+use crate::{event::LargeFolios, units::PageSize};
 
 /// Statistics that tell how many there are, and not how often something happened.
 const GAUGES: [&str; 2] = ["nr_anon", "nr_anon_partially_mapped"];
@@ -87,6 +87,28 @@ impl Thp {
             })?,
             sizes: sizes.collect::<Result<_, FileError>>()?,
         }))
+    }
+}
+
+impl Thp {
+    /// For which memory without a file some size may be used.
+    #[must_use]
+    pub fn largest_use(&self) -> LargeFolios {
+        let of_size = |size: &ThpSize| match size.enabled.as_deref() {
+            Some("inherit") => self.enabled.clone(),
+            _ => size.enabled.clone(),
+        };
+        // Before Linux 6.8 there is one size, and one choice.
+        let mut chosen: Vec<_> = self.sizes.iter().filter_map(of_size).collect();
+        if chosen.is_empty() {
+            chosen.extend(self.enabled.clone());
+        }
+        let has = |word: &str| chosen.iter().any(|choice| choice == word);
+        match () {
+            () if has("always") => LargeFolios::Always,
+            () if has("madvise") => LargeFolios::Advised,
+            () => LargeFolios::Never,
+        }
     }
 }
 

@@ -346,7 +346,7 @@ impl Intervals {
         (totals, pages): (&mut Totals, &mut PageLedger),
         rows: &mut Vec<Row>,
     ) {
-        pages.advance(END_OF_TIME, tasks);
+        pages.end(end, tasks);
         self.open_changed(end, pages);
         if let Some(last) = self.open.back_mut() {
             last.end = last.end.min(end).max(last.start);
@@ -394,7 +394,7 @@ impl Intervals {
         let stacks = &mut self.stacks;
         let frames = stacks.settle(tasks);
         rows.extend(frames.into_iter().filter(|_| self.wants.contains(RowSet::FRAMES)).map(Row::Frame));
-        let faults = self.held.take(interval.fault_rows, pages.may_have_swapped()).map(|mut row| {
+        let faults = self.held.take(interval.fault_rows).map(|mut row| {
             stacks.count(&mut row);
             totals.fault_row(&row);
             row

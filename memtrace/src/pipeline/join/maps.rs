@@ -46,6 +46,13 @@ impl Done {
                 };
                 Some((*space, what))
             }
+            MapAction::Call { space, call } => {
+                let is_partial =
+                    matches!(call.request, MapRequest::Madvise { .. } | MapRequest::Mlock { .. });
+                let range = self.row.as_ref()?.range.filter(|_| is_partial)?;
+                Some((*space, Happening::Failed(range)))
+            }
+            MapAction::Copied { parent, child, .. } => Some((*child, Happening::Copied(*parent))),
             MapAction::Renewed { space } => Some((*space, Happening::Begin)),
             _ => None,
         }

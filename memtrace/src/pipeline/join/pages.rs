@@ -16,4 +16,4 @@ mod residency;
 pub(in crate::pipeline) use ledger::{Findings, Happening, PageLedger};
 pub(in crate::pipeline) use origins::Origin;
 pub(in crate::pipeline) use outcome::FaultId;
-pub(in crate::pipeline) use residency::{Met, Proof};
+pub(in crate::pipeline) use residency::Met;

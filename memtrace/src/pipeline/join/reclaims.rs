@@ -27,11 +27,6 @@ impl Reclaims {
         }
     }
 
-    /// Whether memory may have gone to swap, as far as readings say.
-    pub(in crate::pipeline) const fn may_have_swapped(&self) -> bool {
-        self.last.is_none() || self.swap_backed.is_some()
-    }
-
     /// Whether pages of the kind of `was` have been reclaimed somewhere since `time`, or since the last reading before that.
     pub(in crate::pipeline) fn has_taken(&self, was: &StateRun, time: Timestamp) -> bool {
         // Frames behind the first of a folio need not have its flags.

@@ -377,7 +377,11 @@ impl Totals {
         pages: &mut PageLedger,
     ) -> Option<RegionSummary> {
         let Retired { died, region, label } = retired;
-        let summary = self.region((process?, space), &region, label, (Some(died), pages));
+        let Some(process) = process else {
+            pages.take(space, &region);
+            return None;
+        };
+        let summary = self.region((process, space), &region, label, (Some(died), pages));
         if summary.faults.total() > 0 {
             self.gone.push(summary.clone());
             if self.gone.len() >= 2 * GONE {

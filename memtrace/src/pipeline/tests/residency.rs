@@ -1,12 +1,14 @@
 //! Ledgers of resident pages, by hand: what regions have at the ends of intervals, what faults bring, and what comes back.
 
+use std::slice;
+
 use super::*;
 use crate::{
     event::{
         MapCall, MapRequest,
-        flags::{MADV_DONTNEED, MAP_POPULATE},
+        flags::{MADV_DONTNEED, MADV_NOHUGEPAGE, MAP_POPULATE},
     },
-    timeline::{Departure, FaultRow, OutcomeKind, OutcomeUnknown, Refault},
+    timeline::{Departure, FaultRow, OutcomeKind, OutcomeUnknown, Refault, Residency},
 };
 
 const PAGE: u64 = 4096;
@@ -49,8 +51,24 @@ fn munmap(millis: u64, part: (u64, u64)) -> Record {
 }
 
 fn dont_need(millis: u64, part: (u64, u64)) -> Record {
+    advise(millis, part, MADV_DONTNEED)
+}
+
+fn advise(millis: u64, part: (u64, u64), advice: u64) -> Record {
     let range = pages(part);
-    call(millis, MapRequest::Madvise { addr: range.start(), length: range.bytes(), advice: MADV_DONTNEED }, 0)
+    call(millis, MapRequest::Madvise { addr: range.start(), length: range.bytes(), advice }, 0)
+}
+
+fn uncounted(millis: u64, cause: UncountedCause) -> Record {
+    let faults = FaultCounts { minor: 3, major: 0 };
+    Record::Uncounted(Uncounted {
+        time: at(millis),
+        tgid: TGID,
+        tid: Tid(TGID.0),
+        space: SPACE,
+        faults,
+        cause,
+    })
 }
 
 /// A store to a page that is not there.
@@ -194,30 +212,98 @@ fn child_has_the_memory_of_its_parent() {
 #[test]
 fn store_to_fresh_memory_needs_no_scan() {
     let mapped = mmap(10, (0x400, 0x410), 0);
-    let records = [&mapped[..], &[store(20, 0x402), load(21, 0x404)]].concat();
-    let swapped =
-        |file, swap_backed| Record::Reclaim(ReclaimReading { time: at(5 + swap_backed), swap_backed, file });
-
-    // The second may have come along with the first, and gone to swap: whether that happens at all no reading says.
+    let alone = advise(11, (0x400, 0x410), MADV_NOHUGEPAGE);
+    let faults = [store(20, 0x402), store(21, 0x404), load(22, 0x405)];
+    let records = [&mapped[..], slice::from_ref(&alone), &faults].concat();
     let unknown = Err(Some(OutcomeUnknown::NotScanned));
-    assert_eq!(outcomes(&records), [Ok(OutcomeKind::Anon), unknown]);
-    let read = [&[swapped(7, 0)][..], &records].concat();
-    assert_eq!(outcomes(&read)[0], Ok(OutcomeKind::Anon));
-    let moved = [&read[..], &[swapped(7, 60)]].concat();
-    assert_eq!(outcomes(&moved), [Ok(OutcomeKind::Anon), unknown]);
+    let fresh = Ok(OutcomeKind::Anon);
+
+    // Who serves loads by userfaultfd in a process that was there before is not known.
+    assert_eq!(outcomes(&records), [fresh, fresh, unknown]);
+    // A huge page may have come with the first.
+    let with_huge = [&mapped[..], &faults].concat();
+    assert_eq!(outcomes(&with_huge), [unknown; 3]);
+    let emptied = [&records[..], &[dont_need(30, (0x400, 0x410)), store(40, 0x402)]].concat();
+    assert_eq!(outcomes(&emptied)[3], fresh);
+    // What came unseen may be there, whatever the kernel lets a fault look like.
+    for (number, expected) in [(0, unknown), (9, fresh)] {
+        let uncounted = uncounted(25, UncountedCause::Syscall(number));
+        let unseen = [&records[..], &[uncounted, store(40, 0x406)]].concat();
+        assert_eq!(outcomes(&unseen)[3], expected, "call {number}");
+    }
 }
 
 #[test]
 fn of_two_that_were_under_way_at_once_neither_is_known_to_have_brought_the_page() {
     let mapped = mmap(10, (0x400, 0x410), 0);
+    let alone = advise(11, (0x400, 0x410), MADV_NOHUGEPAGE);
     let Record::Fault(second) = store(20, 0x402) else { panic!("a fault") };
-    let second = Fault { time: second.time.after(Nanos::new(500)), ..second };
-    let records = [&mapped[..], &[store(20, 0x402), Record::Fault(second)]].concat();
+    let second = |later| Record::Fault(Fault { time: second.time.after(Nanos::new(later)), ..second });
+    let given = |later| outcomes(&[&mapped[..], &[alone.clone(), store(20, 0x402), second(later)]].concat());
 
-    let unknown = |why| Err(Some(why));
-    let [first, second] = outcomes(&records)[..] else { panic!("two faults") };
-    assert_eq!(first, unknown(OutcomeUnknown::FaultedAgain));
-    assert_eq!(second, unknown(OutcomeUnknown::NotScanned));
+    let not_scanned = Err(Some(OutcomeUnknown::NotScanned));
+    assert_eq!(given(500), [Err(Some(OutcomeUnknown::Raced)), not_scanned]);
+    // The second began when the first was over.
+    assert_eq!(given(1_000), [Ok(OutcomeKind::Anon), not_scanned]);
+}
+
+#[test]
+fn pages_that_come_unseen_leave_open_what_is_there() {
+    let mapped = mmap(10, (0x400, 0x410), 0);
+    let records = [&mapped[..], &[uncounted(110, UncountedCause::Syscall(0))]].concat();
+
+    assert_eq!(levels(&records), [(100, 0x400, 0, 0), (200, 0x400, 0, 16)]);
+}
+
+#[test]
+fn interval_that_the_end_cuts_says_what_was_there_then() {
+    let mapped = mmap(10, (0x400, 0x410), 0);
+    let records = [&[join(1)], &mapped[..], &[store(120, 0x402), tick(130)]].concat();
+    let (rows, ..) = run_with(Options { wants: RowSet::all(), ..options(Detail::Full) }, &records);
+
+    let rows = timeline(&rows);
+    let last = rows.last().expect("a row");
+    let residency = Residency { pages: PageCount::new(1), unknown: PageCount::new(15) };
+    assert_eq!((last.end, last.residency), (at(120), Some(residency)));
+}
+
+#[test]
+fn call_that_fails_in_the_middle_leaves_open_what_is_there() {
+    let mapped = mmap(10, (0x400, 0x410), 0);
+    let seen = scan(20, PROCESS, (0x400, 0x410), &[(0x400, 0x410)]);
+    let request = MapRequest::Madvise {
+        addr: VirtAddr::from_raw(0x400 * PAGE),
+        length: 4 * PAGE,
+        advice: MADV_DONTNEED,
+    };
+    let call = MapCall { request, result: Err(22), may_have_resized: false, file: None, stack: None };
+    let failed = map(110, MapAction::Call { space: SPACE, call });
+    let records = [&mapped[..], &[seen, failed]].concat();
+
+    assert_eq!(levels(&records), [(100, 0x400, 16, 0), (200, 0x400, 12, 4)]);
+}
+
+#[test]
+fn page_that_may_be_the_zero_page_is_not_known_to_be_resident() {
+    let mapped = mmap(10, (0x400, 0x410), 0);
+    let Record::Observation(mut seen) = scan(30, PROCESS, (0x400, 0x410), &[(0x400, 0x408)]) else {
+        panic!("an observation")
+    };
+    let Seen::Pages(pages) = &mut seen.seen else { panic!("a scan") };
+    pages.known = PageCategories::PRESENT;
+    let records = [&mapped[..], &[store(20, 0x402), Record::Observation(seen)]].concat();
+
+    assert_eq!(levels(&records), [(100, 0x400, 1, 7)]);
+}
+
+#[test]
+fn scan_after_a_loss_says_nothing_of_what_was_before_it() {
+    let mapped = mmap(10, (0x400, 0x410), 0);
+    let seen = |millis| scan(millis, PROCESS, (0x400, 0x410), &[(0x400, 0x408)]);
+    let records =
+        [&mapped[..], &[seen(20), tick(50), loss_of(LossCause::ControlRing, 110, 120), seen(130)]].concat();
+
+    assert_eq!(levels(&records)[0], (100, 0x400, 8, 0));
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
-    event::{Device, FaultCounts, FileKind, HostFacts},
+    event::{Device, FaultCounts, FileKind, HostFacts, LargeFolios},
     pipeline::{Area, Detail, FocusOptions},
     units::{CpuShare, PageSize, Timestamp, VirtRange},
 };
@@ -23,6 +23,8 @@ pub(in crate::record) struct StoredHost {
     realtime_offset_ns: i64,
     #[serde(default, with = "devices")]
     devices: Vec<(Device, FileKind)>,
+    #[serde(default)]
+    large_folios: Option<LargeFolios>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::{
     event::Access,
-    pipeline::join::pages::{FaultId, Proof},
+    pipeline::join::pages::FaultId,
     timeline::{FaultOutcome, FaultRow, OutcomeKind, OutcomeUnknown},
     units::Nanos,
 };
@@ -21,14 +21,14 @@ pub(super) struct HeldFaults {
 #[derive(Debug)]
 struct HeldFault {
     row: FaultRow,
-    proof: Option<Proof>,
+    proof: Option<OutcomeKind>,
 }
 
 impl HeldFault {
     /// The row with all that will ever be known of its outcome.
-    fn settle(self, may_have_swapped: bool) -> FaultRow {
+    fn settle(self) -> FaultRow {
         let Self { mut row, proof } = self;
-        if let Some(Proof { kind, .. }) = proof.filter(|proof| !(proof.unless_swapped && may_have_swapped)) {
+        if let Some(kind) = proof {
             let scanned = row.outcome.filter(|outcome| outcome.kind == kind);
             row.outcome = scanned.or(Some(FaultOutcome { kind, pages: None, lag: Nanos::default() }));
         }
@@ -53,7 +53,7 @@ impl HeldFaults {
     }
 
     /// Holds a row.
-    pub(super) fn push(&mut self, row: FaultRow, proof: Option<Proof>) -> FaultId {
+    pub(super) fn push(&mut self, row: FaultRow, proof: Option<OutcomeKind>) -> FaultId {
         let id = FaultId(self.first.0 + self.rows.len() as u64);
         self.rows.push_back(HeldFault { row, proof });
         id
@@ -72,17 +72,19 @@ impl HeldFaults {
     /// The outcome of the fault `id` cannot be known any more, by this reason.
     pub(super) fn give_up(&mut self, id: FaultId, why: OutcomeUnknown) {
         let Some(held) = self.held(id) else { return };
-        held.row.outcome_unknown = Some(why);
         if why == OutcomeUnknown::Raced {
             held.proof = None;
             held.row.outcome = None;
         }
+        if held.row.outcome_unknown != Some(OutcomeUnknown::Raced) {
+            held.row.outcome_unknown = Some(why);
+        }
     }
 
-    /// Takes the first `count` rows. Whether memory went to swap until now is `may_have_swapped`.
-    pub(super) fn take(&mut self, count: usize, may_have_swapped: bool) -> impl Iterator<Item = FaultRow> {
+    /// Takes the first `count` rows.
+    pub(super) fn take(&mut self, count: usize) -> impl Iterator<Item = FaultRow> {
         self.first.0 += count as u64;
-        self.rows.drain(..count).map(move |held| held.settle(may_have_swapped))
+        self.rows.drain(..count).map(HeldFault::settle)
     }
 
     /// The first fault of which the row is not out.
@@ -136,7 +138,7 @@ mod tests {
         let mut held = HeldFaults::new();
         let ids = [0, 1, 2].map(|cpu| held.push(row(cpu), None));
 
-        let out: Vec<_> = held.take(2, false).map(|row| row.fault.cpu).collect();
+        let out: Vec<_> = held.take(2).map(|row| row.fault.cpu).collect();
 
         assert_eq!(out, [Cpu(0), Cpu(1)]);
         let cpus = ids.map(|id| held.get_mut(id).map(|row| row.fault.cpu));

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     event::{
         Fault, HostFacts, Loss, MapRequest, PageScan, ReclaimReading, ScanDepth, SpaceId, TaskAction,
-        TaskEvent,
+        TaskEvent, UncountedCause, syscall_name,
     },
     pipeline::{
         Detail, Options,
@@ -40,6 +40,8 @@ const FOLLOWED: RowSet = RowSet::TIMELINE.union(RowSet::FAULTS).union(RowSet::RS
 #[derive(Debug)]
 pub(in crate::pipeline) struct PageLedger {
     page: PageSize,
+    /// Architecture of the host, by which system calls have their numbers.
+    arch: String,
     /// Whether faults are recorded one by one.
     detail: Detail,
     /// Whether each change is wanted.
@@ -66,8 +68,12 @@ pub(in crate::pipeline) enum Happening<'a> {
     Fork(SpaceId),
     /// A call about this range took effect.
     Call(&'a MapRequest, VirtRange),
+    /// A call about this range failed, and may have done a part of it.
+    Failed(VirtRange),
     /// `mlockall` with these flags, which are none of `munlockall`.
     LockAll(u64),
+    /// The address space is copied from this one now, before the task that has it is known.
+    Copied(SpaceId),
     /// A reading of maps was compared with the regions, which may have corrected them.
     Reading,
 }
@@ -102,6 +108,7 @@ impl PageLedger {
     pub(in crate::pipeline) fn new(host: &HostFacts, options: &Options) -> Self {
         Self {
             page: host.page,
+            arch: host.arch.clone(),
             detail: options.detail,
             tells_changes: options.wants.contains(RowSet::PAGES),
             counting: Counting::new(host),
@@ -113,7 +120,7 @@ impl PageLedger {
             origins: Origins::new(host, options.wants.contains(RowSet::SUMS), options.stays),
             // Without a record of each fault only scans are known.
             residency: (options.detail == Detail::Full && options.wants.intersects(FOLLOWED))
-                .then(|| (ResidencyMap::new(host.page), Levels::new(host, options.interval))),
+                .then(|| (ResidencyMap::new(host), Levels::new(host, options.interval))),
             losses: BTreeMap::new(),
         }
     }
@@ -121,14 +128,17 @@ impl PageLedger {
     /// What comes next is not before `time`.
     pub(in crate::pipeline) fn advance(&mut self, time: Timestamp, tasks: &Tasks) {
         let Some((map, levels)) = &mut self.residency else { return };
-        while let Some(lost) = self.losses.first_entry().filter(|lost| *lost.key() <= time) {
-            let (lost, hides_changes) = lost.remove_entry();
-            levels.advance(lost, map, tasks);
-            if hides_changes {
-                map.forget_all()
-            } else {
-                map.doubt_all()
-            }
+        let mut lost = None;
+        while let Some(entry) = self.losses.first_entry().filter(|entry| *entry.key() <= time) {
+            let (at, hides_changes) = entry.remove_entry();
+            let (_, hides_any) = lost.get_or_insert((at, false));
+            *hides_any |= hides_changes;
+        }
+        if let Some((at, hides_changes)) = lost {
+            levels.advance(at, map, tasks);
+            if hides_changes { map.forget_all(time) } else { map.doubt_all(time) }
+        }
+        if lost.is_some() || map.take_forgotten() {
             levels.touch_all(tasks);
         }
         levels.advance(time, map, tasks);
@@ -148,6 +158,35 @@ impl PageLedger {
     /// How much of `region` was resident at the end that was settled last; `None` if that is not followed, or nothing is known of it.
     pub(in crate::pipeline) fn settled(&self, region: RegionId) -> Option<Residency> {
         self.residency.as_ref()?.1.settled(region)
+    }
+
+    /// The recording ends at `end`, and with it the interval under way.
+    pub(in crate::pipeline) fn end(&mut self, end: Timestamp, tasks: &Tasks) {
+        self.advance(end, tasks);
+        if let Some((map, levels)) = &mut self.residency {
+            levels.end(end, map, tasks);
+        }
+    }
+
+    /// Pages came to `space` without faults at them.
+    pub(in crate::pipeline) fn unseen(
+        &mut self,
+        (time, space): (Timestamp, SpaceId),
+        cause: UncountedCause,
+        tasks: &Tasks,
+    ) {
+        let Some((map, levels)) = &mut self.residency else { return };
+        let is_followed = match cause {
+            UncountedCause::Exec | UncountedCause::Exit | UncountedCause::CoreDump => true,
+            UncountedCause::Syscall(number) => syscall_name(number, &self.arch).is_some_and(populates),
+            UncountedCause::User | UncountedCause::UnknownCall | UncountedCause::Unseen => false,
+        };
+        if is_followed {
+            return;
+        }
+        map.unseen(time, space);
+        let all = tasks.regions(space).into_iter().flat_map(AddressSpace::live);
+        all.for_each(|region| levels.touch(space, region.id));
     }
 
     /// How much of what the kernel counts is resident now in `space`; `None` if that is not followed.
@@ -189,12 +228,15 @@ impl PageLedger {
                 self.origins.begin(time, space);
             }
             Happening::Fork(parent) => {
-                if let Some((map, levels)) = &mut self.residency {
-                    map.fork(parent, (space, regions));
-                    let all = regions.into_iter().flat_map(AddressSpace::live);
-                    all.for_each(|region| levels.touch(space, region.id));
-                }
+                self.copied(parent, (space, regions));
                 self.history.fork(time, parent, space);
+            }
+            Happening::Copied(parent) => self.copied(parent, (space, regions)),
+            Happening::Failed(range) => {
+                if let Some((map, levels)) = &mut self.residency {
+                    map.failed(time, space, range);
+                    overlapping(regions, range).for_each(|region| levels.touch(space, region.id));
+                }
             }
             Happening::Call(request, range) => {
                 let has_taken = self.history.call(time, space, request, range);
@@ -234,9 +276,13 @@ impl PageLedger {
         undecided
     }
 
-    /// Whether pages may have gone to swap.
-    pub(in crate::pipeline) const fn may_have_swapped(&self) -> bool {
-        self.reclaims.may_have_swapped()
+    /// `child`, which has these `regions`, is copied from `parent`.
+    fn copied(&mut self, parent: SpaceId, (child, regions): (SpaceId, Option<&AddressSpace>)) {
+        if let Some((map, levels)) = &mut self.residency {
+            map.fork(parent, (child, regions));
+            let all = regions.into_iter().flat_map(AddressSpace::live);
+            all.for_each(|region| levels.touch(child, region.id));
+        }
     }
 
     /// A fault in `space` was completed: what is known of it by what was known of its page.
@@ -328,7 +374,9 @@ impl PageLedger {
         }
         self.occupancy.see(time, (space, region), part, (known, &stretches));
         if let Some((map, levels)) = &mut self.residency {
-            let seen = residency::Seen { began: scan.began, ended: time, part, stretches: &stretches };
+            let may_be_zero = !known.contains(PropertySet::ZERO) && residency::is_anonymous(region);
+            let (began, ended) = (scan.began, time);
+            let seen = residency::Seen { began, ended, part, stretches: &stretches, may_be_zero };
             levels.touch(space, region.id);
             if is_of_last {
                 levels.correct(map, (space, region), &seen);
@@ -503,6 +551,14 @@ fn block_of(
     let start = addr.as_raw() - addr.as_raw() % bytes;
     VirtRange::new(VirtAddr::from_raw(start), VirtAddr::from_raw(start.checked_add(bytes)?))?
         .intersection(region)
+}
+
+/// Whether the call with this name is followed in what it populates.
+fn populates(name: &str) -> bool {
+    matches!(
+        name,
+        "mmap" | "mremap" | "brk" | "mprotect" | "madvise" | "mlock" | "mlock2" | "mlockall" | "shmat"
+    )
 }
 
 /// The regions that have a part in `range`, if any are known.

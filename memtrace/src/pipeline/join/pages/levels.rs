@@ -79,9 +79,29 @@ impl Levels {
             return;
         }
         self.count(map, tasks);
-        self.ends.push_back(End { time: self.next, changed: mem::take(&mut self.changed) });
+        self.close(self.next);
+        self.next = self.start_of(time).after(self.length);
+    }
+
+    /// The recording ends at `end`, and with it the interval under way.
+    pub(super) fn end(&mut self, end: Timestamp, map: &ResidencyMap, tasks: &Tasks) {
+        self.count(map, tasks);
+        self.close(end);
+    }
+
+    fn close(&mut self, time: Timestamp) {
+        let changed = mem::take(&mut self.changed);
+        match self.ends.back_mut() {
+            // Nobody has to ask for one at which nothing is different.
+            Some(last) if last.changed.is_empty() => *last = End { time, changed },
+            _ => self.ends.push_back(End { time, changed }),
+        }
+    }
+
+    /// When the interval began that `time` is in.
+    fn start_of(&self, time: Timestamp) -> Timestamp {
         let past = time.since(self.origin).get();
-        self.next = self.origin.after(Nanos::new(past - past % self.length.get())).after(self.length);
+        self.origin.after(Nanos::new(past - past % self.length.get()))
     }
 
     /// Counts the regions that something happened to.
@@ -121,7 +141,8 @@ impl Levels {
     /// A scan has `seen` pages of `region` that the map does not have yet: it says what was there at the last end.
     pub(super) fn correct(&mut self, map: &ResidencyMap, (space, region): (SpaceId, &Region), seen: &Seen) {
         let before = self.at_last_end(space, region);
-        let Some(end) = self.ends.back_mut() else { return };
+        let start = self.start_of(seen.ended);
+        let Some(end) = self.ends.back_mut().filter(|end| end.time == start) else { return };
         let corrected = map.correction(end.time, space, seen).of(before);
         if corrected != before {
             end.changed.insert((space, region.id), corrected);

@@ -2,7 +2,7 @@
 //!
 //! Of what the kernel does without a fault or call, such as reclaim, only scans tell.
 
-use std::{collections::BTreeMap, iter};
+use std::{collections::BTreeMap, iter, mem};
 
 use rangemap::{RangeMap, RangeSet};
 
@@ -11,7 +11,7 @@ use super::{
     races::Races,
 };
 use crate::{
-    event::{Access, Fault, FaultKind, MapRequest, SpaceId, flags},
+    event::{Access, Fault, FaultKind, HostFacts, LargeFolios, MapRequest, SpaceId, flags},
     region::{AddressSpace, Region},
     timeline::{Backing, Departure, OutcomeKind, PropertySet, Refault, Residency},
     units::{PageCount, PageSize, Timestamp, VirtAddr, VirtRange},
@@ -24,8 +24,11 @@ const MOST: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct ResidencyMap {
     page: PageSize,
+    large_folios: Option<LargeFolios>,
     spaces: BTreeMap<SpaceId, Space>,
     races: Races,
+    /// Whether something was forgotten for want of room since it was asked for.
+    has_forgotten: bool,
 }
 
 /// One address space.
@@ -41,6 +44,10 @@ struct Space {
     locked: RangeSet<VirtAddr>,
     /// Whether what is mapped from now on is.
     locks_new: bool,
+    /// For what large folios were advised, or advised against.
+    advised_huge: RangeMap<VirtAddr, bool>,
+    /// Whether some page that is not there may be without doubt.
+    has_certain: bool,
     /// Whether it was there before events reported what is registered.
     is_old: bool,
 }
@@ -102,15 +109,7 @@ pub(in crate::pipeline) struct Met {
     /// The page was there before, and had gone.
     pub(in crate::pipeline) refault: Option<Refault>,
     /// What the fault brought, if nobody else was at it.
-    pub(in crate::pipeline) proof: Option<Proof>,
-}
-
-/// The outcome of a fault, which follows from what there was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::pipeline) struct Proof {
-    pub(in crate::pipeline) kind: OutcomeKind,
-    /// Whether it holds only as long as nothing was reclaimed that goes to swap: the page may have come unseen and gone there.
-    pub(in crate::pipeline) unless_swapped: bool,
+    pub(in crate::pipeline) proof: Option<OutcomeKind>,
 }
 
 /// What a scan of a part of a region saw.
@@ -121,6 +120,8 @@ pub(super) struct Seen<'a> {
     pub(super) part: VirtRange,
     /// What it found, in order; elsewhere it found no page.
     pub(super) stretches: &'a [(VirtRange, PropertySet)],
+    /// Whether a page that is there may be the zero page, which the scan does not tell.
+    pub(super) may_be_zero: bool,
 }
 
 impl Seen<'_> {
@@ -142,8 +143,14 @@ impl Seen<'_> {
 }
 
 impl ResidencyMap {
-    pub(super) fn new(page: PageSize) -> Self {
-        Self { page, spaces: BTreeMap::new(), races: Races::default() }
+    pub(super) fn new(host: &HostFacts) -> Self {
+        Self {
+            page: host.page,
+            large_folios: host.large_folios,
+            spaces: BTreeMap::new(),
+            races: Races::default(),
+            has_forgotten: false,
+        }
     }
 
     fn space(&mut self, space: SpaceId) -> &mut Space {
@@ -153,17 +160,28 @@ impl ResidencyMap {
     /// A program is loaded into `space`, which was empty. What the kernel puts there itself comes unseen.
     pub(super) fn begin(&mut self, space: SpaceId) {
         let mut place = Space::default();
-        place.known.insert(VirtAddr::from_raw(0)..VirtAddr::from_raw(u64::MAX), Known::UNSEEN);
+        place.known.insert(everything().addrs(), Known::UNSEEN);
         self.spaces.insert(space, place);
     }
 
     /// `child`, which has these `regions`, is copied from `parent`: private memory without a file is there. Pages of files may be, or are left to
     /// faults.
     pub(super) fn fork(&mut self, parent: SpaceId, (child, regions): (SpaceId, Option<&AddressSpace>)) {
-        let Some(Space { known, served, wiped, is_old, .. }) = self.spaces.get(&parent) else { return };
+        if self.spaces.contains_key(&child) {
+            return;
+        }
+        let Some(Space { known, served, wiped, advised_huge, is_old, .. }) = self.spaces.get(&parent) else {
+            return;
+        };
         let copied = regions.into_iter().flat_map(AddressSpace::live).flat_map(|region| {
-            let left = |here: Known| here.is_resident() && !is_anonymous(region);
-            let copy = move |here| if left(here) { Known::UNSEEN } else { here };
+            let copy = move |here: Known| match here.state {
+                State::Resident if !is_anonymous(region) => Known::UNSEEN,
+                // What may be in swap is not known to be absent.
+                State::Gone(Departure::Advice | Departure::Unmap, _) => {
+                    Known { state: State::Absent, ..here }
+                }
+                _ => here,
+            };
             parts(known, region.range).map(move |(part, here)| (part.addrs(), copy(here)))
         });
         let mut known: RangeMap<_, _> = copied.collect();
@@ -171,14 +189,24 @@ impl ResidencyMap {
             known.insert(wiped.clone(), Known::ABSENT);
         }
         // A child has no locks.
-        let (served, wiped) = (served.clone(), wiped.clone());
-        self.spaces.insert(child, Space { known, served, wiped, is_old: *is_old, ..Space::default() });
+        let (served, wiped, advised_huge) = (served.clone(), wiped.clone(), advised_huge.clone());
+        let copy = Space {
+            known,
+            served,
+            wiped,
+            advised_huge,
+            is_old: *is_old,
+            has_certain: true,
+            ..Space::default()
+        };
+        self.spaces.insert(child, copy);
     }
 
     /// A fault in `region` of `space` was completed.
     pub(super) fn fault(&mut self, space: SpaceId, region: &Region, fault: &Fault) -> Met {
         let Fault { time, addr, access, protection, .. } = *fault;
-        let here = VirtRange::of_page(addr, self.page);
+        let (page, large_folios) = (self.page, self.large_folios);
+        let here = VirtRange::of_page(addr, page);
         let place = self.space(space);
         let before = place.known.get(&addr).copied();
         let is_resident = before.is_some_and(Known::is_resident);
@@ -188,31 +216,46 @@ impl ResidencyMap {
         } else if !is_resident {
             place.known.remove(here.addrs());
         }
-        let was_there = protection == Some(true);
+        let brought = place.brought_with(fault, region, page, large_folios);
         // Others are doubtful as soon as one is.
-        let is_first = !was_there && !is_resident && !before.is_some_and(Known::is_doubtful);
-        let touched = if is_first { brought_with(addr, region, self.page) } else { here };
-        let place = self.space(space);
+        let is_first = protection != Some(true) && !is_resident && !before.is_some_and(Known::is_doubtful);
         if is_first {
-            place.doubt(touched, Doubt::UntilScanned);
+            place.doubt(brought.unwrap_or(here), Doubt::UntilScanned);
         }
-        place.limit();
-        self.races.add(time, space, touched);
+        let proof = place.proof(before, fault, region, brought.is_none());
+        self.has_forgotten |= place.limit();
+        self.races.add(time, space, brought.filter(|_| is_first).unwrap_or(here));
         let refault = match before.map(|before| before.state) {
             Some(State::Gone(of, since)) if protection == Some(false) => {
                 Some(Refault { of, age: time.since(since) })
             }
             _ => None,
         };
-        let page = self.page;
-        Met { refault, proof: self.space(space).proof(before, fault, region, page) }
+        Met { refault, proof }
+    }
+
+    /// Pages of `space` came without faults at them.
+    pub(super) fn unseen(&mut self, time: Timestamp, space: SpaceId) {
+        let place = self.space(space);
+        if place.has_certain {
+            place.doubt(everything(), Doubt::UntilScanned);
+            place.has_certain = false;
+            self.races.add(time, space, everything());
+        }
+    }
+
+    /// A call about `range` failed, and may have done a part of what it was asked for.
+    pub(super) fn failed(&mut self, time: Timestamp, space: SpaceId, range: VirtRange) {
+        let range = range.whole_pages(self.page);
+        self.space(space).known.remove(range.addrs());
+        self.races.add(time, space, range);
     }
 
     /// A call about `range` took effect at `time`.
     pub(super) fn call(&mut self, time: Timestamp, space: SpaceId, request: &MapRequest, range: VirtRange) {
         use flags::{
-            MADV_COLLAPSE, MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_GUARD_INSTALL, MADV_KEEPONFORK,
-            MADV_PAGEOUT, MADV_REMOVE, MADV_WIPEONFORK,
+            MADV_COLLAPSE, MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_GUARD_INSTALL, MADV_HUGEPAGE,
+            MADV_KEEPONFORK, MADV_NOHUGEPAGE, MADV_PAGEOUT, MADV_REMOVE, MADV_WIPEONFORK, MAP_LOCKED,
         };
         let page = self.page;
         let range = range.whole_pages(page);
@@ -223,11 +266,13 @@ impl ResidencyMap {
             | MapRequest::Brk { .. }
             | MapRequest::Shmat { .. }
             | MapRequest::Shmdt { .. } => {
-                place.served.remove(range.addrs());
-                place.wiped.remove(range.addrs());
-                place.locked.remove(range.addrs());
+                place.advised_huge.remove(range.addrs());
+                for advised in [&mut place.served, &mut place.wiped, &mut place.locked] {
+                    advised.remove(range.addrs());
+                }
                 place.empty(range, (Departure::Unmap, time));
-                if place.locks_new {
+                let is_locked = matches!(request, MapRequest::Mmap { flags, .. } if flags & MAP_LOCKED != 0);
+                if place.locks_new || is_locked {
                     place.locked.insert(range.addrs());
                     place.doubt(range, Doubt::Populating);
                 }
@@ -241,6 +286,9 @@ impl ResidencyMap {
                 advice: MADV_DONTNEED | MADV_DONTNEED_LOCKED | MADV_REMOVE | MADV_GUARD_INSTALL,
                 ..
             } => place.empty(range, (Departure::Advice, time)),
+            MapRequest::Madvise { advice: advice @ (MADV_HUGEPAGE | MADV_NOHUGEPAGE), .. } => {
+                place.advised_huge.insert(range.addrs(), advice == MADV_HUGEPAGE);
+            }
             MapRequest::Madvise { advice: MADV_WIPEONFORK, .. } => place.wiped.insert(range.addrs()),
             MapRequest::Madvise { advice: MADV_KEEPONFORK, .. } => place.wiped.remove(range.addrs()),
             MapRequest::Madvise { advice: MADV_PAGEOUT, .. } | MapRequest::RemapFilePages { .. } => {
@@ -265,7 +313,7 @@ impl ResidencyMap {
         if request.populates() {
             place.doubt(range, Doubt::Populating);
         }
-        place.limit();
+        self.has_forgotten |= place.limit();
         self.races.add(time, space, range);
     }
 
@@ -287,7 +335,7 @@ impl ResidencyMap {
         for gap in ranges(racing.gaps(&seen.part.addrs())) {
             for (piece, properties) in seen.pieces(gap) {
                 if is_memory(properties) {
-                    place.known.insert(piece.addrs(), Known::RESIDENT);
+                    place.found_present(piece, seen.may_be_zero);
                     continue;
                 }
                 if properties.contains(PropertySet::SWAPPED) {
@@ -297,7 +345,7 @@ impl ResidencyMap {
                 place.found_empty(piece, seen.ended);
             }
         }
-        place.limit();
+        self.has_forgotten |= place.limit();
     }
 
     /// By how much more is resident, and less is unknown, than was before this was seen; of those pages alone to which nothing
@@ -307,6 +355,9 @@ impl ResidencyMap {
         let known = self.spaces.get(&space).map(|place| parts(&place.known, seen.part));
         let populating = known.into_iter().flatten().filter(|(_, here)| here.doubt == Doubt::Populating);
         racing.extend(populating.map(|(part, _)| part.addrs()));
+        if seen.may_be_zero {
+            racing.extend(seen.stretches.iter().map(|(stretch, _)| stretch.addrs()));
+        }
         let mut correction = Correction::default();
         for gap in ranges(racing.gaps(&seen.part.addrs())) {
             let before = self.residency(space, gap);
@@ -330,15 +381,25 @@ impl ResidencyMap {
         }
     }
 
-    /// Records of faults are missing: what was not there may be.
-    pub(super) fn doubt_all(&mut self) {
-        let Some(all) = VirtRange::new(VirtAddr::from_raw(0), VirtAddr::from_raw(u64::MAX)) else { return };
-        self.spaces.values_mut().for_each(|space| space.doubt(all, Doubt::UntilScanned));
+    /// Records of faults are missing, as became known at `time`: what was not there may be.
+    pub(super) fn doubt_all(&mut self, time: Timestamp) {
+        let spaces: Vec<_> = self.spaces.keys().copied().collect();
+        for space in spaces {
+            self.unseen(time, space);
+        }
     }
 
-    /// Records of calls are missing.
-    pub(super) fn forget_all(&mut self) {
-        self.spaces.values_mut().for_each(|space| *space = Space { is_old: true, ..Space::default() });
+    /// Records of calls are missing, as became known at `time`.
+    pub(super) fn forget_all(&mut self, time: Timestamp) {
+        for (space, place) in &mut self.spaces {
+            *place = Space { is_old: true, ..Space::default() };
+            self.races.add(time, *space, everything());
+        }
+    }
+
+    /// Whether something was forgotten for want of room since this was asked last.
+    pub(super) fn take_forgotten(&mut self) -> bool {
+        mem::take(&mut self.has_forgotten)
     }
 
     /// How much of `range` is resident.
@@ -353,7 +414,7 @@ impl ResidencyMap {
                 absent += here;
             }
         }
-        let unknown = range.pages(self.page).get() - pages - absent;
+        let unknown = range.pages(self.page).get().saturating_sub(pages + absent);
         Residency { pages: PageCount::new(pages), unknown: PageCount::new(unknown) }
     }
 
@@ -386,6 +447,7 @@ impl Space {
     /// A call has emptied `range`.
     fn empty(&mut self, range: VirtRange, (how, time): (Departure, Timestamp)) {
         let before: Vec<_> = parts(&self.known, range).collect();
+        self.has_certain = true;
         self.known.insert(range.addrs(), Known::ABSENT);
         for (part, here) in before {
             self.known.insert(part.addrs(), here.emptied(how, time));
@@ -393,6 +455,19 @@ impl Space {
         let served: Vec<_> = self.served.overlapping(range.addrs()).cloned().collect();
         for part in ranges(served).filter_map(|part| part.intersection(range)) {
             self.doubt(part, Doubt::UntilScanned);
+        }
+    }
+
+    /// A scan found pages in `range`. Where these may be zero pages, only what was resident before is known to be.
+    fn found_present(&mut self, range: VirtRange, may_be_zero: bool) {
+        let gone = parts(&self.known, range).filter(|(_, here)| !here.is_resident());
+        let gone: Vec<_> = gone.collect();
+        if may_be_zero {
+            for (part, _) in gone {
+                self.known.remove(part.addrs());
+            }
+        } else {
+            self.known.insert(range.addrs(), Known::RESIDENT);
         }
     }
 
@@ -406,36 +481,71 @@ impl Space {
         }
     }
 
-    /// What a fault in `region` brought at a page that was like `before`.
-    fn proof(&self, before: Option<Known>, fault: &Fault, region: &Region, page: PageSize) -> Option<Proof> {
+    /// What a fault in `region` brought at a page that was like `before`; `alone` if nothing can have come along.
+    fn proof(
+        &self,
+        before: Option<Known>,
+        fault: &Fault,
+        region: &Region,
+        alone: bool,
+    ) -> Option<OutcomeKind> {
         let is_write = fault.access? == Access::Write;
-        let certain = |kind| Some(Proof { kind, unless_swapped: false });
+        let is_file = region.traits.backing().is_file();
         match (is_shared(region), fault.protection?) {
             // A store to a page that was mapped for loads: nothing is copied.
-            (true, true) => return certain(OutcomeKind::Reuse).filter(|_| is_write),
-            (true, false) => return certain(OutcomeKind::File).filter(|_| region.traits.backing().is_file()),
+            (true, true) => return is_write.then_some(OutcomeKind::Reuse),
+            // The kernel lets migration and NUMA balancing look as if nothing were there.
+            (true, false) => {
+                let is_resident = before.is_some_and(Known::is_resident);
+                return (is_file && !is_resident).then_some(OutcomeKind::File);
+            }
             (false, true) => return None,
             (false, false) => {}
         }
+        let before = before?;
         // What a scan found gone may be in swap.
         let is_emptied =
-            matches!(before?.state, State::Absent | State::Gone(Departure::Advice | Departure::Unmap, _));
-        let kind = match is_anonymous(region) {
-            _ if !is_emptied || self.served.contains(&fault.addr) => return None,
-            false if !region.traits.backing().is_file() => return None,
-            false if is_write => OutcomeKind::Copy,
-            false => OutcomeKind::File,
-            true if fault.kind != FaultKind::Minor => return None,
-            true if is_write => OutcomeKind::Anon,
-            // Of a huge page that is read first it is for an administrator to say whether it is the zero page.
-            true if self.is_old
-                || brought_with(fault.addr, region, page).bytes() >= 1 << huge_shift(page) =>
-            {
-                return None;
-            }
-            true => OutcomeKind::Zero,
+            matches!(before.state, State::Absent | State::Gone(Departure::Advice | Departure::Unmap, _));
+        if !is_emptied || self.served.contains(&fault.addr) {
+            return None;
+        }
+        if is_file && !is_write {
+            return Some(OutcomeKind::File);
+        }
+        let is_certain = before.doubt == Doubt::Nothing;
+        match is_anonymous(region) {
+            _ if !is_certain => None,
+            false => is_file.then_some(OutcomeKind::Copy),
+            true if !alone || fault.kind != FaultKind::Minor => None,
+            true if is_write => Some(OutcomeKind::Anon),
+            true => (!self.is_old).then_some(OutcomeKind::Zero),
+        }
+    }
+
+    /// What `fault` in `region` may bring besides its page; `None` if nothing.
+    ///
+    /// The kernel maps files and memory by a huge entry at most, hugetlb by one of any size. A store to a private mapping of a file copies
+    /// its page alone (`do_cow_fault` of `mm/memory.c`).
+    fn brought_with(
+        &self,
+        fault: &Fault,
+        region: &Region,
+        page: PageSize,
+        large_folios: Option<LargeFolios>,
+    ) -> Option<VirtRange> {
+        if region.traits.backing() == Backing::Hugetlb {
+            return Some(region.range);
+        }
+        let Fault { addr, access, .. } = *fault;
+        let may_be_large = match (large_folios, self.advised_huge.get(&addr)) {
+            _ if !is_anonymous(region) => is_shared(region) || access != Some(Access::Write),
+            (None, _) => true,
+            (Some(LargeFolios::Never), _) => false,
+            (Some(LargeFolios::Advised), advised) => *advised.unwrap_or(&self.is_old),
+            (Some(LargeFolios::Always), advised) => *advised.unwrap_or(&true),
         };
-        Some(Proof { kind, unless_swapped: before?.is_doubtful() })
+        let block = VirtRange::of_page(addr, page).widened(page.bytes().ilog2() + page.pmd_order());
+        block.intersection(region.range).filter(|block| may_be_large && block.bytes() > page.bytes())
     }
 
     /// Pages of `range` that are not there may come unseen.
@@ -450,37 +560,61 @@ impl Space {
     /// What is mapped is locked now, `current`; and what will be, if it is to be populated.
     fn lock_all(&mut self, current: bool, future: bool) {
         self.locks_new = future;
-        if let Some(all) =
-            VirtRange::new(VirtAddr::from_raw(0), VirtAddr::from_raw(u64::MAX)).filter(|_| current)
-        {
-            self.locked.insert(all.addrs());
-            self.doubt(all, Doubt::Populating);
+        if current {
+            self.locked.insert(everything().addrs());
+            self.doubt(everything(), Doubt::Populating);
         }
     }
 
     /// The pages of `old` are in `new` now; in what it has grown by there are none.
     fn take_along(&mut self, old: Option<VirtRange>, new: VirtRange, time: Timestamp) {
         move_pages(&mut self.known, old, new);
-        let bytes = old.map_or(0, VirtRange::bytes);
-        if let Some(grown) = VirtRange::new(VirtAddr::from_raw(new.start().as_raw() + bytes), new.end()) {
+        move_pages(&mut self.advised_huge, old, new);
+        let Some(old) = old else { return };
+        // What some of it has is taken for what all of it has; but children have empty what is so as a whole.
+        let is_whole = self.wiped.gaps(&old.addrs()).next().is_none();
+        let had = [&mut self.served, &mut self.locked, &mut self.wiped].map(|set| {
+            let had = set.overlaps(&old.addrs());
+            set.remove(old.addrs());
+            set.remove(new.addrs());
+            had
+        });
+        let [is_served, is_locked, is_wiped] = had;
+        for (set, has) in [
+            (&mut self.served, is_served),
+            (&mut self.locked, is_locked),
+            (&mut self.wiped, is_wiped && is_whole),
+        ] {
+            if has {
+                set.insert(new.addrs());
+            }
+        }
+        let end_of_old = VirtAddr::from_raw(new.start().as_raw().saturating_add(old.bytes()));
+        if let Some(grown) = VirtRange::new(end_of_old, new.end()) {
             self.empty(grown, (Departure::Unmap, time));
-            if old.is_some_and(|old| self.locked.overlaps(&old.addrs())) {
-                self.locked.insert(new.addrs());
+            if is_locked {
                 self.doubt(grown, Doubt::Populating);
             }
         }
     }
 
-    /// Forgets what is too much.
-    fn limit(&mut self) {
-        if self.known.len() > MOST {
-            self.known.clear();
+    /// Forgets what is too much: what had gone first. Returns whether it did.
+    fn limit(&mut self) -> bool {
+        let is_too_much = self.known.len() > MOST;
+        if is_too_much {
+            let known = mem::take(&mut self.known);
+            let resident = known.into_iter().filter(|(_, here)| here.is_resident());
+            self.known = resident.collect();
+            if self.known.len() > MOST / 2 {
+                self.known.clear();
+            }
         }
+        is_too_much
     }
 }
 
 /// Whether `region` is private memory without a file.
-fn is_anonymous(region: &Region) -> bool {
+pub(super) fn is_anonymous(region: &Region) -> bool {
     !is_shared(region) && matches!(region.traits.backing(), Backing::Anon | Backing::ThreadStack)
 }
 
@@ -489,18 +623,10 @@ fn is_shared(region: &Region) -> bool {
     region.traits.perms()[3] == b's'
 }
 
-/// What a fault at `addr` in `region` may bring: the kernel maps files and memory by a huge entry at most, hugetlb by one of any size.
-fn brought_with(addr: VirtAddr, region: &Region, page: PageSize) -> VirtRange {
-    if region.traits.backing() == Backing::Hugetlb {
-        return region.range;
-    }
-    let block = VirtRange::of_page(addr, page).widened(huge_shift(page));
-    block.intersection(region.range).unwrap_or(block)
-}
-
-/// The size of what a huge entry maps, as a power of two.
-const fn huge_shift(page: PageSize) -> u32 {
-    page.bytes().ilog2() + page.pmd_order()
+/// All addresses.
+fn everything() -> VirtRange {
+    let (start, end) = (VirtAddr::from_raw(0), VirtAddr::from_raw(u64::MAX));
+    VirtRange::new(start, end).expect("not empty")
 }
 
 /// Whether pages with these properties are memory: the zero page is there, and takes none.
