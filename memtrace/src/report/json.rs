@@ -327,8 +327,9 @@ fn outcome((&(kind, pages), totals): (&(OutcomeKind, Option<PageCount>), &Outcom
         "kind": kind.name(),
         "pages_each": pages.map(PageCount::get),
         "faults": totals.faults,
-        "pages": totals.pages.map(PageCount::get),
-        "fresh_pages": kind.fresh(totals.pages).map(PageCount::get),
+        "pages": totals.pages().map(PageCount::get),
+        "known_pages": totals.known_pages.get(),
+        "fresh_pages": kind.fresh(totals.pages()).map(PageCount::get),
         "latency_sum_ns": totals.latency_sum.get(),
     })
 }

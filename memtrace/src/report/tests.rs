@@ -12,9 +12,9 @@ use crate::{
     record::{Availability, Capture, Cost, Ending, ExitReason, Feature, Totals},
     timeline::{
         AccessCounts, Backing, CodeTotals, CompletedTotals, Departure, FaultTotals, MapIdentity, MapSummary,
-        Module, OutcomeUnknown, PageCounts, PageState, PeakRss, ProcessId, ProcessSummary, RefaultTotals,
-        RegionId, RegionLabel, RegionSummary, Residency, RssCheck, RssDifference, ScanCount, ScanSummary,
-        TaskTotals, UnseenRegions,
+        Module, OutcomeKind, OutcomeTotals, OutcomeUnknown, PageCounts, PageState, PeakRss, ProcessId,
+        ProcessSummary, RefaultTotals, RegionId, RegionLabel, RegionSummary, Residency, RssCheck,
+        RssDifference, ScanCount, ScanSummary, TaskTotals, UnseenRegions,
     },
     units::{PageCount, VirtAddr, VirtRange},
 };
@@ -421,6 +421,13 @@ fn pages_of_a_process_are_those_last_seen() {
 fn what_was_given_back_and_how_far_regions_are_from_the_kernels_counters_are_said() {
     let mut report = report();
     report.summary.outcome_unknown = BTreeMap::from([(OutcomeUnknown::Raced, 7)]);
+    let of_files = OutcomeTotals {
+        faults: 3,
+        sized: 2,
+        known_pages: PageCount::new(20),
+        latency_sum: Nanos::new(20_000),
+    };
+    report.summary.outcome = BTreeMap::from([((OutcomeKind::File, None), of_files)]);
     let totals = RefaultTotals { faults: 51, latency_sum: Nanos::new(20_000) };
     report.summary.refaults = BTreeMap::from([(Departure::Advice, totals)]);
     let residency = Residency { pages: PageCount::new(512), unknown: PageCount::new(3) };
@@ -436,7 +443,10 @@ fn what_was_given_back_and_how_far_regions_are_from_the_kernels_counters_are_sai
     let (_, check) = text.split_once("Regions against the kernel's counters").expect("it has readings");
     assert_eq!(line(check, "42 sort"), "42 sort 2 MiB 12 KiB 3 MiB -1 MiB");
     assert!(text.contains("at 200 ns: the largest difference of 3 readings"), "{text}");
+    assert_eq!(line(&text, "file"), "file 3 ≥ 80 KiB - 20.0 µs");
     let json = report.to_json();
+    let outcome = &json["outcome"][0];
+    assert_eq!((&outcome["pages"], &outcome["known_pages"]), (&json!(null), &json!(20)));
     assert_eq!(json["outcome_unknown"], json!({ "raced": 7 }));
     assert_eq!(json["refaults"], json!({ "advice": { "faults": 51, "latency_sum_ns": 20_000 } }));
     let largest = json!({

@@ -337,13 +337,20 @@ impl Report {
         let size = |pages: Option<PageCount>| {
             pages.map_or(String::from("-"), |pages| Size(bytes(pages)).to_string())
         };
-        for ((kind, pages), OutcomeTotals { faults, pages: all, latency_sum }) in outcome {
+        for ((kind, pages), totals) in outcome {
+            let OutcomeTotals { faults, sized, known_pages, latency_sum } = totals;
             let each = pages.map_or(String::new(), |pages| format!(" {}", Size(bytes(pages))));
             let label = format!("{}{each}", kind.name());
-            let known = all.map(bytes);
+            let known = totals.pages().map(bytes);
             let rate = known.and_then(|bytes| bytes.saturating_mul(1000).checked_div(latency_sum.get()));
             let rate = rate.map_or(String::new(), |rate| rate.to_string());
-            let (all, fresh) = (size(*all), size(kind.fresh(*all)));
+            let of_known = Size(bytes(*known_pages));
+            let all = match *sized {
+                0 => "-".to_owned(),
+                sized if sized == *faults => of_known.to_string(),
+                _ => format!("≥ {of_known}"),
+            };
+            let fresh = size(kind.fresh(totals.pages()));
             let latency = Time(latency_sum.get()).to_string();
             writeln!(f, "  {label:<24}{faults:>12}{all:>12}{fresh:>12}{latency:>12}{rate:>12}")?;
         }

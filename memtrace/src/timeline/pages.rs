@@ -55,6 +55,15 @@ impl OutcomeKind {
         }
     }
 
+    /// How many pages a fault brought where nothing can have come along with its own.
+    #[must_use]
+    pub const fn pages_alone(self) -> Option<PageCount> {
+        match self {
+            Self::Anon | Self::Zero | Self::Copy | Self::Reuse => Some(PageCount::new(1)),
+            Self::File | Self::Swap | Self::Hugetlb | Self::WriteProtect => None,
+        }
+    }
+
     /// The word for it in tables.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -121,14 +130,24 @@ impl OutcomeUnknown {
 }
 
 /// Faults that gave the same, together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OutcomeTotals {
     /// How many faults.
     pub faults: u64,
-    /// What they brought in all; `None` if that is not known of each.
-    pub pages: Option<PageCount>,
+    /// Those of which it is known how many pages they brought.
+    pub sized: u64,
+    /// What these brought.
+    pub known_pages: PageCount,
     /// Sum of their known latencies.
     pub latency_sum: Nanos,
+}
+
+impl OutcomeTotals {
+    /// What they brought in all; `None` if that is not known of each.
+    #[must_use]
+    pub fn pages(&self) -> Option<PageCount> {
+        (self.sized == self.faults).then_some(self.known_pages)
+    }
 }
 
 /// What forks of a process cost: writes to pages that it shared with children which had not executed a program yet.

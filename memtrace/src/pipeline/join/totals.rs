@@ -232,11 +232,10 @@ impl Totals {
         }
         let Some(outcome) = row.outcome else { return };
         let size = outcome.pages.filter(|_| outcome.kind != OutcomeKind::File);
-        let nothing =
-            OutcomeTotals { faults: 0, pages: Some(PageCount::default()), latency_sum: Nanos::default() };
-        let totals = self.outcome.entry((outcome.kind, size)).or_insert(nothing);
+        let totals = self.outcome.entry((outcome.kind, size)).or_default();
         totals.faults += 1;
-        totals.pages = totals.pages.zip(outcome.pages).map(|(sum, pages)| [sum, pages].into_iter().sum());
+        totals.sized += u64::from(outcome.pages.is_some());
+        totals.known_pages += outcome.pages.unwrap_or_default();
         totals.latency_sum += row.fault.latency.unwrap_or_default();
     }
 

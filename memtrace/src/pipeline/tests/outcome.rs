@@ -201,7 +201,7 @@ fn outcomes_of_faults_in_all_is_known_if_it_is_of_each() {
         let records = [&begin[..], records].concat();
         let summary = run_with(Options { wants: RowSet::all(), ..options(Detail::Full) }, &records).2;
         let totals = summary.outcome[&(OutcomeKind::File, None)];
-        (totals.faults, totals.pages)
+        (totals.faults, totals.pages())
     };
 
     let known = [&[scan(5, PROCESS, vec![])], &before[..], &after].concat();

@@ -30,7 +30,8 @@ impl HeldFault {
         let Self { mut row, proof } = self;
         if let Some(kind) = proof {
             let scanned = row.outcome.filter(|outcome| outcome.kind == kind);
-            row.outcome = scanned.or(Some(FaultOutcome { kind, pages: None, lag: Nanos::default() }));
+            row.outcome =
+                scanned.or(Some(FaultOutcome { kind, pages: kind.pages_alone(), lag: Nanos::default() }));
         }
         let fault = &row.fault;
         let is_wp = fault.access == Some(Access::Write) && fault.protection == Some(true);
