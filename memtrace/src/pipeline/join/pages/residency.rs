@@ -28,7 +28,7 @@ pub(super) struct ResidencyMap {
     large_folios: Option<LargeFolios>,
     spaces: BTreeMap<SpaceId, Space>,
     races: Races,
-    /// Whether something was forgotten for want of room since it was asked for.
+    /// Whether something was forgotten for want of room, and nobody knows yet.
     has_forgotten: bool,
 }
 

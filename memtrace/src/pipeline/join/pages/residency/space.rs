@@ -12,7 +12,8 @@ use crate::{
     units::{PageSize, Timestamp, VirtAddr, VirtRange},
 };
 
-/// Ranges that are remembered of one address space: 48 MiB. If there are more, all are forgotten.
+/// Ranges that are remembered of one address space: 48 MiB. If there are more, what is not there is forgotten; or all, if that does not
+/// halve them.
 const MOST: usize = 1 << 20;
 
 /// One address space.
