@@ -27,7 +27,7 @@ pub struct Ledger {
     pub charged: Usage,
 }
 
-/// What `comebacks` touched, gave back and touched again.
+/// What `comebacks` touched, took away and touched again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Comebacks {
     /// Its process.

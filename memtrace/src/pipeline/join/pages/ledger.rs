@@ -185,8 +185,7 @@ impl PageLedger {
             return;
         }
         map.unseen(time, space);
-        let all = tasks.regions(space).into_iter().flat_map(AddressSpace::live);
-        all.for_each(|region| levels.touch(space, region.id));
+        levels.touch_space(space, tasks.regions(space));
     }
 
     /// How much of what the kernel counts is resident now in `space`; `None` if that is not followed.
@@ -259,8 +258,7 @@ impl PageLedger {
             Happening::LockAll(flags) => {
                 if let Some((map, levels)) = &mut self.residency {
                     map.lock_all(space, flags);
-                    let all = regions.into_iter().flat_map(AddressSpace::live);
-                    all.for_each(|region| levels.touch(space, region.id));
+                    levels.touch_space(space, regions);
                 }
             }
             Happening::Reading => {
@@ -268,8 +266,7 @@ impl PageLedger {
                     self.occupancy.read(space, regions);
                 }
                 if let Some((_, levels)) = &mut self.residency {
-                    let all = regions.into_iter().flat_map(AddressSpace::live);
-                    all.for_each(|region| levels.touch(space, region.id));
+                    levels.touch_space(space, regions);
                 }
             }
         }
@@ -280,8 +277,7 @@ impl PageLedger {
     fn copied(&mut self, parent: SpaceId, (child, regions): (SpaceId, Option<&AddressSpace>)) {
         if let Some((map, levels)) = &mut self.residency {
             map.fork(parent, (child, regions));
-            let all = regions.into_iter().flat_map(AddressSpace::live);
-            all.for_each(|region| levels.touch(child, region.id));
+            levels.touch_space(child, regions);
         }
     }
 

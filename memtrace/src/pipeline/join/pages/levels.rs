@@ -65,12 +65,17 @@ impl Levels {
         self.stale.insert((space, region));
     }
 
+    /// Something happened to all regions of `space`.
+    pub(super) fn touch_space(&mut self, space: SpaceId, regions: Option<&AddressSpace>) {
+        let live = regions.into_iter().flat_map(AddressSpace::live);
+        self.stale.extend(live.map(|region| (space, region.id)));
+    }
+
     /// Something happened to all regions.
     pub(super) fn touch_all(&mut self, tasks: &Tasks) {
-        let regions = |(space, _, regions): (SpaceId, _, &AddressSpace)| {
-            regions.live().map(|region| (space, region.id)).collect::<Vec<_>>()
-        };
-        self.stale.extend(tasks.spaces().flat_map(regions));
+        for (space, _, regions) in tasks.spaces() {
+            self.touch_space(space, Some(regions));
+        }
     }
 
     /// What comes next is not before `time`: notes what was at the end that lies before.
