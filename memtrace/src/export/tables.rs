@@ -180,7 +180,7 @@ impl TableRow for TimelineRow {
         ),
         column(
             "resident_unknown_pages",
-            "pages of the region of which it is not known; resident_pages is exact if there are none",
+            "pages of the region of which it is not known; what the kernel takes or gives without a fault or call shows at the next scan",
             Count(|row| row.residency.map(|residency| residency.unknown.get())),
         ),
     ];
